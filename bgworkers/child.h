@@ -1,0 +1,42 @@
+/*
+ * child.h
+ *	  A program started by a worker, tied to it by a socketpair.
+ *
+ * The program gets its end of the socketpair as file descriptor 3 and nothing
+ * else of ours: empty signal mask, default handlers, no other descriptor but the
+ * standard ones (stderr is the server's log).  It leaves when the socket reaches
+ * end of file, and the kernel kills it when the worker dies.
+ */
+#ifndef ORION_CHILD_H
+#define ORION_CHILD_H
+
+#include <sys/types.h>
+
+#include "frame.h"
+
+#define ORION_CHILD_FD	3
+
+typedef struct OrionChild
+{
+	pid_t		pid;			/* 0 when none runs */
+	int			fd;				/* our end, non-blocking; -1 when none */
+	OrionBuffer in;
+	OrionBuffer out;
+	int			failures;		/* starts in a row that did not become healthy */
+} OrionChild;
+
+/*
+ * Starts a program from the server's bin directory and queues one CONFIG frame
+ * (config is JSON text).  Reports the pid to the pool.  Errors when fork fails;
+ * a program that cannot be executed shows up as an exit.
+ */
+extern void orion_child_start(OrionChild *child, const char *program, const char *config);
+
+/* Kills it if it still runs, reaps it and frees the buffers. why gets "exited
+ * with code 1" or "killed by signal 9". */
+extern void orion_child_stop(OrionChild *child, char *why, size_t size);
+
+/* Milliseconds to wait before the next start: 0, then 100 doubling up to 10,000. */
+extern long orion_child_backoff(const OrionChild *child);
+
+#endif							/* ORION_CHILD_H */

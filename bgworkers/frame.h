@@ -1,0 +1,111 @@
+/*
+ * frame.h
+ *	  Frames: how Orion's programs and the Postgres-side workers talk.
+ *
+ * Pure C over buffers; shared by the workers and the programs.  A frame is a
+ * header of 16 bytes and a body of fields:
+ *
+ *	  u32 body length | u16 type | u16 flags | u64 id | { u32 length | bytes }*
+ *
+ * Both ends run on one machine and are built together, so integers are in host
+ * order.  Each side still treats the other's bytes as hostile: lengths are
+ * checked against the buffer and against a limit before anything is believed.
+ */
+#ifndef ORION_FRAME_H
+#define ORION_FRAME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ORION_FRAME_HEADER	16
+#define ORION_PROTOCOL		1	/* raised with any change of a frame's fields */
+
+typedef enum OrionFrameType
+{
+	/* worker -> program, right after start */
+	ORION_FRAME_CONFIG = 1,		/* fields: JSON text */
+
+	/* executor -> gateway, right after connecting; id = pid */
+	ORION_FRAME_HELLO = 10,		/* fields: u64 protocol */
+	/* gateway -> executor; id = request number, given back in the answer */
+	ORION_FRAME_REQUEST = 11,	/* fields: method, path, query, peer address, body, then pairs of
+								 * header name (lower case) and value */
+	ORION_FRAME_CANCEL = 12,	/* the client has gone: stop working on id */
+	/* executor -> gateway */
+	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of header name and value */
+
+	/* courier -> relay */
+	ORION_FRAME_READY = 20,		/* connected; fields: position stored at the sink, or empty */
+	ORION_FRAME_ACK = 21,		/* id = event number: it and all before it are settled */
+	ORION_FRAME_REJECT = 22,	/* id = event number: refused for good; fields: reason */
+	ORION_FRAME_TROUBLE = 23,	/* the sink is unreachable or slow; fields: text for operators, empty =
+								 * all well again */
+	/* relay -> courier */
+	ORION_FRAME_EVENT = 24,		/* id = event number (1, 2, ... per connection); fields: position,
+								 * event id, type, aggregatetype, aggregateid, correlation id,
+								 * occurred_at (RFC 3339), envelope JSON */
+} OrionFrameType;
+
+/* A received frame; body points into the buffer it was parsed from. */
+typedef struct OrionFrame
+{
+	uint16_t	type;
+	uint16_t	flags;
+	uint64_t	id;
+	const uint8_t *body;
+	uint32_t	len;
+	uint32_t	at;				/* read position of orion_frame_get */
+} OrionFrame;
+
+/* A growable byte queue; data[start .. end) is live. Zero-initialise. malloc'ed. */
+typedef struct OrionBuffer
+{
+	uint8_t    *data;
+	size_t		start;
+	size_t		end;
+	size_t		cap;
+	size_t		frame;			/* start of the frame being written */
+	bool		failed;			/* out of memory, or a frame over 4 GiB */
+} OrionBuffer;
+
+extern void orion_buffer_free(OrionBuffer *buf);
+extern bool orion_buffer_reserve(OrionBuffer *buf, size_t room);
+extern void orion_buffer_consume(OrionBuffer *buf, size_t n);
+
+static inline size_t
+orion_buffer_len(const OrionBuffer *buf)
+{
+	return buf->end - buf->start;
+}
+
+/* Writing: begin, put..., end. Errors are sticky in buf->failed. */
+extern void orion_frame_begin(OrionBuffer *buf, OrionFrameType type, uint64_t id);
+extern void orion_frame_put(OrionBuffer *buf, const void *bytes, size_t len);
+extern void orion_frame_put_str(OrionBuffer *buf, const char *str);
+extern void orion_frame_put_u64(OrionBuffer *buf, uint64_t value);
+extern void orion_frame_end(OrionBuffer *buf);
+
+/*
+ * Parses the frame at data.  Returns the bytes it takes (> 0), 0 when more are
+ * needed, -1 when its body is longer than max: the peer is broken, hang up.
+ */
+extern long orion_frame_parse(const uint8_t *data, size_t len, size_t max, OrionFrame *frame);
+
+/*
+ * The next field.  False at the end and on a length that overruns the body;
+ * orion_frame_done tells the two apart.  str is not terminated.
+ */
+extern bool orion_frame_get(OrionFrame *frame, const char **str, size_t *len);
+extern bool orion_frame_get_u64(OrionFrame *frame, uint64_t *value);
+extern bool orion_frame_done(const OrionFrame *frame);
+
+/*
+ * Non-blocking socket I/O.  fill: bytes read, 0 at end of file, -1 when nothing
+ * is there now, -2 on error.  flush: true when all is written or the socket is
+ * full (see orion_buffer_len), false on error.
+ */
+extern long orion_buffer_fill(OrionBuffer *buf, int fd);
+extern bool orion_buffer_flush(OrionBuffer *buf, int fd);
+
+#endif							/* ORION_FRAME_H */

@@ -1,0 +1,60 @@
+-- Assembled by make from src/*/*.sql. Do not edit: change the module and run make.
+cho Use "CREATE EXTENSION orion" to load this file. \quit
+
+-- src/core/core.sql
+
+-- Schemas, roles and the view of the workers.
+--
+-- Public functions live in the schema given to CREATE EXTENSION, what people read
+-- in "orion", storage in "orion_private".  Nobody has USAGE on orion_private: its
+-- tables are reached through functions, or through views of schema orion, which
+-- check column grants and row level security of the caller.
+
+CREATE SCHEMA orion;
+CREATE SCHEMA orion_private;
+COMMENT ON SCHEMA orion IS 'Orion: views to read';
+COMMENT ON SCHEMA orion_private IS 'Orion: storage, reached through functions only';
+GRANT USAGE ON SCHEMA orion TO PUBLIC;
+
+-- Roles belong to the cluster: they outlive DROP EXTENSION and are shared by databases.
+DO $do$
+DECLARE
+	wanted text;
+	existing pg_catalog.pg_roles;
+BEGIN
+	FOREACH wanted IN ARRAY ARRAY['orion_anon', 'orion_user', 'orion_service', 'orion_admin', 'orion_authenticator'] LOOP
+		SELECT * INTO existing FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) wanted;
+		IF NOT FOUND THEN
+			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN NOINHERIT', wanted);
+		ELSIF existing.rolsuper OR existing.rolbypassrls OR existing.rolcreaterole OR existing.rolreplication THEN
+			RAISE EXCEPTION 'role % exists and has attributes that Orion''s roles must not have', wanted
+				USING HINT = 'Drop the role, or take SUPERUSER, BYPASSRLS, CREATEROLE and REPLICATION from it.';
+		END IF;
+	END LOOP;
+END
+$do$;
+
+-- Executors connect as orion_authenticator; before PostgreSQL 17 a worker's role
+-- needs LOGIN.  It has no password and no privilege but to become one of these.
+ALTER ROLE orion_authenticator LOGIN NOINHERIT;
+GRANT orion_anon, orion_user, orion_service, orion_admin TO orion_authenticator;
+COMMENT ON ROLE orion_anon IS 'Orion: requests without a token';
+COMMENT ON ROLE orion_user IS 'Orion: signed-in users';
+COMMENT ON ROLE orion_service IS 'Orion: trusted application servers';
+COMMENT ON ROLE orion_admin IS 'Orion: administrators of the application';
+COMMENT ON ROLE orion_authenticator IS 'Orion: the role that executors connect as';
+
+CREATE FUNCTION orion_private.workers(
+	OUT kind text, OUT name text, OUT pid int, OUT program_pid int, OUT state text,
+	OUT since timestamptz, OUT restarts bigint, OUT last_error text,
+	OUT lag_events bigint, OUT lag interval)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_workers';
+COMMENT ON FUNCTION orion_private.workers() IS 'What every Orion worker is doing, from shared memory';
+REVOKE ALL ON FUNCTION orion_private.workers() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orion_private.workers() TO orion_admin, pg_monitor;
+
+CREATE VIEW orion.workers AS SELECT * FROM orion_private.workers();
+COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last error; for relays the number of events not yet delivered and the age of the oldest';
+GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;

@@ -1,0 +1,48 @@
+/*
+ * compat.h
+ *	  The differences between PostgreSQL 15 and 18 that Orion meets.
+ *
+ * The only file with PG_VERSION_NUM in it.
+ */
+#ifndef ORION_COMPAT_H
+#define ORION_COMPAT_H
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/wait_event.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* 16 hides symbols by default; worker entry points must stay visible. */
+#if PG_VERSION_NUM >= 180000
+#define ORION_WAIT_SET(n) CreateWaitEventSet(NULL, (n))
+#elif PG_VERSION_NUM >= 170000
+#include "utils/resowner.h"
+#define ORION_WAIT_SET(n) CreateWaitEventSet(NULL, (n))
+#else
+#define ORION_WAIT_SET(n) CreateWaitEventSet(TopMemoryContext, (n))
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#include "catalog/pg_database.h"
+#define orion_owns_database(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
+#else
+#define orion_owns_database(oid) pg_database_ownercheck((oid), GetUserId())
+#endif
+
+#if PG_VERSION_NUM >= 180000
+#define orion_main_loop_interrupts() ProcessMainLoopInterrupts()
+#else
+#define orion_main_loop_interrupts() HandleMainLoopInterrupts()
+#endif
+
+/* 17 can skip the LOGIN check of the role a worker connects as. */
+#if PG_VERSION_NUM >= 170000
+#define ORION_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define ORION_WORKER_CONNECT_FLAGS 0
+#endif
+
+#endif							/* ORION_COMPAT_H */

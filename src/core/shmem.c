@@ -1,0 +1,77 @@
+/*
+ * shmem.c
+ *	  Allocates Orion's shared memory and defines the settings of the core.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "utils/guc.h"
+
+#include "core/shmem.h"
+
+OrionShared *orion_shared = NULL;
+char	   *orion_database = NULL;
+int			orion_executor_count = 2;
+
+static shmem_request_hook_type prev_shmem_request = NULL;
+static shmem_startup_hook_type prev_shmem_startup = NULL;
+
+static void
+request_shmem(void)
+{
+	if (prev_shmem_request)
+		prev_shmem_request();
+	RequestAddinShmemSpace(MAXALIGN(sizeof(OrionShared)));
+	RequestNamedLWLockTranche("orion", 1);
+}
+
+static void
+init_shared(void)
+{
+	memset(orion_shared, 0, sizeof(OrionShared));
+	orion_shared->lock = &(GetNamedLWLockTranche("orion"))->lock;
+	pg_atomic_init_u32(&orion_shared->sinks_generation, 1);
+	pg_atomic_init_u32(&orion_shared->routes_generation, 1);
+	pg_atomic_init_u32(&orion_shared->outbox_segment, 0);
+	for (int i = 0; i < ORION_MAX_SLOTS; i++)
+	{
+		pg_atomic_init_u64(&orion_shared->slots[i].lag_events, 0);
+		pg_atomic_init_u64(&orion_shared->slots[i].lag_since, 0);
+	}
+}
+
+static void
+startup_shmem(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup)
+		prev_shmem_startup();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	orion_shared = ShmemInitStruct("orion", sizeof(OrionShared), &found);
+	if (!found)
+		init_shared();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+orion_shmem_init(void)
+{
+	DefineCustomStringVariable("orion.database",
+							   "The database that Orion serves.",
+							   "Empty: no worker is started.",
+							   &orion_database, "postgres",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.executor_count",
+							"Processes that run HTTP requests, one request at a time each.",
+							NULL,
+							&orion_executor_count, 2, 1, ORION_MAX_EXECUTORS,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	prev_shmem_request = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	prev_shmem_startup = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
+}

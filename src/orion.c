@@ -1,0 +1,45 @@
+/*
+ * orion.c
+ *	  Loads Orion: a list of calls in module order and nothing else.
+ *
+ * Runs in the postmaster (shared_preload_libraries) and is inherited by every
+ * backend.  Each module defines its own settings, hooks and shared memory.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+
+#include "core/shmem.h"
+#include "core/wake.h"
+#include "outbox/outbox.h"
+#include "rest/rest.h"
+#include "seal/seal.h"
+#include "token/token.h"
+#include "auth/auth.h"
+#include "launcher.h"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	if (!process_shared_preload_libraries_in_progress)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("orion must be loaded at server start"),
+				 errhint("Add orion to shared_preload_libraries in postgresql.conf and restart the server.")));
+
+	orion_shmem_init();
+	orion_wake_init();
+	orion_seal_init();
+	orion_token_init();
+	orion_auth_init();
+	orion_outbox_init();
+	orion_rest_init();
+	orion_launcher_init();
+	MarkGUCPrefixReserved("orion");
+}

@@ -1,0 +1,8 @@
+#include "postgres.h"
+
+#include "outbox/outbox.h"
+
+void
+orion_outbox_init(void)
+{
+}

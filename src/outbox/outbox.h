@@ -1,0 +1,10 @@
+/*
+ * outbox.h
+ *	  The transactional outbox: events, segments, cursors, sinks.
+ */
+#ifndef ORION_OUTBOX_H
+#define ORION_OUTBOX_H
+
+extern void orion_outbox_init(void);
+
+#endif							/* ORION_OUTBOX_H */

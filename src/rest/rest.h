@@ -1,0 +1,51 @@
+/*
+ * rest.h
+ *	  HTTP requests over tables, views, functions and named routes.
+ *
+ * Knows nothing of sockets: an executor hands it a request and gets an answer.
+ */
+#ifndef ORION_REST_H
+#define ORION_REST_H
+
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+
+typedef struct OrionHeader
+{
+	const char *name;			/* lower case in requests */
+	const char *value;
+} OrionHeader;
+
+/* All strings are terminated, free of NUL bytes and valid UTF-8 except body,
+ * which is length-counted and unchecked. */
+typedef struct OrionRequest
+{
+	const char *method;
+	const char *path;			/* as on the wire (percent-encoded), before the question mark */
+	const char *query;			/* as on the wire, behind '?'; empty when none */
+	const char *peer;			/* address of the client, text */
+	const char *body;
+	size_t		body_len;
+	int			nheaders;
+	const OrionHeader *headers;
+} OrionRequest;
+
+typedef struct OrionResponse
+{
+	int			status;
+	StringInfoData body;
+	int			nheaders;
+	OrionHeader *headers;		/* palloc'ed */
+} OrionResponse;
+
+/*
+ * Serves one request in transactions of its own and never lets an error out: an
+ * error is an answer.  Call outside of any transaction, in a memory context that
+ * is reset afterwards; the response lives in it.
+ */
+extern void orion_rest_serve(const OrionRequest *request, OrionResponse *response);
+
+extern void orion_rest_init(void);
+
+#endif							/* ORION_REST_H */

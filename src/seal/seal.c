@@ -1,0 +1,8 @@
+#include "postgres.h"
+
+#include "seal/seal.h"
+
+void
+orion_seal_init(void)
+{
+}

@@ -1,0 +1,8 @@
+#include "postgres.h"
+
+#include "token/token.h"
+
+void
+orion_token_init(void)
+{
+}

@@ -16,7 +16,7 @@ OBJS  = $(SRCS:.c=.o)
 PARTS = $(foreach m,$(ORION_MODULES),$(wildcard src/$(m)/$(m).sql))
 
 # Programs that speak network protocols; they include no Postgres header.
-PROGRAMS      = orion-gateway orion-courier
+PROGRAMS      = $(foreach p,gateway courier,$(if $(wildcard bgworkers/$(p)/*.c),orion-$(p)))
 PROGRAM_CODE  = bgworkers/frame.c $(wildcard src/codec/*.c)
 GATEWAY_SRCS  = $(wildcard bgworkers/gateway/*.c) $(PROGRAM_CODE)
 COURIER_SRCS  = $(wildcard bgworkers/courier/*.c) $(PROGRAM_CODE)
@@ -64,7 +64,7 @@ $(DATA): $(PARTS) Makefile
 install: install-programs
 install-programs: programs
 	$(MKDIR_P) '$(DESTDIR)$(bindir)'
-	$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)'
+	$(if $(PROGRAMS),$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)')
 
 up down check check-17 bench:
 	dev/$@

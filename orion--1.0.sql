@@ -1,5 +1,5 @@
 -- Assembled by make from src/*/*.sql. Do not edit: change the module and run make.
-cho Use "CREATE EXTENSION orion" to load this file. \quit
+\echo Use "CREATE EXTENSION orion" to load this file. \quit
 
 -- src/core/core.sql
 
@@ -58,3 +58,10 @@ GRANT EXECUTE ON FUNCTION orion_private.workers() TO orion_admin, pg_monitor;
 CREATE VIEW orion.workers AS SELECT * FROM orion_private.workers();
 COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last error; for relays the number of events not yet delivered and the age of the oldest';
 GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;
+
+-- src/outbox/outbox.sql
+
+CREATE TABLE orion_private.sinks (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE
+);

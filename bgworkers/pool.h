@@ -33,6 +33,9 @@ extern bool orion_pool_continue(void);
  */
 extern uint32 orion_pool_wait(int fd, bool want_write, long timeout_ms);
 
+/* Call before closing a descriptor that was waited for: its number may be reused. */
+extern void orion_pool_forget_fd(void);
+
 /* What orion.workers shows. error may be NULL. Never pass a secret. */
 extern void orion_pool_report(OrionWorkerState state, const char *error);
 extern void orion_pool_report_program(pid_t pid);	/* 0: none */

@@ -58,6 +58,19 @@ orion_wake_kind(OrionWorkerKind kind)
 	LWLockRelease(orion_shared->lock);
 }
 
+/* What stopped the workers may be mended now: let the launcher try at once. */
+static void
+forget_backoff(void)
+{
+	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < ORION_MAX_SLOTS; i++)
+	{
+		orion_shared->slots[i].not_before = 0;
+		orion_shared->slots[i].failures = 0;
+	}
+	LWLockRelease(orion_shared->lock);
+}
+
 static void
 wake_for(int reasons)
 {
@@ -70,6 +83,7 @@ wake_for(int reasons)
 	}
 	if (reasons & ORION_WAKE_EXTENSION)
 	{
+		forget_backoff();
 		orion_wake_kind(ORION_WORKER_MAINTENANCE);
 		orion_wake_launcher();
 	}
@@ -100,6 +114,19 @@ names_orion(List *objects)
 		if (strcmp(strVal(lfirst(lc)), "orion") == 0)
 			return true;
 	}
+	return false;
+}
+
+static bool
+brings_or_takes_extension(Node *statement)
+{
+	if (IsA(statement, CreateExtensionStmt))
+		return strcmp(((CreateExtensionStmt *) statement)->extname, "orion") == 0;
+	if (IsA(statement, CreatedbStmt))
+		return orion_database && strcmp(((CreatedbStmt *) statement)->dbname, orion_database) == 0;
+	if (IsA(statement, DropStmt))
+		return ((DropStmt *) statement)->removeType == OBJECT_EXTENSION &&
+			names_orion(((DropStmt *) statement)->objects);
 	return false;
 }
 
@@ -188,12 +215,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	Node	   *statement = pstmt->utilityStmt;
 	const char *database = exclusive_database(statement);
 
-	if (IsA(statement, CreateExtensionStmt) &&
-		strcmp(((CreateExtensionStmt *) statement)->extname, "orion") == 0)
-		orion_wake_at_commit(ORION_WAKE_EXTENSION);
-	else if (IsA(statement, DropStmt) &&
-			 ((DropStmt *) statement)->removeType == OBJECT_EXTENSION &&
-			 names_orion(((DropStmt *) statement)->objects))
+	if (brings_or_takes_extension(statement))
 		orion_wake_at_commit(ORION_WAKE_EXTENSION);
 
 	if (database && orion_database && strcmp(database, orion_database) == 0 && may_clear(database))

@@ -6,3 +6,8 @@ void
 orion_outbox_init(void)
 {
 }
+
+void
+orion_outbox_maintain(void)
+{
+}

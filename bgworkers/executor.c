@@ -1,0 +1,18 @@
+#include "postgres.h"
+
+#include "pool.h"
+
+PGDLLEXPORT void orion_executor_main(Datum arg);
+
+static void
+idle(void)
+{
+	while (orion_pool_continue())
+		orion_pool_wait(-1, false, -1);
+}
+
+void
+orion_executor_main(Datum arg)
+{
+	orion_pool_run(arg, NULL, idle);
+}

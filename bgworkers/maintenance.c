@@ -1,0 +1,97 @@
+/*
+ * maintenance.c
+ *	  The maintenance worker: finds the extension in the database, tells the
+ *	  launcher which sinks there are, and keeps the outbox in order.
+ *
+ * One process.  It leaves quietly when the extension is not there; the launcher
+ * starts another after CREATE EXTENSION, and looks every half a minute anyway.
+ * Shared memory is written under OrionShared.lock after the query is done.
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "executor/spi.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "core/wake.h"
+#include "outbox/outbox.h"
+#include "pool.h"
+
+PGDLLEXPORT void orion_maintenance_main(Datum arg);
+
+static void
+publish_sinks(const OrionSinkName *sinks, int nsinks, bool ready)
+{
+	bool		changed;
+
+	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
+	changed = orion_shared->extension_ready != ready || orion_shared->nsinks != nsinks ||
+		memcmp(orion_shared->sinks, sinks, nsinks * sizeof(OrionSinkName)) != 0;
+	orion_shared->extension_ready = ready;
+	orion_shared->nsinks = nsinks;
+	memcpy(orion_shared->sinks, sinks, nsinks * sizeof(OrionSinkName));
+	LWLockRelease(orion_shared->lock);
+	if (changed)
+		orion_wake_launcher();
+}
+
+static int
+read_sinks(OrionSinkName *sinks)
+{
+	int			nsinks;
+
+	if (SPI_execute("SELECT id, name FROM orion_private.sinks ORDER BY id", true, ORION_MAX_SINKS) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the sinks");
+	nsinks = (int) SPI_processed;
+	memset(sinks, 0, nsinks * sizeof(OrionSinkName));
+	for (int i = 0; i < nsinks; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		bool		isnull;
+
+		sinks[i].id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		strlcpy(sinks[i].name, SPI_getvalue(row, SPI_tuptable->tupdesc, 2), NAMEDATALEN);
+	}
+	return nsinks;
+}
+
+/* One look at the database; false when the extension is not installed. */
+static bool
+look(void)
+{
+	OrionSinkName *sinks = palloc(sizeof(OrionSinkName) * ORION_MAX_SINKS);
+	int			nsinks = 0;
+	bool		exists;
+
+	orion_pool_begin("orion: looking for sinks");
+	exists = orion_pool_extension_exists();
+	if (exists)
+		nsinks = read_sinks(sinks);
+	orion_pool_commit();
+	publish_sinks(sinks, nsinks, exists);
+	return exists;
+}
+
+static void
+maintain(void)
+{
+	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "orion maintenance", ALLOCSET_DEFAULT_SIZES);
+
+	while (orion_pool_continue())
+	{
+		MemoryContextSwitchTo(round);
+		if (!look())
+			break;
+		if (!RecoveryInProgress())
+			orion_outbox_maintain();
+		MemoryContextReset(round);
+		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
+	}
+}
+
+void
+orion_maintenance_main(Datum arg)
+{
+	orion_pool_run(arg, NULL, maintain);
+}

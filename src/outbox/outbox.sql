@@ -1,0 +1,4 @@
+CREATE TABLE orion_private.sinks (
+	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE
+);

@@ -214,25 +214,31 @@ reconcile(int *due, TimestampTz *next)
 
 /* ---- without it ---- */
 
+/* Once a minute at most: the launcher tries again every few seconds. */
 static void
-no_worker_slot(OrionWorkerSlot *slot)
+warn_no_slot(const char *type, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
-	slot->state = ORION_STATE_BACKOFF;
-	slot->not_before = TimestampTzPlusMilliseconds(now, NO_SLOT_RETRY_MS);
-	strlcpy(slot->last_error, "no free background worker slot: raise max_worker_processes", ORION_ERROR_LEN);
-	LWLockRelease(orion_shared->lock);
-
 	if (last_no_slot_warning != 0 &&
 		!TimestampDifferenceExceeds(last_no_slot_warning, now, ORION_BACKOFF_MAX_MS))
 		return;
 	last_no_slot_warning = now;
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("out of background worker slots for \"%s\"", kinds[slot->kind].type),
+			 errmsg("out of background worker slots for \"%s\"", type),
 			 errhint("You might need to increase max_worker_processes.")));
+}
+
+static void
+no_worker_slot(OrionWorkerSlot *slot)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	warn_no_slot(kinds[slot->kind].type, now);
+	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
+	slot->state = ORION_STATE_BACKOFF;
+	slot->not_before = TimestampTzPlusMilliseconds(now, NO_SLOT_RETRY_MS);
+	strlcpy(slot->last_error, "no free background worker slot: raise max_worker_processes", ORION_ERROR_LEN);
+	LWLockRelease(orion_shared->lock);
 }
 
 static void

@@ -124,6 +124,9 @@ brings_or_takes_extension(Node *statement)
 		return strcmp(((CreateExtensionStmt *) statement)->extname, "orion") == 0;
 	if (IsA(statement, CreatedbStmt))
 		return orion_database && strcmp(((CreatedbStmt *) statement)->dbname, orion_database) == 0;
+	if (IsA(statement, RenameStmt) &&
+		((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		return true;			/* perhaps to the name of our database */
 	if (IsA(statement, DropStmt))
 		return ((DropStmt *) statement)->removeType == OBJECT_EXTENSION &&
 			names_orion(((DropStmt *) statement)->objects);
@@ -178,6 +181,7 @@ set_hold(TimestampTz until)
 {
 	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
 	orion_shared->hold_until = until;
+	orion_shared->extension_ready = false;	/* until maintenance has looked again */
 	LWLockRelease(orion_shared->lock);
 	orion_wake_launcher();
 }

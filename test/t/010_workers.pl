@@ -13,7 +13,6 @@ shared_preload_libraries = 'orion'
 max_worker_processes = 16
 orion.database = 'app'
 orion.http_port = 0
-log_min_messages = log
 restart_after_crash = on
 });
 $node->start;

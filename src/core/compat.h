@@ -46,4 +46,13 @@
 #define ORION_WORKER_CONNECT_FLAGS 0
 #endif
 
+/* What a setting's check hook gives to guc.c must come from guc.c's allocator. */
+#if PG_VERSION_NUM >= 160000
+#define orion_guc_malloc(size) guc_malloc(LOG, (size))
+#define orion_guc_free(pointer) guc_free(pointer)
+#else
+#define orion_guc_malloc(size) malloc(size)
+#define orion_guc_free(pointer) free(pointer)
+#endif
+
 #endif							/* ORION_COMPAT_H */

@@ -53,3 +53,25 @@ GRANT EXECUTE ON FUNCTION orion_private.workers() TO orion_admin, pg_monitor;
 CREATE VIEW orion.workers AS SELECT * FROM orion_private.workers();
 COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last error; for relays the number of events not yet delivered and the age of the oldest';
 GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;
+
+-- Optimistic locking for any table: a column "version" counts its updates.
+-- Arguments name timestamptz columns to set to the time of the transaction.
+CREATE FUNCTION @extschema@.orion_version_bump() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	touched jsonb := '{}';
+BEGIN
+	NEW.version := OLD.version + 1;
+	FOR i IN 0 .. TG_NARGS - 1 LOOP
+		touched := touched || jsonb_build_object(TG_ARGV[i], now());
+	END LOOP;
+	IF TG_NARGS > 0 THEN
+		NEW := jsonb_populate_record(NEW, touched);
+	END IF;
+	RETURN NEW;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_version_bump() IS 'BEFORE UPDATE FOR EACH ROW trigger: adds one to the column "version", which nobody can then set; its arguments name timestamptz columns to set to now()';
+REVOKE ALL ON FUNCTION @extschema@.orion_version_bump() FROM PUBLIC;

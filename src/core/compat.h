@@ -39,6 +39,14 @@
 #define orion_main_loop_interrupts() HandleMainLoopInterrupts()
 #endif
 
+#if PG_VERSION_NUM >= 160000
+#define orion_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define orion_insert_index_tuples(target, slot, estate) \
+	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL)
+#endif
+
 /* 17 can skip the LOGIN check of the role a worker connects as. */
 #if PG_VERSION_NUM >= 170000
 #define ORION_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK

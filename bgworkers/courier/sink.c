@@ -1,0 +1,66 @@
+/*
+ * sink.c
+ *	  What all drivers share: words for operators, refusals.
+ */
+#include "sink.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+bool
+orion_sink_fail(OrionSink *sink, const char *format,...)
+{
+	va_list		args;
+
+	va_start(args, format);
+	vsnprintf(sink->why, sizeof(sink->why), format, args);
+	va_end(args);
+	return false;
+}
+
+void
+orion_sink_blot(const char *text, const char *secret, char *out, size_t size)
+{
+	size_t		n = 0;
+	size_t		secret_len = secret ? strlen(secret) : 0;
+
+	while (*text && n + 4 < size)
+	{
+		if (secret_len > 0 && strncmp(text, secret, secret_len) == 0)
+		{
+			memcpy(out + n, "***", 3);
+			n += 3;
+			text += secret_len;
+			continue;
+		}
+		out[n++] = *text >= 0x20 && *text < 0x7f ? *text : '?';
+		text++;
+	}
+	out[n] = '\0';
+}
+
+void
+orion_sink_reject(OrionSink *sink, OrionEvent *event, const char *reason)
+{
+	char		words[512];
+
+	if (event == NULL || event->settled)
+		return;
+	orion_sink_blot(reason, sink->secret, words, sizeof(words));
+	orion_frame_begin(sink->out, ORION_FRAME_REJECT, event->number);
+	orion_frame_put_str(sink->out, words);
+	orion_frame_end(sink->out);
+	event->settled = true;
+}
+
+void
+orion_sink_log(OrionSink *sink, const char *text)
+{
+	char		words[512];
+	char		name[128];
+
+	orion_sink_blot(text, sink->secret, words, sizeof(words));
+	orion_sink_blot(sink->name ? sink->name : "", NULL, name, sizeof(name));
+	fprintf(stderr, "orion-courier: sink \"%s\": %s\n", name, words);
+}

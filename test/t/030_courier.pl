@@ -1,0 +1,327 @@
+# orion-courier against real servers: counts, kills, restarts, secrets.
+# The relay's part is played here, over a socketpair.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::Bin;
+
+use IO::Select;
+use JSON::PP ();
+use OrionServices;
+use POSIX ();
+use Socket;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $program = $ENV{ORION_COURIER} // "$FindBin::Bin/../../orion-courier";
+
+#---------------------------------------------------------------------------
+package Courier;
+
+use POSIX ();
+use Socket;
+
+my %alive;
+
+sub new
+{
+	my ($class, $config) = @_;
+	socketpair(my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die "socketpair: $!";
+	my $log = File::Temp->new;
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		POSIX::dup2(fileno $theirs, 63);
+		open(STDERR, '>&', $log);
+		POSIX::dup2(63, 3);
+		POSIX::close($_) foreach 4 .. 64;
+		exec($program) or POSIX::_exit(127);
+	}
+	close $theirs;
+	$ours->blocking(0);
+	my $self = bless {
+		pid => $pid, socket => $ours, out => '', in => '', sent => 0, acked => 0,
+		trouble => [], rejected => {}, log => $log
+	}, $class;
+	$alive{$pid} = 1;
+	$self->send_frame(1, 0, ref $config ? JSON::PP::encode_json($config) : $config);
+	return $self;
+}
+
+sub send_frame
+{
+	my ($self, $type, $id, @fields) = @_;
+	my $body = join '', map { pack('L/a', $_) } @fields;
+	$self->{out} .= pack('LSSQ', length $body, $type, 0, $id) . $body;
+}
+
+# Numbers events 1, 2, ... as a relay does.
+sub send_event
+{
+	my ($self, $event) = @_;
+	$self->send_frame(24, ++$self->{sent}, @$event);
+}
+
+# Moves bytes both ways for at most that long.
+sub turn
+{
+	my ($self, $seconds) = @_;
+	my $select = IO::Select->new($self->{socket});
+	if (length $self->{out})
+	{
+		my $n = syswrite($self->{socket}, $self->{out}, 1 << 18);
+		substr($self->{out}, 0, $n, '') if $n;
+		$seconds = 0.002 if length $self->{out};
+	}
+	return unless $select->can_read($seconds // 0.02);
+	my $n = sysread($self->{socket}, $self->{in}, 1 << 18, length $self->{in});
+	$self->{eof} = 1 if defined $n && $n == 0;
+	$self->take while $self->whole_frame;
+}
+
+sub whole_frame
+{
+	my ($self) = @_;
+	return length $self->{in} >= 16 && length $self->{in} >= 16 + unpack('L', $self->{in});
+}
+
+sub take
+{
+	my ($self) = @_;
+	my ($len, $type, $flags, $id) = unpack('LSSQ', $self->{in});
+	my @fields = unpack('(L/a)*', substr($self->{in}, 16, $len));
+	substr($self->{in}, 0, 16 + $len, '');
+	if ($type == 20) { $self->{ready} = $fields[0]; $self->{readies}++; }
+	elsif ($type == 21) { die "ACK $id after $self->{acked}" if $id <= $self->{acked} || $id > $self->{sent}; $self->{acked} = $id; }
+	elsif ($type == 22) { $self->{rejected}{$id} = $fields[0]; }
+	elsif ($type == 23) { push @{ $self->{trouble} }, $fields[0]; }
+	else { die "unexpected frame $type"; }
+}
+
+# Turns until the condition holds; false when the time is over.
+sub until
+{
+	my ($self, $code, $seconds) = @_;
+	my $end = Time::HiRes::time() + ($seconds // 60);
+	until ($code->($self))
+	{
+		return 0 if $self->{eof} || Time::HiRes::time() > $end;
+		$self->turn;
+	}
+	return 1;
+}
+
+sub all_acked { my ($self, $seconds) = @_; return $self->until(sub { $_[0]{acked} == $_[0]{sent} }, $seconds); }
+sub is_ready { my ($self) = @_; return $self->until(sub { defined $_[0]{ready} }); }
+sub last_trouble { my ($self) = @_; return $self->{trouble}[-1] // ''; }
+sub words { my ($self) = @_; return join("\n", @{ $self->{trouble} }, values %{ $self->{rejected} }, OrionServices::slurp($self->{log}->filename)); }
+
+sub kill9 { my ($self) = @_; kill 'KILL', $self->{pid}; $self->reap; }
+
+# Hangs up; returns the exit status.
+sub leave { my ($self) = @_; close $self->{socket}; return $self->reap; }
+
+sub reap
+{
+	my ($self) = @_;
+	OrionServices::poll_until(sub { waitpid($self->{pid}, POSIX::WNOHANG()) != 0 }, 10) or return -1;
+	my $status = $?;
+	delete $alive{ $self->{pid} };
+	return $status;
+}
+
+END { my $status = $?; kill 'KILL', keys %alive if %alive; $? = $status; }
+
+#---------------------------------------------------------------------------
+package main;
+
+# Event number n of a run; the ids are unique, the positions rise.
+sub event
+{
+	my ($n, %with) = @_;
+	my $id = sprintf('00000000-0000-4000-8000-%012d', $n);
+	my $type = $with{type} // 'user.created';
+	my $aggregate = $with{aggregateid} // $n % 97;
+	return [
+		"1:$n", $id, $type, 'user', $aggregate, "corr-$n", '2026-01-02T03:04:05.678901+00:00',
+		$with{event} // qq({"eventId":"$id","eventType":"$type","payload":{"n":$n}})
+	];
+}
+
+sub send_range { my ($courier, $from, $to) = @_; $courier->send_event(event($_)) foreach $from .. $to; }
+
+# Nothing lost, nothing doubled, in order.
+sub stream_is
+{
+	my ($redis, $count, $name) = @_;
+	my @ids = map { $_->{id} } @{ $redis->stream('orion:events') };
+	my @expected = map { event($_)->[1] } 1 .. $count;
+	is("@ids", "@expected", $name) or diag(scalar(@ids) . " entries");
+}
+
+sub redis_config
+{
+	my ($redis, %more) = @_;
+	return { sink => 'test', kind => 'redis', config => { url => $redis->url, %more } };
+}
+
+my $redis = OrionServices->start_redis(password => 'hush-hush', db => 2);
+
+subtest 'redis: ten thousand' => sub {
+	my $courier = Courier->new(redis_config($redis, cache => [ { pattern => 'user.*', del => ['user:profile:{aggregateid}'] } ]));
+	ok($courier->is_ready, 'ready');
+	is($courier->{ready}, '', 'no position yet');
+	$redis->command('SET', 'user:profile:5', 'old');
+	$redis->command('SET', 'user:profile:other', 'stays');
+	my $begin = time;
+	send_range($courier, 1, 10000);
+	ok($courier->all_acked, 'all acknowledged');
+	note(sprintf('%.0f events/s', 10000 / (time - $begin)));
+	stream_is($redis, 10000, 'the stream has each once, in order');
+	is($redis->command('GET', 'orion:position:test'), '1:10000', 'position stored');
+	is($redis->command('EXISTS', 'user:profile:5'), 0, 'cache key deleted');
+	is($redis->command('EXISTS', 'user:profile:other'), 1, 'other key kept');
+	my $entry = $redis->stream('orion:events')->[6];
+	is_deeply($entry, {
+		id => event(7)->[1], type => 'user.created', aggregatetype => 'user', aggregateid => 7,
+		correlationid => 'corr-7', occurredat => event(7)->[6], event => event(7)->[7]
+	}, 'fields');
+	is($courier->{readies}, 1, 'ready once');
+	is_deeply($courier->{trouble}, [], 'no trouble');
+	is($courier->leave, 0, 'leaves at end of file');
+};
+
+subtest 'redis: courier killed in mid-stream' => sub {
+	$redis->command('FLUSHALL');
+	my ($from, $kills) = (1, 0);
+	while ($from <= 20000 && $kills < 50)
+	{
+		my $courier = Courier->new(redis_config($redis));
+		ok($courier->is_ready, 'ready') or last;
+		$from = $1 + 1 if $courier->{ready} =~ /^1:(\d+)$/;
+		my $stop = $kills < 6 ? 1 + int rand 3000 : 20000;
+		send_range($courier, $from, 20000);
+		$courier->until(sub { $_[0]{acked} >= $stop || $_[0]{acked} == $_[0]{sent} });
+		$from = 20001 if $courier->{acked} == $courier->{sent};
+		$courier->kill9;
+		$kills++;
+	}
+	cmp_ok($kills, '>=', 2, "killed $kills times");
+	stream_is($redis, 20000, 'no loss, no duplicates');
+};
+
+subtest 'redis: server killed in mid-stream' => sub {
+	$redis->command('FLUSHALL');
+	my $courier = Courier->new(redis_config($redis));
+	ok($courier->is_ready, 'ready');
+	foreach my $part (1 .. 3)
+	{
+		send_range($courier, ($part - 1) * 10000 + 1, $part * 10000);
+		$courier->until(sub { $_[0]{acked} > ($part - 1) * 10000 + 2000 * $part });
+		$redis->kill9;
+		ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
+		$redis->start;
+		ok($courier->all_acked, 'all acknowledged after the restart');
+		ok($courier->until(sub { $_[0]->last_trouble eq '' }, 5), 'well again');
+	}
+	stream_is($redis, 30000, 'no loss, no duplicates');
+	is($courier->{readies}, 1, 'ready once');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'redis: refusals' => sub {
+	$redis->command('FLUSHALL');
+	$redis->command('SET', 'events:bad', 'a string');
+	my $courier = Courier->new(redis_config($redis, stream => 'events:{aggregateid}'));
+	ok($courier->is_ready, 'ready');
+	$courier->send_event(event($_, aggregateid => $_ == 3 ? 'bad' : 'good')) foreach 1 .. 5;
+	ok($courier->all_acked, 'acknowledged');
+	is_deeply([ keys %{ $courier->{rejected} } ], [3], 'the third refused');
+	like($courier->{rejected}{3}, qr/WRONGTYPE/, 'reason');
+	is($redis->command('XLEN', 'events:good'), 4, 'the others delivered');
+	is($courier->leave, 0, 'exit status');
+
+	$redis->command('SET', 'orion:events', 'a string');
+	$courier = Courier->new(redis_config($redis));
+	ok($courier->until(sub { $_[0]->last_trouble =~ /not a stream/ }), 'a stream key of another type is trouble');
+	$courier->send_event(event(6));
+	$redis->command('DEL', 'orion:events');
+	ok($courier->all_acked, 'delivered when it is gone');
+	is_deeply($courier->{rejected}, {}, 'nothing refused');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'redis: out of memory is trouble, not refusal' => sub {
+	$redis->command('FLUSHALL');
+	my $courier = Courier->new(redis_config($redis));
+	ok($courier->is_ready, 'ready');
+	$redis->command('CONFIG', 'SET', 'maxmemory', '1');
+	send_range($courier, 1, 2500);
+	ok($courier->until(sub { $_[0]->last_trouble =~ /OOM/ }), 'trouble');
+	$redis->command('CONFIG', 'SET', 'maxmemory', '0');
+	ok($courier->all_acked, 'delivered later');
+	is_deeply($courier->{rejected}, {}, 'nothing refused');
+	stream_is($redis, 2500, 'each once, in order');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'redis: a straggler of a killed courier' => sub {
+	$redis->command('FLUSHALL');
+	my $courier = Courier->new(redis_config($redis));
+	ok($courier->is_ready, 'ready');
+	# what a predecessor had in its socket buffer arrives now
+	$redis->command('XADD', 'orion:events', '*', 'id', event(1)->[1], map { ($_, '') } 1 .. 6);
+	$redis->command('XADD', 'orion:events', '*', 'id', event(2)->[1], map { ($_, '') } 1 .. 6);
+	$redis->command('SET', 'orion:position:test', '1:2');
+	send_range($courier, 1, 1);
+	ok($courier->all_acked, 'first acknowledged');
+	send_range($courier, 2, 4);
+	ok($courier->all_acked, 'all acknowledged');
+	stream_is($redis, 4, 'none doubled');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'secrets stay inside' => sub {
+	my $config = redis_config($redis);
+	$config->{config}{url} = $redis->url('wrong%20secret');
+	my $courier = Courier->new($config);
+	ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
+	unlike($courier->words, qr/wrong|secret/, 'no password in it');
+	is(OrionServices::slurp("/proc/$courier->{pid}/cmdline") =~ s/\0.*//sr, $program, 'arguments');
+	unlike(OrionServices::slurp("/proc/$courier->{pid}/environ"), qr/secret/, 'environment');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'wrong settings' => sub {
+	my @wrong = (
+		[ '{"sink": "x"', qr/JSON object/ ],
+		[ { sink => 'x', kind => 'tape', config => {} }, qr/unknown "kind"/ ],
+		[ redis_config($redis, maxlne => 5), qr/unknown key "maxlne"/ ],
+		[ redis_config($redis, maxlen => 'many'), qr/"maxlen" must be an integer/ ],
+		[ redis_config($redis, stream => 'a{nobody}'), qr/"stream": unknown placeholder/ ],
+		[ redis_config($redis, url => 'http://u:hush-hush@h/'), qr/"url" must begin with redis:/ ],
+		[ redis_config($redis, url => 'redis://u:hush-hush%zz@h/'), qr/"url" has a bad user or password/ ],
+		[ redis_config($redis, cache => [ { pattern => 'a', del => [7] } ]), qr/"del" must hold strings/ ]);
+	foreach (@wrong)
+	{
+		my ($config, $expected) = @$_;
+		my $courier = Courier->new($config);
+		ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'told');
+		like($courier->last_trouble, $expected, $courier->last_trouble);
+		unlike($courier->words, qr/hush/, 'no password');
+		is($courier->leave, 0, 'waits for the end of file');
+	}
+};
+
+subtest 'broken relay' => sub {
+	my $courier = Courier->new(redis_config($redis));
+	ok($courier->is_ready, 'ready');
+	$courier->send_frame(24, 77, @{ event(1) });
+	ok($courier->until(sub { $_[0]{eof} }) || $courier->{eof}, 'hangs up on a number out of sequence');
+	isnt($courier->reap, 0, 'exit status');
+};
+
+$redis->stop;
+
+done_testing();

@@ -1,0 +1,476 @@
+# Brokers for tests: real servers on private ports of the loopback interface, in
+# directories of their own, run by whoever runs the test.
+#
+#   my $redis  = OrionServices->start_redis(password => 'x', db => 2);	# appendonly
+#   my $rabbit = OrionServices->start_rabbitmq();	# takes ten seconds
+#   $redis->url; $redis->port; $redis->log;
+#   $redis->kill9; $redis->stop; $redis->start; $redis->restart;  # same port, same data
+#   $redis->command('XLEN', 'orion:events');                      # redis-cli, raw output
+#   $rabbit->ctl('list_queues', 'name', 'messages');              # rabbitmqctl -q
+#   $rabbit->drain('audit.queue', 10000, 30);                     # takes the messages away
+#
+# What was started is stopped when the test ends, also by die. Servers are known by
+# their process id alone; nothing else is ever signalled.
+package OrionServices;
+
+use strict;
+use warnings;
+
+use File::Path ();
+use File::Temp ();
+use IO::Socket::INET;
+use POSIX ();
+use Time::HiRes qw(sleep time);
+
+my @running;
+
+sub free_port
+{
+	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp', Listen => 1)
+	  or die "no free port: $!";
+	return $socket->sockport;
+}
+
+# Polls until code is true; false when the time is over.
+sub poll_until
+{
+	my ($code, $seconds) = @_;
+	my $end = time + ($seconds // 60);
+	while (1)
+	{
+		my $result = $code->();
+		return $result if $result;
+		return 0 if time > $end;
+		sleep 0.05;
+	}
+}
+
+sub new
+{
+	my ($class, %options) = @_;
+	my $self = bless {
+		dir => File::Temp::tempdir('orion-XXXXXX', TMPDIR => 1),
+		port => free_port(),
+		owner => $$,
+		%options
+	}, $class;
+	push @running, $self;
+	return $self;
+}
+
+sub start_redis { my ($class, %options) = @_; return OrionServices::Redis->new(%options)->prepare->start; }
+sub start_rabbitmq { my ($class, %options) = @_; return OrionServices::RabbitMQ->new(%options)->prepare->start; }
+
+sub port { return $_[0]{port}; }
+sub pid { return $_[0]{pid}; }
+sub dir { return $_[0]{dir}; }
+
+sub slurp
+{
+	my ($path) = @_;
+	open(my $file, '<', $path) or return '';
+	local $/;
+	return scalar(<$file>) // '';
+}
+
+sub write_file
+{
+	my ($path, $text) = @_;
+	open(my $file, '>', $path) or die "$path: $!";
+	print $file $text;
+	close $file or die "$path: $!";
+}
+
+sub log { return slurp("$_[0]{dir}/log"); }
+
+# Starts the server in a process group of its own, output to the log.
+sub start
+{
+	my ($self) = @_;
+	die 'already running' if $self->{pid};
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		POSIX::setsid();
+		open(STDIN, '<', '/dev/null');
+		open(STDOUT, '>>', "$self->{dir}/log");
+		open(STDERR, '>&', \*STDOUT);
+		POSIX::close($_) foreach 3 .. 63;
+		%ENV = (%ENV, $self->environment);
+		exec($self->command_line) or POSIX::_exit(127);
+	}
+	$self->{pid} = $pid;
+	poll_until(sub { $self->is_ready or !$self->alive }, 90);
+	die ref($self) . " did not start:\n" . $self->log unless $self->alive && $self->is_ready;
+	return $self;
+}
+
+sub alive
+{
+	my ($self) = @_;
+	return 0 unless $self->{pid};
+	return 1 if waitpid($self->{pid}, POSIX::WNOHANG()) == 0;
+	$self->{pid} = undef;
+	return 0;
+}
+
+sub signal
+{
+	my ($self, $signal, $seconds) = @_;
+	return 1 unless $self->alive;
+	kill $signal, $self->{pid};
+	return poll_until(sub { !$self->alive }, $seconds // 30);
+}
+
+sub kill9 { my ($self) = @_; $self->signal('KILL'); return $self; }
+sub stop { my ($self) = @_; $self->signal('TERM') or $self->signal('KILL'); return $self; }
+sub restart { my ($self) = @_; return $self->stop->start; }
+sub environment { return (); }
+sub clean { }
+
+sub destroy
+{
+	my ($self) = @_;
+	return if $self->{owner} != $$;
+	$self->stop;
+	$self->clean;
+	File::Path::remove_tree($self->{dir});
+}
+
+# Runs a program with the server's environment; returns its standard output.
+sub run
+{
+	my ($self, @command) = @_;
+	my $pid = open(my $output, '-|') // die "fork: $!";
+	if ($pid == 0)
+	{
+		%ENV = (%ENV, $self->environment);
+		open(STDERR, '>>', "$self->{dir}/tools.log");
+		exec(@command) or POSIX::_exit(127);
+	}
+	local $/;
+	my $text = <$output> // '';
+	close $output;
+	return $text;
+}
+
+END
+{
+	my $status = $?;
+	$_->destroy foreach @running;
+	$? = $status;
+}
+
+#---------------------------------------------------------------------------
+package OrionServices::Redis;
+
+use strict;
+use warnings;
+
+our @ISA = ('OrionServices');
+
+sub prepare
+{
+	my ($self) = @_;
+	my $password = defined $self->{password} ? "requirepass $self->{password}\n" : '';
+	OrionServices::write_file("$self->{dir}/redis.conf", <<"CONF" . $password . ($self->{conf} // ''));
+bind 127.0.0.1
+port $self->{port}
+dir $self->{dir}
+daemonize no
+save ""
+appendonly yes
+appendfsync everysec
+CONF
+	return $self;
+}
+
+sub command_line { return ('redis-server', "$_[0]{dir}/redis.conf"); }
+
+sub url
+{
+	my ($self, $password) = @_;
+	$password //= $self->{password};
+	my $user = defined $password ? ":$password\@" : '';
+	return "redis://${user}127.0.0.1:$self->{port}/" . ($self->{db} // 0);
+}
+
+sub is_ready { return ($_[0]->command('PING') =~ /PONG/); }
+
+sub environment
+{
+	my ($self) = @_;
+	return defined $self->{password} ? (REDISCLI_AUTH => $self->{password}) : ();
+}
+
+# redis-cli; the answer without its last line end.
+sub command
+{
+	my ($self, @words) = @_;
+	my $text = $self->run('redis-cli', '--raw', '-h', '127.0.0.1', '-p', $self->{port}, '-n', $self->{db} // 0, @words);
+	chomp $text;
+	return $text;
+}
+
+# Every entry of a stream, oldest first: [{ field => value, ... }, ...].
+sub stream
+{
+	my ($self, $key, $fields) = @_;
+	my (@entries, $from);
+	$fields //= 7;
+	while (1)
+	{
+		my @lines = split /\n/, $self->command('XRANGE', $key, $from // '-', '+', 'COUNT', 5000);
+		last unless @lines;
+		while (@lines)
+		{
+			my $id = shift @lines;
+			push @entries, { splice(@lines, 0, 2 * $fields) };
+			$from = "($id";
+		}
+	}
+	return \@entries;
+}
+
+#---------------------------------------------------------------------------
+package OrionServices::RabbitMQ;
+
+use strict;
+use warnings;
+
+our @ISA = ('OrionServices');
+
+my $bin = '/usr/lib/rabbitmq/bin';
+
+sub prepare
+{
+	my ($self) = @_;
+	my $dir = $self->{dir};
+	$self->{epmd_port} = OrionServices::free_port();
+	$self->{dist_port} = OrionServices::free_port();
+	mkdir "$dir/$_" foreach qw(home mnesia logs plugins config);
+	OrionServices::write_file("$dir/enabled_plugins", "[].\n");
+	OrionServices::write_file("$dir/env.conf", "# none\n");
+	OrionServices::write_file("$dir/config/rabbitmq.conf", <<"CONF" . ($self->{conf} // ''));
+listeners.tcp.1 = 127.0.0.1:$self->{port}
+disk_free_limit.absolute = 10MB
+log.console = false
+CONF
+	return $self;
+}
+
+sub environment
+{
+	my ($self) = @_;
+	my $dir = $self->{dir};
+	return (
+		HOME => "$dir/home",
+		LANG => 'C.UTF-8',
+		LC_ALL => 'C.UTF-8',
+		ERL_EPMD_PORT => $self->{epmd_port},
+		ERL_EPMD_ADDRESS => '127.0.0.1',
+		RABBITMQ_NODENAME => "orion$self->{port}\@localhost",
+		RABBITMQ_DIST_PORT => $self->{dist_port},
+		RABBITMQ_CONF_ENV_FILE => "$dir/env.conf",
+		RABBITMQ_CONFIG_FILE => "$dir/config/rabbitmq.conf",
+		RABBITMQ_GENERATED_CONFIG_DIR => "$dir/config",
+		RABBITMQ_MNESIA_BASE => "$dir/mnesia",
+		RABBITMQ_LOG_BASE => "$dir/logs",
+		RABBITMQ_PID_FILE => "$dir/pid",
+		RABBITMQ_ENABLED_PLUGINS_FILE => "$dir/enabled_plugins",
+		RABBITMQ_PLUGINS_EXPAND_DIR => "$dir/plugins",
+		RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS => '-kernel inet_dist_use_interface {127,0,0,1} +sbwt none',
+		RABBITMQ_CTL_ERL_ARGS => '-kernel inet_dist_use_interface {127,0,0,1}');
+}
+
+sub command_line { return ("$bin/rabbitmq-server"); }
+
+sub url
+{
+	my ($self, $user, $password) = @_;
+	return sprintf('amqp://%s:%s@127.0.0.1:%d/', $user // 'guest', $password // 'guest', $self->{port});
+}
+
+# Ready when a whole login succeeds: the port opens a little before that.
+sub is_ready
+{
+	my ($self) = @_;
+	my $client = eval { OrionServices::AMQP->new($self->{port}) };
+	return 0 unless $client;
+	$client->close;
+	return 1;
+}
+
+sub ctl { my ($self, @words) = @_; return $self->run("$bin/rabbitmqctl", '-q', @words); }
+
+# The Erlang port mapper outlives its nodes.
+sub clean { my ($self) = @_; $self->run('epmd', '-port', $self->{epmd_port}, '-kill'); }
+
+# Takes count messages off a queue: [{ message_id, type, headers, body, ... }, ...].
+# Fewer when no message comes for some seconds.
+sub drain
+{
+	my ($self, $queue, $count, $patience) = @_;
+	my $client = OrionServices::AMQP->new($self->{port});
+	my $messages = $client->consume($queue, $count, $patience // 10);
+	$client->close;
+	return $messages;
+}
+
+#---------------------------------------------------------------------------
+# As much of AMQP 0-9-1 as it takes to empty a queue.
+package OrionServices::AMQP;
+
+use strict;
+use warnings;
+
+use IO::Select;
+use IO::Socket::INET;
+
+sub shortstr { return pack('C/a', $_[0]); }
+sub longstr { return pack('N/a', $_[0]); }
+
+sub new
+{
+	my ($class, $port) = @_;
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 5)
+	  or die "cannot connect: $!";
+	my $self = bless { socket => $socket, buffer => '' }, $class;
+	$socket->syswrite("AMQP\0\0\x09\x01");
+	$self->expect(10, 10);
+	$self->method(0, 10, 11, longstr('') . shortstr('PLAIN') . longstr("\0guest\0guest") . shortstr('en_US'));
+	$self->expect(10, 30);
+	$self->method(0, 10, 31, pack('nNn', 0, 131072, 0));
+	$self->method(0, 10, 40, shortstr('/') . shortstr('') . "\0");
+	$self->expect(10, 41);
+	$self->method(1, 20, 10, shortstr(''));
+	$self->expect(20, 11);
+	return $self;
+}
+
+sub method
+{
+	my ($self, $channel, $class, $method, $arguments) = @_;
+	my $body = pack('nn', $class, $method) . $arguments;
+	$self->{socket}->syswrite(pack('CnN', 1, $channel, length $body) . $body . "\xCE");
+}
+
+# The next frame: (type, payload); empty when none comes in time.
+sub frame
+{
+	my ($self, $seconds) = @_;
+	while (1)
+	{
+		if (length $self->{buffer} >= 7)
+		{
+			my ($type, $channel, $len) = unpack('CnN', $self->{buffer});
+			if (length $self->{buffer} >= $len + 8)
+			{
+				my $payload = substr($self->{buffer}, 7, $len);
+				substr($self->{buffer}, 0, $len + 8, '');
+				return ($type, $payload);
+			}
+		}
+		return unless IO::Select->new($self->{socket})->can_read($seconds // 5);
+		my $n = $self->{socket}->sysread($self->{buffer}, 1 << 17, length $self->{buffer});
+		die 'connection closed by the broker' unless $n;
+	}
+}
+
+sub expect
+{
+	my ($self, $class, $method) = @_;
+	while (my ($type, $payload) = $self->frame)
+	{
+		next if $type != 1;
+		my ($c, $m) = unpack('nn', $payload);
+		return $payload if $c == $class && $m == $method;
+		die "expected $class.$method, got $c.$m: " . ($payload =~ s/[^ -~]+/ /gr);
+	}
+	die "no answer, expected $class.$method";
+}
+
+# Field table: names to values; only what the tests look at is decoded.
+sub table
+{
+	my ($bytes) = @_;
+	my %table;
+	while (length $bytes)
+	{
+		my $name = unpack('C/a', $bytes);
+		substr($bytes, 0, 1 + length $name, '');
+		my $kind = substr($bytes, 0, 1, '');
+		if ($kind eq 'S') { $table{$name} = unpack('N/a', $bytes); substr($bytes, 0, 4 + length $table{$name}, ''); }
+		elsif ($kind =~ /[lTL]/) { $table{$name} = unpack('q>', $bytes); substr($bytes, 0, 8, ''); }
+		elsif ($kind =~ /[Ii]/) { $table{$name} = unpack('l>', $bytes); substr($bytes, 0, 4, ''); }
+		else { last; }
+	}
+	return \%table;
+}
+
+# A content header's properties by name (AMQP 0-9-1, section 4.2.6.1).
+sub properties
+{
+	my ($payload) = @_;
+	my $size = unpack('x4 Q>', $payload);
+	my $flags = unpack('x12 n', $payload);
+	my $rest = substr($payload, 14);
+	my %p = (size => $size);
+	my @known = (
+		[ 15, 'content_type', 's' ], [ 14, 'content_encoding', 's' ], [ 13, 'headers', 't' ],
+		[ 12, 'delivery_mode', 'C' ], [ 11, 'priority', 'C' ], [ 10, 'correlation_id', 's' ],
+		[ 9, 'reply_to', 's' ], [ 8, 'expiration', 's' ], [ 7, 'message_id', 's' ],
+		[ 6, 'timestamp', 'q' ], [ 5, 'type', 's' ], [ 4, 'user_id', 's' ], [ 3, 'app_id', 's' ]);
+	foreach (@known)
+	{
+		my ($bit, $name, $kind) = @$_;
+		next unless $flags & 1 << $bit;
+		if ($kind eq 's') { $p{$name} = unpack('C/a', $rest); substr($rest, 0, 1 + length $p{$name}, ''); }
+		elsif ($kind eq 'C') { $p{$name} = unpack('C', $rest); substr($rest, 0, 1, ''); }
+		elsif ($kind eq 'q') { $p{$name} = unpack('Q>', $rest); substr($rest, 0, 8, ''); }
+		else { my $t = unpack('N/a', $rest); substr($rest, 0, 4 + length $t, ''); $p{$name} = table($t); }
+	}
+	return \%p;
+}
+
+sub consume
+{
+	my ($self, $queue, $count, $patience) = @_;
+	my (@messages, $message);
+	$self->method(1, 60, 20, pack('n', 0) . shortstr($queue) . shortstr('') . "\x02" . pack('N', 0));	# no-ack
+	while (@messages < $count)
+	{
+		my ($type, $payload) = $self->frame($patience) or last;
+		if ($type == 1)
+		{
+			my ($class, $method) = unpack('nn', $payload);
+			die 'broker closed the channel: ' . ($payload =~ s/[^ -~]+/ /gr) if $class == 20 || $class == 10;
+			if ($class == 60 && $method == 60)
+			{
+				my ($tag, $delivery, $redelivered, $exchange, $key) = unpack('x4 C/a Q> C C/a C/a', $payload);
+				$message = { exchange => $exchange, routing_key => $key, body => '' };
+			}
+		}
+		elsif ($type == 2)
+		{
+			%$message = (%$message, %{ properties($payload) });
+			push @messages, $message if $message->{size} == 0;
+		}
+		elsif ($type == 3)
+		{
+			$message->{body} .= $payload;
+			push @messages, $message if length $message->{body} == $message->{size};
+		}
+	}
+	return \@messages;
+}
+
+sub close
+{
+	my ($self) = @_;
+	$self->method(0, 10, 50, pack('n', 200) . shortstr('') . pack('nn', 0, 0));
+	eval { $self->expect(10, 51) };
+	close $self->{socket};
+}
+
+1;

@@ -6,6 +6,14 @@
 
 ORION_MODULES = core codec seal token auth record outbox rest
 
+# These need no PostgreSQL to be installed yet, and know nothing of what follows.
+DEV_GOALS = up down check check-17 try-clean bench indent
+ifneq ($(filter $(DEV_GOALS),$(MAKECMDGOALS)),)
+$(DEV_GOALS):
+	@dev/$@
+.PHONY: $(DEV_GOALS)
+else
+
 EXTENSION   = orion
 MODULE_big  = orion
 PGFILEDESC  = "orion - a complete backend in the database"
@@ -66,7 +74,9 @@ install-programs: programs
 	$(MKDIR_P) '$(DESTDIR)$(bindir)'
 	$(if $(PROGRAMS),$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)')
 
-up down check check-17 bench:
-	dev/$@
+# What dev/ asks make for: `make print-PROGRAM_CODE`.
+print-%:
+	@echo '$($*)'
 
-.PHONY: programs install-programs up down check check-17 bench
+.PHONY: programs install-programs
+endif

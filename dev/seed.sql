@@ -1,0 +1,31 @@
+-- The demonstration data of `make up`; run again, it changes nothing.
+-- Variables: email, password.
+SET client_min_messages = warning;
+
+SELECT NOT EXISTS (SELECT FROM orion_private.users WHERE email = :'email') AS fresh \gset
+\if :fresh
+SELECT * FROM orion_register(:'email', :'password');
+\endif
+
+CREATE TABLE IF NOT EXISTS public.notes (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	owner uuid NOT NULL DEFAULT orion_uid(),
+	body text NOT NULL CHECK (body <> ''),
+	version bigint NOT NULL DEFAULT 1,
+	created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE public.notes IS 'Demonstration: everybody reads and writes only their own notes';
+ALTER TABLE public.notes ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own ON public.notes;
+CREATE POLICY own ON public.notes TO orion_user USING (owner = (SELECT orion_uid())) WITH CHECK (owner = (SELECT orion_uid()));
+GRANT SELECT, INSERT, DELETE, UPDATE (body) ON public.notes TO orion_user;
+
+-- Two of the demo user's, and one of somebody else's that the demo user never sees.
+INSERT INTO public.notes (owner, body)
+SELECT owner, body
+FROM (SELECT id AS owner FROM orion_private.users WHERE email = :'email') AS demo,
+	(VALUES ('Buy milk'), ('Read the docs')) AS notes (body)
+UNION ALL
+SELECT '00000000-0000-4000-8000-000000000000', 'Not yours'
+EXCEPT ALL
+SELECT owner, body FROM public.notes;

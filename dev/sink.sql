@@ -1,0 +1,2 @@
+-- The sink of one kind for `make up`. Variables: kind, and url, empty when that
+-- server does not run: then the sink, if there is one, is paused and its events wait.

@@ -216,6 +216,467 @@ REVOKE ALL ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @ext
 GRANT EXECUTE ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role()
 	TO orion_anon, orion_user, orion_service, orion_admin;
 
+-- src/auth/auth.sql
+
+-- Users, sessions, registration and login.
+--
+-- What may be in a query: ids, mail addresses, hashes, sealed keys. What may not:
+-- passwords and tokens. They only pass through assignments, which no log of nested
+-- statements, no plan and no error message shows.
+
+CREATE TABLE orion_private.users (
+	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	email text COLLATE "C" NOT NULL UNIQUE CHECK (email = lower(email) AND octet_length(email) <= 254),
+	password_hash text,
+	role name NOT NULL DEFAULT 'orion_user',
+	display_name text CHECK (char_length(display_name) <= 200),
+	avatar_url text CHECK (octet_length(avatar_url) <= 2048 AND avatar_url ~ '^https?://'),
+	user_metadata jsonb NOT NULL DEFAULT '{}'
+		CHECK (jsonb_typeof(user_metadata) = 'object' AND octet_length(user_metadata::text) <= 16384),
+	app_metadata jsonb NOT NULL DEFAULT '{}'
+		CHECK (jsonb_typeof(app_metadata) = 'object' AND octet_length(app_metadata::text) <= 16384),
+	email_verified_at timestamptz,
+	last_login_at timestamptz,
+	version bigint NOT NULL DEFAULT 1,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+) WITH (fillfactor = 90);
+COMMENT ON TABLE orion_private.users IS 'Who can sign in; email is normalised to lower case';
+COMMENT ON COLUMN orion_private.users.user_metadata IS 'What users say about themselves; they can change it';
+COMMENT ON COLUMN orion_private.users.app_metadata IS 'What the application says about users; they cannot change it';
+SELECT pg_catalog.pg_extension_config_dump('orion_private.users', '');
+
+CREATE TABLE orion_private.sessions (
+	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	user_id uuid NOT NULL REFERENCES orion_private.users ON DELETE CASCADE,
+	refresh_key bytea NOT NULL,
+	refresh_counter bigint NOT NULL DEFAULT 1,
+	amr jsonb NOT NULL DEFAULT '[]',
+	address inet,
+	user_agent text,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	refreshed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	expires_at timestamptz NOT NULL,
+	revoked_at timestamptz
+);
+COMMENT ON TABLE orion_private.sessions IS 'One row a sign-in; refresh tokens follow from the sealed key and the counter and are not stored';
+CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
+SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
+
+CREATE TABLE orion_private.login_attempts (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	email text COLLATE "C",
+	user_id uuid,
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials')),
+	address inet,
+	user_agent text
+);
+COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in; email is null when what was given is no mail address (it may be a mistyped password)';
+CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
+CREATE INDEX login_attempts_address ON orion_private.login_attempts (address, attempted_at);
+SELECT pg_catalog.pg_extension_config_dump('orion_private.login_attempts', '');
+SELECT pg_catalog.pg_extension_config_dump('orion_private.login_attempts_id_seq', '');
+
+-- Primitives
+
+CREATE FUNCTION @extschema@.orion_hash_password(password text) RETURNS text
+	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_hash_password';
+COMMENT ON FUNCTION @extschema@.orion_hash_password(text) IS 'Argon2id hash in the PHC string format, with the parameters of orion.auth_password_memory and orion.auth_password_time';
+CREATE FUNCTION @extschema@.orion_verify_password(password text, hash text) RETURNS boolean
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_verify_password';
+COMMENT ON FUNCTION @extschema@.orion_verify_password(text, text) IS 'Whether the password has this Argon2id or bcrypt ($2a$, $2b$, $2y$) hash; false for other kinds and for absurd costs';
+REVOKE ALL ON FUNCTION @extschema@.orion_hash_password(text), @extschema@.orion_verify_password(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_hash_password(text), @extschema@.orion_verify_password(text, text)
+	TO orion_service, orion_admin;
+
+CREATE FUNCTION orion_private.password_stale(hash text) RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_password_stale';
+COMMENT ON FUNCTION orion_private.password_stale(text) IS 'Whether a new hash would have other parameters';
+CREATE FUNCTION orion_private.password_decoy() RETURNS text
+	LANGUAGE c VOLATILE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_password_decoy';
+COMMENT ON FUNCTION orion_private.password_decoy() IS 'A hash that no password has and that costs as much as a real one';
+CREATE FUNCTION orion_private.refresh_key(session uuid) RETURNS bytea
+	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_refresh_key';
+COMMENT ON FUNCTION orion_private.refresh_key(uuid) IS 'A new key for the refresh tokens of a session, sealed';
+CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter bigint) RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_refresh_token';
+COMMENT ON FUNCTION orion_private.refresh_token(uuid, bytea, bigint) IS 'The refresh token of a session for this count';
+CREATE FUNCTION orion_private.auth_settings(
+	OUT access_token_ttl int, OUT refresh_token_ttl int, OUT password_min_length int,
+	OUT issuer text, OUT audience text)
+	LANGUAGE c STABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_auth_settings';
+COMMENT ON FUNCTION orion_private.auth_settings() IS 'Settings of this module as values; times in seconds';
+
+CREATE FUNCTION orion_private.email_normalize(email text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT CASE WHEN octet_length(email) <= 254 THEN lower(btrim(email) COLLATE "C") END;
+$function$;
+COMMENT ON FUNCTION orion_private.email_normalize(text) IS 'Lower case (ASCII, whatever the locale) without spaces around; null when longer than 254 bytes (RFC 5321 4.5.3.1.3)';
+
+CREATE FUNCTION orion_private.email_valid(email text) RETURNS boolean
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT email IS NOT NULL AND octet_length(email) <= 254
+		AND email ~ '^[^@[:space:][:cntrl:]"(),:;<>\\[\]]{1,64}@([[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])?\.)+[[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])$';
+$function$;
+COMMENT ON FUNCTION orion_private.email_valid(text) IS 'Whether this has the form of a mail address: dotted domain, no quoted local part, no space or control character';
+REVOKE ALL ON FUNCTION orion_private.password_stale(text), orion_private.password_decoy(),
+	orion_private.refresh_key(uuid), orion_private.refresh_token(uuid, bytea, bigint),
+	orion_private.auth_settings(), orion_private.email_normalize(text), orion_private.email_valid(text) FROM PUBLIC;
+
+-- Sessions
+
+CREATE FUNCTION orion_private.access_token(u orion_private.users, session_id uuid, amr jsonb) RETURNS text
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+	issued_at bigint := floor(extract(epoch FROM clock_timestamp()));
+BEGIN
+	-- the names of GoTrue's claims; large metadata would not fit into a header
+	RETURN @extschema@.orion_jwt_sign(jsonb_build_object(
+		'iss', s.issuer, 'aud', s.audience, 'sub', u.id, 'role', u.role, 'email', u.email,
+		'iat', issued_at, 'exp', issued_at + s.access_token_ttl,
+		'session_id', session_id, 'aal', 'aal1', 'amr', amr,
+		'app_metadata', CASE WHEN octet_length(u.app_metadata::text) <= 4096 THEN u.app_metadata ELSE '{}' END,
+		'user_metadata', CASE WHEN octet_length(u.user_metadata::text) <= 4096 THEN u.user_metadata ELSE '{}' END));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.access_token(orion_private.users, uuid, jsonb) IS 'The access token of a user in a session; metadata over 4 kB is left out';
+REVOKE ALL ON FUNCTION orion_private.access_token(orion_private.users, uuid, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, address inet, user_agent text,
+	OUT session_id uuid, OUT access_token text, OUT refresh_token text, OUT expires_in int)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+	key bytea;
+	amr jsonb := jsonb_build_array(jsonb_build_object(
+		'method', method, 'timestamp', floor(extract(epoch FROM clock_timestamp()))));
+BEGIN
+	session_id := gen_random_uuid();
+	key := orion_private.refresh_key(session_id);
+	INSERT INTO orion_private.sessions (id, user_id, refresh_key, refresh_counter, amr, address, user_agent, expires_at)
+	VALUES (session_id, u.id, key, 1, amr, session_open.address, session_open.user_agent,
+		now() + make_interval(secs => s.refresh_token_ttl));
+	access_token := orion_private.access_token(u, session_id, amr);
+	refresh_token := orion_private.refresh_token(session_id, key, 1);
+	expires_in := s.access_token_ttl;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, inet, text) IS 'A new session and its tokens';
+REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, inet, text) FROM PUBLIC;
+
+-- Registration and login
+
+CREATE FUNCTION orion_private.register(email text, password text, display_name text, user_metadata jsonb,
+	address inet, user_agent text,
+	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+	normalized text := orion_private.email_normalize(email);
+	new_hash text;
+	u orion_private.users;
+	opened record;
+BEGIN
+	status := CASE
+		WHEN NOT orion_private.email_valid(normalized) THEN 'invalid_email'
+		WHEN password IS NULL OR char_length(password) < s.password_min_length THEN 'weak_password'
+		WHEN octet_length(password) > 1024 THEN 'password_too_long'
+		WHEN char_length(display_name) > 200 THEN 'invalid_display_name'
+		WHEN jsonb_typeof(user_metadata) <> 'object' OR octet_length(user_metadata::text) > 16384 THEN 'invalid_user_metadata'
+	END;
+	IF status IS NOT NULL THEN
+		RETURN;
+	END IF;
+	IF EXISTS (SELECT FROM orion_private.users AS known WHERE known.email = normalized) THEN
+		status := 'email_exists';
+		RETURN;
+	END IF;
+
+	new_hash := @extschema@.orion_hash_password(password);
+	INSERT INTO orion_private.users AS new (email, password_hash, display_name, user_metadata)
+	VALUES (normalized, new_hash, register.display_name, coalesce(register.user_metadata, '{}'))
+	ON CONFLICT ON CONSTRAINT users_email_key DO NOTHING
+	RETURNING new.* INTO u;
+	IF u.id IS NULL THEN
+		status := 'email_exists';
+		RETURN;
+	END IF;
+
+	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
+		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
+		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);
+	opened := orion_private.session_open(u, 'password', address, user_agent);
+	status := 'ok';
+	access_token := opened.access_token;
+	refresh_token := opened.refresh_token;
+	token_type := 'bearer';
+	expires_in := opened.expires_in;
+	user_id := u.id;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.register(text, text, text, jsonb, inet, text) IS 'See orion_register';
+REVOKE ALL ON FUNCTION orion_private.register(text, text, text, jsonb, inet, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_register(email text, password text, display_name text DEFAULT NULL, user_metadata jsonb DEFAULT NULL,
+	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	done record;
+BEGIN
+	done := orion_private.register(email, password, display_name, user_metadata, inet_client_addr(), NULL);
+	status := done.status;
+	access_token := done.access_token;
+	refresh_token := done.refresh_token;
+	token_type := done.token_type;
+	expires_in := done.expires_in;
+	user_id := done.user_id;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, email_exists, invalid_email, weak_password, password_too_long, invalid_display_name, invalid_user_metadata';
+
+CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL,
+	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	normalized text := orion_private.email_normalize(email);
+	from_address inet := coalesce(address, inet_client_addr());
+	agent text := left(user_agent, 512);
+	new_hash text;
+	verified boolean;
+	u orion_private.users;
+	opened record;
+BEGIN
+	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
+	-- unknown users and those without a password cost one hash as well
+	verified := @extschema@.orion_verify_password(
+		CASE WHEN octet_length(password) <= 1024 THEN password ELSE '' END,
+		coalesce(u.password_hash, orion_private.password_decoy()));
+	status := CASE WHEN verified AND octet_length(password) <= 1024 AND u.password_hash IS NOT NULL
+		THEN 'ok' ELSE 'invalid_credentials' END;
+	INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
+	VALUES (CASE WHEN orion_private.email_valid(normalized) THEN normalized END, u.id, status, from_address, agent);
+	IF status <> 'ok' THEN
+		RETURN;
+	END IF;
+
+	new_hash := u.password_hash;
+	IF orion_private.password_stale(new_hash) THEN
+		new_hash := @extschema@.orion_hash_password(password);
+	END IF;
+	-- not columns of the profile: neither the version nor user.updated
+	UPDATE orion_private.users AS known SET last_login_at = now(), password_hash = new_hash WHERE known.id = u.id;
+	opened := orion_private.session_open(u, 'password', from_address, agent);
+	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
+		'id', u.id, 'sessionId', opened.session_id, 'method', 'password',
+		'address', host(from_address), 'userAgent', agent), 'user', u.id::text);
+	access_token := opened.access_token;
+	refresh_token := opened.refresh_token;
+	token_type := 'bearer';
+	expires_in := opened.expires_in;
+	user_id := u.id;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text) IS 'Signs in with a password. Status ok or invalid_credentials: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
+
+-- For those who may say which address a request comes from; others use the HTTP routes.
+REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text)
+	TO orion_service, orion_admin;
+
+-- The profile: version, event, and what users see of themselves
+
+CREATE TRIGGER users_version BEFORE UPDATE OF email, role, display_name, avatar_url, user_metadata, app_metadata, email_verified_at, version
+	ON orion_private.users FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at');
+
+CREATE FUNCTION orion_private.user_updated() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	changed text[] := array_remove(ARRAY[
+		CASE WHEN NEW.email IS DISTINCT FROM OLD.email THEN 'email' END,
+		CASE WHEN NEW.role IS DISTINCT FROM OLD.role THEN 'role' END,
+		CASE WHEN NEW.display_name IS DISTINCT FROM OLD.display_name THEN 'display_name' END,
+		CASE WHEN NEW.avatar_url IS DISTINCT FROM OLD.avatar_url THEN 'avatar_url' END,
+		CASE WHEN NEW.user_metadata IS DISTINCT FROM OLD.user_metadata THEN 'user_metadata' END,
+		CASE WHEN NEW.app_metadata IS DISTINCT FROM OLD.app_metadata THEN 'app_metadata' END,
+		CASE WHEN NEW.email_verified_at IS DISTINCT FROM OLD.email_verified_at THEN 'email_verified_at' END], NULL);
+BEGIN
+	IF cardinality(changed) > 0 THEN
+		PERFORM @extschema@.orion_publish('user.updated',
+			jsonb_build_object('id', NEW.id, 'version', NEW.version, 'changed', to_jsonb(changed)),
+			'user', NEW.id::text);
+	END IF;
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.user_updated() IS 'Publishes user.updated with the names of the changed columns';
+REVOKE ALL ON FUNCTION orion_private.user_updated() FROM PUBLIC;
+CREATE TRIGGER users_updated AFTER UPDATE OF email, role, display_name, avatar_url, user_metadata, app_metadata, email_verified_at
+	ON orion_private.users FOR EACH ROW EXECUTE FUNCTION orion_private.user_updated();
+
+ALTER TABLE orion_private.users ENABLE ROW LEVEL SECURITY;
+CREATE POLICY users_self ON orion_private.users TO orion_user
+	USING (id = @extschema@.orion_uid());
+CREATE POLICY users_trusted ON orion_private.users TO orion_service, orion_admin
+	USING (true);
+
+CREATE VIEW orion.profile WITH (security_invoker = true) AS
+	SELECT id, email, display_name, avatar_url, user_metadata, version, created_at, updated_at
+	FROM orion_private.users;
+COMMENT ON VIEW orion.profile IS 'A signed-in user sees and changes the own row; services and administrators all rows';
+-- the view checks the caller's rights on the table too; nobody can name the table itself
+GRANT SELECT (id, email, display_name, avatar_url, user_metadata, version, created_at, updated_at),
+	UPDATE (display_name, avatar_url, user_metadata)
+	ON orion_private.users TO orion_user, orion_service, orion_admin;
+GRANT SELECT, UPDATE (display_name, avatar_url, user_metadata)
+	ON orion.profile TO orion_user, orion_service, orion_admin;
+
+-- HTTP: POST /api/auth/register and /api/auth/login (registered in rest.sql)
+
+CREATE FUNCTION orion_private.route_error(status int, code text, message text, details text DEFAULT NULL, hint text DEFAULT NULL)
+	RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	PERFORM set_config('response.status', status::text, true);
+	RETURN jsonb_build_object('code', code, 'message', message, 'details', details, 'hint', hint);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_error(int, text, text, text, text) IS 'Sets the HTTP status and returns the body of an error';
+REVOKE ALL ON FUNCTION orion_private.route_error(int, text, text, text, text) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.body_problem(body jsonb, required text[], optional text[]) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT CASE WHEN jsonb_typeof(body) IS DISTINCT FROM 'object' THEN 'the body must be a JSON object'
+	ELSE (
+		SELECT CASE WHEN coalesce(jsonb_typeof(body -> f.name), 'null') = 'null'
+			THEN format('field "%s" is missing', f.name)
+			ELSE format('field "%s" must be a string', f.name) END
+		FROM (SELECT unnest(required) AS name, ARRAY['string'] AS types
+			UNION ALL SELECT unnest(optional), ARRAY['string', 'null']) AS f
+		WHERE NOT coalesce(jsonb_typeof(body -> f.name), 'null') = ANY (f.types)
+		LIMIT 1)
+	END;
+$function$;
+COMMENT ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) IS 'What is wrong with the fields of a request, or null';
+REVOKE ALL ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.request_address(request jsonb) RETURNS inet
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	-- "192.0.2.1", "192.0.2.1:40000", "2001:db8::1" or "[2001:db8::1]:40000"
+	RETURN coalesce(
+		substring(request ->> 'peer' FROM '^\[([0-9a-fA-F:.]+)\]'),
+		substring(request ->> 'peer' FROM '^([0-9.]+)(?::[0-9]+)?$'),
+		substring(request ->> 'peer' FROM '^[0-9a-fA-F:.]+$'))::inet;
+EXCEPTION WHEN invalid_text_representation THEN
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.request_address(jsonb) IS 'The address a request came from, or null';
+REVOKE ALL ON FUNCTION orion_private.request_address(jsonb) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.profile_json(user_id uuid) RETURNS jsonb
+	LANGUAGE sql STABLE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT jsonb_build_object('id', u.id, 'email', u.email, 'displayName', u.display_name, 'avatarUrl', u.avatar_url,
+		'role', u.role, 'userMetadata', u.user_metadata, 'emailVerified', u.email_verified_at IS NOT NULL,
+		'version', u.version, 'createdAt', u.created_at, 'updatedAt', u.updated_at)
+	FROM orion_private.users AS u WHERE u.id = profile_json.user_id;
+$function$;
+COMMENT ON FUNCTION orion_private.profile_json(uuid) IS 'A user as HTTP answers show it';
+REVOKE ALL ON FUNCTION orion_private.profile_json(uuid) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.route_register(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	body jsonb := request -> 'body';
+	problem text := orion_private.body_problem(body, '{email,password}', '{displayName}');
+	done record;
+BEGIN
+	IF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	done := orion_private.register(body ->> 'email', body ->> 'password', body ->> 'displayName',
+		nullif(body -> 'userMetadata', 'null'), orion_private.request_address(request),
+		left(request #>> '{headers,user-agent}', 512));
+	IF done.status = 'email_exists' THEN
+		RETURN orion_private.route_error(409, done.status, 'a user with this email exists');
+	ELSIF done.status <> 'ok' THEN
+		RETURN orion_private.route_error(400, done.status, CASE done.status
+			WHEN 'invalid_email' THEN 'field "email" is not a mail address'
+			WHEN 'weak_password' THEN 'field "password" is too short'
+			WHEN 'password_too_long' THEN 'field "password" is longer than 1024 bytes'
+			WHEN 'invalid_display_name' THEN 'field "displayName" is longer than 200 characters'
+			ELSE 'field "userMetadata" must be an object of at most 16 kB' END);
+	END IF;
+	PERFORM set_config('response.status', '201', true);
+	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
+	RETURN jsonb_build_object('accessToken', done.access_token, 'refreshToken', done.refresh_token,
+		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201, 400 or 409';
+
+CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	body jsonb := request -> 'body';
+	problem text := orion_private.body_problem(body, '{email,password}', '{}');
+	done record;
+BEGIN
+	IF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	done := @extschema@.orion_login(body ->> 'email', body ->> 'password',
+		orion_private.request_address(request), request #>> '{headers,user-agent}');
+	IF done.status <> 'ok' THEN
+		RETURN orion_private.route_error(401, done.status, 'email or password is wrong');
+	END IF;
+	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
+	RETURN jsonb_build_object('accessToken', done.access_token, 'refreshToken', done.refresh_token,
+		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_login(jsonb) IS 'POST /api/auth/login {"email", "password"}: 200, 400 or 401';
+REVOKE ALL ON FUNCTION orion_private.route_register(jsonb), orion_private.route_login(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orion_private.route_register(jsonb), orion_private.route_login(jsonb)
+	TO orion_anon, orion_user, orion_service, orion_admin;
+
 -- src/outbox/outbox.sql
 
 -- The transactional outbox: events, segments, cursors, sinks, SQL handlers.

@@ -20,8 +20,10 @@
 #include "auth/auth.h"
 #include "core/compat.h"
 
-#define PASSWORD_MAX_BYTES	1024	/* far above any passphrase; bounds the work */
-#define PHC_MAX_LEN			256 /* salt and hash of more than 64 bytes serve nobody */
+#define PASSWORD_MAX_BYTES	1024	/* far above any passphrase; bounds the
+									 * work */
+#define PHC_MAX_LEN			256 /* salt and hash of more than 64 bytes serve
+								 * nobody */
 
 /* Bounds of stored Argon2id hashes: a second or two on current machines. */
 #define ARGON2_MAX_MEMORY	1048576 /* kB */

@@ -29,7 +29,8 @@
 static char *master_key_file = NULL;
 static bool have_key = false;
 static unsigned char master_key[ORION_MASTER_KEY_LEN];
-static unsigned char key_id[KEY_ID_LEN];	/* first bytes of BLAKE2b of the key */
+static unsigned char key_id[KEY_ID_LEN];	/* first bytes of BLAKE2b of the
+											 * key */
 
 static void
 set_key_id(void)
@@ -72,7 +73,9 @@ orion_seal(const void *secret, size_t len, const char *context)
 	return sealed;
 }
 
-static void pg_attribute_noreturn()
+static void seal_broken(const char *detail) pg_attribute_noreturn();
+
+static void
 seal_broken(const char *detail)
 {
 	ereport(ERROR,
@@ -80,7 +83,6 @@ seal_broken(const char *detail)
 			 errmsg("sealed value does not open"),
 			 errdetail_internal("%s", detail),
 			 errhint("Restore the master key file (orion.master_key_file) that belongs to these data and restart the server.")));
-	pg_unreachable();
 }
 
 bytea *

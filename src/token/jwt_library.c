@@ -31,7 +31,8 @@ static struct
 	int			(*get_alg) (jwt_t *jwt);
 	int			(*str_alg) (const char *alg);
 	char	   *(*encode_str) (jwt_t *jwt);
-	void		(*free_str) (char *str);	/* since 1.12; before it was free() */
+	void		(*free_str) (char *str);	/* since 1.12; before it was
+											 * free() */
 }			jwt;
 static bool loaded = false;
 

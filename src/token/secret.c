@@ -55,7 +55,8 @@ check_secret(char **newval, void **extra, GucSource source)
 	if (**newval == '\0')
 		return true;
 	decoded = decode_secret(*newval);
-	explicit_bzero(*newval, strlen(*newval));	/* the value is now the empty string */
+	explicit_bzero(*newval, strlen(*newval));	/* the value is now the empty
+												 * string */
 	if (!decoded)
 		return false;
 	if (decoded->len < SECRET_MIN_LEN)

@@ -30,7 +30,8 @@
 #include "token/secret.h"
 #include "token/token.h"
 
-#define TOKEN_MAX_LEN	16384	/* twice what common servers take as one header */
+#define TOKEN_MAX_LEN	16384	/* twice what common servers take as one
+								 * header */
 #define HEADER_MAX_LEN	2048	/* encoded JOSE header */
 #define LEEWAY_SECONDS	30		/* clocks differ; RFC 7519 4.1.4 */
 #define NO_EXPIRY		PG_INT64_MAX

@@ -13,7 +13,8 @@ typedef enum OrionTokenStatus
 {
 	ORION_TOKEN_VALID,
 	ORION_TOKEN_EXPIRED,		/* good signature, but past exp or before nbf */
-	ORION_TOKEN_INVALID,		/* malformed, alg none, unknown key, wrong signature */
+	ORION_TOKEN_INVALID,		/* malformed, alg none, unknown key, wrong
+								 * signature */
 } OrionTokenStatus;
 
 /*

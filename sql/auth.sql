@@ -1,0 +1,105 @@
+-- Passwords, registration, login, the profile. All in one transaction, rolled back.
+\set ON_ERROR_ROLLBACK on
+\pset null '(null)'
+BEGIN;
+
+-- passwords
+SELECT orion_hash_password('correct horse') ~ '^\$argon2id\$v=19\$m=19456,t=2,p=1\$[A-Za-z0-9+/]{22}\$[A-Za-z0-9+/]{43}$' AS phc,
+	orion_hash_password('correct horse') <> orion_hash_password('correct horse') AS salted;
+SELECT orion_verify_password('correct horse', orion_hash_password('correct horse')) AS good,
+	orion_verify_password('wrong horse', orion_hash_password('correct horse')) AS bad,
+	orion_verify_password('', orion_hash_password('')) AS empty;
+SELECT orion_verify_password(NULL, 'x'), orion_hash_password(NULL);
+SELECT orion_hash_password(repeat('x', 1025));
+SELECT orion_verify_password(repeat('x', 1024), orion_hash_password(repeat('x', 1024))) AS longest;
+SELECT orion_verify_password('x', stored) FROM unnest(ARRAY['', 'x', '$argon2id$', '$argon2id$v=19$m=4294967295,t=4294967295,p=1$c2FsdHNhbHRzYWx0MTIzNA$AAAA',
+	'$argon2id$v=19$m=-1,t=1,p=1$c2FsdHNhbHRzYWx0MTIzNA$AAAA', '$2b$31$abcdefghijklmnopqrstuuD3mHdCr44zlIZ.VZCaYRpfQhXMYnEo.', '$1$salt$hash',
+	'$2b$05$abcdefghijklmnopqrstu:D3mHdCr44zlIZ.VZCaYRpfQhXMYnEo.']) AS stored;
+
+-- registration
+SELECT status, token_type, expires_in, orion_jwt_verify(access_token) ->> 'email' AS email, user_id IS NOT NULL AS has_id, length(refresh_token)
+	FROM orion_register('  Ann@Example.COM ', 'correct horse', 'Ann', '{"theme": "dark"}');
+SELECT status, access_token FROM orion_register('ann@example.com', 'another horse');
+SELECT address, (orion_register(address, 'correct horse')).status FROM unnest(ARRAY['', 'ann', 'a b@example.com', 'ann@', 'ann@nodot', '@example.com',
+	'ann@exa..mple.com', 'ann@-x.com', E'ann@example.com\r\nBcc: x@example.com', repeat('a', 65) || '@example.com', repeat('a', 300) || '@example.com']) AS address;
+SELECT status FROM orion_register(NULL, 'correct horse');
+SELECT status FROM orion_register('bob@example.com', 'short');
+SELECT status FROM orion_register('bob@example.com', NULL);
+SELECT status FROM orion_register('bob@example.com', repeat('x', 1025));
+SELECT status FROM orion_register('bob@example.com', 'correct horse', repeat('x', 201));
+SELECT status FROM orion_register('bob@example.com', 'correct horse', 'Bob', '[]');
+SELECT status FROM orion_register('bob@example.com', 'battery staple', 'Bob');
+
+-- login
+SELECT status, token_type, expires_in, access_token AS ann FROM orion_login('ANN@example.com', 'correct horse', '192.0.2.7', 'psql') \gset
+\echo :status :token_type :expires_in
+SELECT access_token AS bob FROM orion_login('bob@example.com', 'battery staple') \gset
+SELECT status, access_token, refresh_token, user_id FROM orion_login('ann@example.com', 'battery staple');
+SELECT status, access_token, refresh_token, user_id FROM orion_login('carl@example.com', 'battery staple');
+SELECT status FROM orion_login('ann@example.com', NULL);
+SELECT status FROM orion_login(NULL, NULL);
+SELECT status FROM orion_login('my password', repeat('x', 2000));
+SELECT c ->> 'iss' AS iss, c ->> 'aud' AS aud, c ->> 'role' AS role, c ->> 'aal' AS aal, c #>> '{amr,0,method}' AS amr,
+	(c ->> 'exp')::int - (c ->> 'iat')::int AS ttl, c -> 'user_metadata' AS user_metadata, c -> 'app_metadata' AS app_metadata,
+	EXISTS (SELECT FROM orion_private.sessions AS s WHERE s.id::text = c ->> 'session_id' AND s.user_id::text = c ->> 'sub') AS session
+	FROM orion_jwt_verify(:'ann') AS c;
+SELECT email, outcome, user_id IS NOT NULL AS known, address, user_agent FROM orion_private.login_attempts ORDER BY id;
+SELECT email, last_login_at IS NOT NULL AS logged_in, version FROM orion_private.users ORDER BY email;
+SELECT count(*) AS sessions, count(DISTINCT refresh_key) AS keys, min(length(refresh_key)) AS sealed_bytes,
+	bool_and(expires_at - created_at = '7 days') AS a_week FROM orion_private.sessions;
+
+-- an imported hash is replaced at the first login
+UPDATE orion_private.users SET password_hash = '$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW' WHERE email = 'bob@example.com';
+SELECT status FROM orion_login('bob@example.com', 'U*V');
+SELECT status FROM orion_login('bob@example.com', 'U*U');
+SELECT left(password_hash, 30) FROM orion_private.users WHERE email = 'bob@example.com';
+SELECT status FROM orion_login('bob@example.com', 'U*U');
+
+-- the profile: the own row only
+SET LOCAL ROLE orion_user;
+SELECT count(*) AS not_signed_in FROM orion.profile;
+SELECT orion_authenticate(:'ann') ->> 'email' AS signed_in;
+SELECT email, display_name, user_metadata, version FROM orion.profile;
+UPDATE orion.profile SET display_name = 'Annie' RETURNING email, display_name, version, updated_at >= created_at AS touched;
+UPDATE orion.profile SET display_name = 'x' WHERE email = 'bob@example.com';
+UPDATE orion.profile SET version = 99;
+UPDATE orion.profile SET email = 'bob@example.com';
+UPDATE orion.profile SET avatar_url = 'javascript:alert(1)';
+DELETE FROM orion.profile;
+SELECT password_hash FROM orion_private.users;
+SELECT status FROM orion_login('ann@example.com', 'correct horse');
+RESET ROLE;
+SET LOCAL ROLE orion_anon;
+SELECT count(*) FROM orion.profile;
+RESET ROLE;
+SET LOCAL ROLE orion_admin;
+SELECT email, display_name, version FROM orion.profile ORDER BY email;
+RESET ROLE;
+
+-- events, without secrets
+SELECT type, aggregatetype, aggregateid = payload ->> 'id' AS keyed, payload - '{id,sessionId,createdAt}'::text[] AS payload
+	FROM orion_private.outbox WHERE type LIKE 'user.%' ORDER BY seq;
+
+-- the HTTP routes
+CREATE FUNCTION pg_temp.answer(body jsonb) RETURNS TABLE (status text, keys text, code text, message text) LANGUAGE sql AS $$
+	SELECT current_setting('response.status', true), (SELECT string_agg(k, ',' ORDER BY k) FROM jsonb_object_keys(body) AS k), body ->> 'code', body ->> 'message' $$;
+SET LOCAL ROLE orion_anon;
+SELECT orion_private.route_login('{}');
+RESET ROLE;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": "dan@example.com", "password": "correct horse", "displayName": "Dan"}, "peer": "[2001:db8::1]:4711", "headers": {"user-agent": "curl"}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": "dan@example.com", "password": "correct horse"}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": "dan", "password": "correct horse"}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": "dan@example.com"}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": ["dan@example.com"], "password": "correct horse"}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": "dan@example.com", "password": "correct horse", "displayName": 7}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_register('{"body": {"email": "eve@example.com", "password": "correct horse", "userMetadata": 7}}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_login('{"body": null}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_login('{"body": "x"}')) AS a;
+SELECT a.* FROM pg_temp.answer(orion_private.route_login('{"body": {"email": "dan@example.com", "password": "wrong"}, "peer": "999.1.1.1"}')) AS a;
+SELECT set_config('response.status', '', true);
+SELECT a.* FROM pg_temp.answer(orion_private.route_login('{"body": {"email": "dan@example.com", "password": "correct horse"}, "peer": "192.0.2.9:5000"}')) AS a;
+SELECT orion_private.route_login('{"body": {"email": "dan@example.com", "password": "correct horse"}}') -> 'user' ->> 'displayName' AS display_name;
+SELECT current_setting('response.headers', true);
+SELECT outcome, address FROM orion_private.login_attempts WHERE email = 'dan@example.com' ORDER BY id;
+SELECT address, user_agent FROM orion_private.sessions ORDER BY created_at DESC, address LIMIT 1;
+ROLLBACK;

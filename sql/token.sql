@@ -1,0 +1,78 @@
+-- Tokens: signed and verified by libjwt inside a backend, keys, claims.
+\pset null '(null)'
+
+-- the first token makes the first key
+SELECT count(*) FROM orion_private.signing_keys;
+SELECT orion_jwt_sign('{"sub": "6f1c7a52-0b1d-4b3e-9d4e-0a1b2c3d4e5f", "role": "orion_user", "n": [1, "é"]}') AS hs256 \gset
+SELECT alg, status, public_key IS NULL AS no_public_key, length(secret) AS sealed_bytes FROM orion_private.signing_keys;
+SELECT orion_jwt_verify(:'hs256');
+SELECT convert_from(decode(translate(split_part(:'hs256', '.', 1), '-_', '+/'), 'base64'), 'UTF8')::jsonb - 'kid' AS header;
+
+-- each algorithm; tokens of the former key stay valid
+SELECT orion_key_create('RS256') AS rs256_kid \gset
+SELECT orion_jwt_sign('{"sub": "rs"}') AS rs256 \gset
+SELECT orion_key_create('ES256') AS es256_kid \gset
+SELECT orion_jwt_sign('{"sub": "es"}') AS es256 \gset
+SELECT orion_jwt_verify(:'rs256') AS rs256, orion_jwt_verify(:'es256') AS es256, orion_jwt_verify(:'hs256') ->> 'role' AS hs256;
+SELECT alg, status FROM orion_private.signing_keys ORDER BY alg;
+SELECT orion_key_create('none');
+SELECT orion_key_create('HS512');
+
+-- refused, with the reason
+SELECT orion_jwt_verify('');
+SELECT orion_jwt_verify('a.b');
+SELECT orion_jwt_verify('a.b.c.d');
+SELECT orion_jwt_verify('e30.e30.e30');
+SELECT orion_jwt_verify(repeat('a', 16385));
+SELECT orion_jwt_verify('eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.');
+SELECT orion_jwt_verify('eyJhbGciOiJub25lIn0.eyJzdWIiOiJhIn0.AAAA');
+SELECT orion_jwt_verify(:'es256' || '=');
+SELECT orion_jwt_verify(:'es256' || 'AAAA');
+SELECT orion_jwt_verify(split_part(:'es256', '.', 1) || '.' || split_part(:'rs256', '.', 2) || '.' || split_part(:'es256', '.', 3));
+SELECT orion_jwt_verify(split_part(:'rs256', '.', 1) || '.' || split_part(:'es256', '.', 2) || '.' || split_part(:'es256', '.', 3));
+SELECT orion_jwt_verify(orion_jwt_sign('{"exp": 1300819380}'));
+SELECT orion_jwt_verify(orion_jwt_sign('{"exp": "tomorrow"}'));
+SELECT orion_jwt_verify(orion_jwt_sign('{"exp": -1}'));
+SELECT orion_jwt_verify(orion_jwt_sign('{"nbf": 32503680000}'));
+SELECT orion_jwt_verify(orion_jwt_sign('{"iat": 32503680000}'));
+SELECT orion_jwt_sign('[]');
+SELECT orion_jwt_sign('{"n": 1e30}') IS NOT NULL AS large_real;
+SELECT orion_jwt_sign('{"n": 123456789012345678901234567890}');
+
+-- a retired key stops at once, also for tokens verified before
+SELECT orion_jwt_verify(:'rs256');
+SELECT orion_key_retire(:'rs256_kid'), orion_key_retire('no such key');
+SELECT orion_jwt_verify(:'rs256');
+BEGIN;
+SELECT orion_key_retire(:'es256_kid');
+SELECT orion_jwt_verify(:'es256');
+ROLLBACK;
+SELECT orion_jwt_verify(:'es256');
+
+-- claims belong to the transaction
+SELECT orion_uid(), orion_role(), orion_claims();
+BEGIN;
+SELECT orion_authenticate(:'hs256') IS NOT NULL AS signed_in;
+SAVEPOINT s;
+SELECT 1 / 0;
+ROLLBACK TO s;
+SELECT orion_uid(), orion_role(), orion_claims() ->> 'n' AS n;
+SELECT orion_authenticate(:'es256');
+SELECT orion_uid(), orion_role(), orion_claims();
+COMMIT;
+SELECT orion_uid(), orion_role(), orion_claims();
+BEGIN;
+SELECT orion_authenticate(:'hs256') IS NOT NULL AS signed_in;
+ROLLBACK;
+SELECT orion_uid();
+
+-- who may what
+SET ROLE orion_user;
+SELECT orion_jwt_verify(:'es256');
+SELECT orion_jwt_sign('{"role": "orion_admin"}');
+SELECT orion_key_create();
+SELECT count(*) FROM orion_private.signing_keys;
+RESET ROLE;
+SELECT name, setting FROM pg_settings WHERE name IN ('orion.jwt_secret', 'orion.master_key_file') ORDER BY name;
+DELETE FROM orion_private.signing_keys;
+SELECT orion_jwt_verify(:'es256');

@@ -101,8 +101,7 @@ start_rabbitmq()
 		RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1}"
 		ERL_EPMD_PORT="$epmd_port" ERL_EPMD_ADDRESS=127.0.0.1)
 	as_user rm -f "$dir/pid"
-	as_user env "${rabbitmq_env[@]}" setsid sh -c 'echo $$ > "$1/epmd.pid"; exec epmd -port "$2" -address 127.0.0.1' \
-		sh "$dir" "$epmd_port" >> "$LOG" 2>&1 < /dev/null &
+	quietly as_user env "${rabbitmq_env[@]}" sh -c 'setsid epmd -port "$2" -address 127.0.0.1 & echo $! > "$1/epmd.pid"' sh "$dir" "$epmd_port"
 	until_true 10 port_used "$epmd_port" || die "epmd does not listen on port $epmd_port"
 	quietly as_user env "${rabbitmq_env[@]}" /usr/lib/rabbitmq/bin/rabbitmq-server -detached
 	until_true 60 port_used "$PORT" || die "rabbitmq-server does not listen on port $PORT (see also $dir/log)"

@@ -1,18 +1,377 @@
+/*
+ * executor.c
+ *	  A process that serves HTTP requests, one at a time.
+ *
+ * Connected to the database as orion_authenticator and to the gateway through
+ * its socket.  The gateway may be away at any time: the executor connects again.
+ * The gateway is trusted for nothing but the bytes of requests.
+ *
+ * While a request runs, a timer looks at the socket now and then: a CANCEL frame
+ * or end of file means that nobody waits for the answer, and the statement is
+ * cancelled like any other.  After a request everything that could outlive its
+ * transaction is put back, so that no request sees another's session.  An ERROR
+ * that gets out of the REST layer is answered with 500.
+ */
 #include "postgres.h"
 
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/prepare.h"
+#include "commands/sequence.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "storage/lock.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "core/compat.h"
+#include "frame.h"
+#include "gateway_worker.h"
 #include "pool.h"
+#include "rest/rest.h"
+
+#define RECONNECT_MS	100
+#define PEEK_MS			250		/* how late a client's leaving may be noticed */
+#define MAX_HEADERS		256		/* the gateway lets 100 through and adds a few */
+#define HEADER_ROOM		(4 * 1024 * 1024)	/* a frame beyond its body; orion.http_max_header_size is at most 1 MB */
+#define KEEP_BUFFER		(1024 * 1024)	/* larger buffers are freed after use */
 
 PGDLLEXPORT void orion_executor_main(Datum arg);
 
+static int	gateway_fd = -1;
+static OrionBuffer in;
+static OrionBuffer out;
+static MemoryContext request_context;
+static TimeoutId peek_timeout;
+static bool used_temp_tables;	/* a transaction since the last clean-up did */
+
+/* --- the socket ---------------------------------------------------------------- */
+
 static void
-idle(void)
+disconnect(void)
 {
+	if (gateway_fd >= 0)
+	{
+		orion_pool_forget_fd();
+		close(gateway_fd);
+	}
+	gateway_fd = -1;
+	orion_buffer_free(&in);
+	orion_buffer_free(&out);
+}
+
+/* Is the other end a process of the server's own user? */
+static bool
+peer_is_ours(int fd)
+{
+	struct ucred cred;
+	socklen_t	len = sizeof(cred);
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.uid == geteuid();
+}
+
+static bool
+connect_gateway(void)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	int			fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return false;
+	strlcpy(addr.sun_path, ORION_GATEWAY_SOCKET, sizeof(addr.sun_path));
+	if (connect(fd, (struct sockaddr *) &addr, sizeof(addr)) < 0 || !peer_is_ours(fd))
+	{
+		close(fd);
+		return false;
+	}
+	gateway_fd = fd;
+	orion_frame_begin(&out, ORION_FRAME_HELLO, MyProcPid);
+	orion_frame_put_u64(&out, ORION_PROTOCOL);
+	orion_frame_end(&out);
+	return orion_buffer_flush(&out, gateway_fd);
+}
+
+/* Runs in a signal handler: looks whether the client is still there. */
+static void
+peek(void)
+{
+	int			save_errno = errno;
+	char		c;
+
+	if (gateway_fd >= 0 && recv(gateway_fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) >= 0)
+	{
+		QueryCancelPending = true;
+		InterruptPending = true;
+		SetLatch(MyLatch);
+	}
+	errno = save_errno;
+}
+
+/* Writes the answer, waiting for the gateway where it must; false when it is gone. */
+static bool
+send_answer(void)
+{
+	if (out.failed || !orion_buffer_flush(&out, gateway_fd))
+		return false;
+	while (orion_buffer_len(&out) > 0)
+	{
+		uint32		seen = orion_pool_wait(gateway_fd, true, -1);
+
+		CHECK_FOR_INTERRUPTS();
+		if (seen & WL_SOCKET_READABLE)
+		{
+			long		n = orion_buffer_fill(&in, gateway_fd); /* CANCEL: too late to matter */
+
+			if (n == 0 || n == -2)
+				return false;
+		}
+		if (!orion_buffer_flush(&out, gateway_fd))
+			return false;
+	}
+	if (out.cap > KEEP_BUFFER)
+		orion_buffer_free(&out);
+	return true;
+}
+
+/* --- requests ------------------------------------------------------------------- */
+
+/* A terminated copy, or NULL unless it is UTF-8 without NUL. */
+static const char *
+copy_text(const char *bytes, size_t len)
+{
+	if (memchr(bytes, '\0', len) != NULL ||
+		pg_encoding_verifymbstr(PG_UTF8, bytes, (int) len) != (int) len)
+		return NULL;
+	return pnstrdup(bytes, len);
+}
+
+static bool
+get_text(OrionFrame *frame, const char **text)
+{
+	const char *bytes;
+	size_t		len;
+
+	if (!orion_frame_get(frame, &bytes, &len))
+		return false;
+	*text = copy_text(bytes, len);
+	return *text != NULL;
+}
+
+/* False when the frame is not what a gateway of this version sends. */
+static bool
+parse_request(OrionFrame *frame, OrionRequest *request)
+{
+	OrionHeader *headers = palloc(MAX_HEADERS * sizeof(OrionHeader));
+	int			n = 0;
+
+	if (!get_text(frame, &request->method) || !get_text(frame, &request->path) ||
+		!get_text(frame, &request->query) || !get_text(frame, &request->peer) ||
+		!orion_frame_get(frame, &request->body, &request->body_len))
+		return false;
+	while (!orion_frame_done(frame))
+	{
+		if (n == MAX_HEADERS || !get_text(frame, &headers[n].name) || !get_text(frame, &headers[n].value))
+			return false;
+		n++;
+	}
+	request->headers = headers;
+	request->nheaders = n;
+	return true;
+}
+
+static void
+answer_error(OrionResponse *response)
+{
+	response->status = 500;
+	initStringInfo(&response->body);
+	appendStringInfoString(&response->body,
+						   "{\"code\":\"XX000\",\"message\":\"the request could not be served\",\"details\":null,"
+						   "\"hint\":\"The server log has the reason.\"}");
+	response->nheaders = 1;
+	response->headers = palloc(sizeof(OrionHeader));
+	response->headers[0] = (OrionHeader) {"content-type", "application/json; charset=utf-8"};
+}
+
+/* The REST layer lets no error out; should one come, the process goes on. */
+static void
+serve_guarded(const OrionRequest *request, OrionResponse *response)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		orion_rest_serve(request, response);
+		if (IsTransactionOrTransactionBlock())
+			elog(ERROR, "a request left its transaction open");
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		error_context_stack = NULL;
+		EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		memset(response, 0, sizeof(*response));
+		answer_error(response);
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+}
+
+static void
+put_answer(uint64 id, const OrionResponse *response)
+{
+	orion_frame_begin(&out, ORION_FRAME_RESPONSE, id);
+	orion_frame_put_u64(&out, response->status);
+	orion_frame_put(&out, response->body.data, response->body.data ? response->body.len : 0);
+	for (int i = 0; i < response->nheaders; i++)
+	{
+		orion_frame_put_str(&out, response->headers[i].name);
+		orion_frame_put_str(&out, response->headers[i].value);
+	}
+	orion_frame_end(&out);
+}
+
+/* --- leaving nothing behind ------------------------------------------------------- */
+
+static void
+note_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT && (MyXactFlags & XACT_FLAGS_ACCESSEDTEMPNAMESPACE))
+		used_temp_tables = true;
+}
+
+static void
+drop_temp_tables(void)
+{
+	used_temp_tables = false;
+	StartTransactionCommand();
+	ResetTempTableNamespace();
+	CommitTransactionCommand();
+	used_temp_tables = false;	/* that transaction set it again */
+}
+
+/*
+ * What DISCARD ALL does, without the cost where there is nothing to discard.
+ * LISTEN cannot happen: PostgreSQL refuses it in background workers.
+ */
+static void
+restore_session(void)
+{
+	if (OidIsValid(GetCurrentRoleId()))
+		SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
+	if (GetSessionUserId() != GetAuthenticatedUserId())
+		elog(ERROR, "a request changed the session user");
+	ResetAllOptions();
+	PortalHashTableDeleteAll();
+	DropAllPreparedStatements();
+	LockReleaseSession(USER_LOCKMETHOD);
+	ResetSequenceCaches();
+	if (used_temp_tables)
+		drop_temp_tables();
+}
+
+/* False when the connection to the gateway is of no more use. */
+static bool
+serve(OrionFrame *frame, long size)
+{
+	MemoryContext old = MemoryContextSwitchTo(request_context);
+	OrionRequest request = {0};
+	OrionResponse response = {0};
+	uint64		id = frame->id;
+	bool		ok = false;
+
+	if (parse_request(frame, &request))
+	{
+		pgstat_report_activity(STATE_RUNNING, "orion request");
+		enable_timeout_every(peek_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEEK_MS), PEEK_MS);
+		serve_guarded(&request, &response);
+		disable_timeout(peek_timeout, false);
+		QueryCancelPending = false;
+		put_answer(id, &response);
+		orion_buffer_consume(&in, size);
+		ok = send_answer();
+		restore_session();
+		pgstat_report_stat(false);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(request_context);
+	if (in.cap > KEEP_BUFFER && orion_buffer_len(&in) == 0)
+		orion_buffer_free(&in);
+	return ok;
+}
+
+/* Serves what has arrived; 0 when nothing more is there, -1 when the gateway is lost. */
+static int
+work(void)
+{
+	size_t		max = (size_t) orion_http_max_body_size * 1024 + HEADER_ROOM;
+	OrionFrame	frame;
+	long		size = orion_frame_parse(in.data + in.start, orion_buffer_len(&in), max, &frame);
+
+	if (size == 0)
+	{
+		long		n = orion_buffer_fill(&in, gateway_fd);
+
+		return n > 0 ? 1 : n == -1 ? 0 : -1;
+	}
+	if (size > 0 && frame.type == ORION_FRAME_REQUEST)
+		return serve(&frame, size) ? 1 : -1;
+	if (size > 0 && frame.type == ORION_FRAME_CANCEL)
+	{
+		orion_buffer_consume(&in, size);	/* came after the answer */
+		return 1;
+	}
+	return -1;
+}
+
+/* Nothing to do: wait for the gateway, or first for it to appear. */
+static void
+rest_a_while(void)
+{
+	long		timeout_ms = -1;
+
+	if (gateway_fd < 0)
+		timeout_ms = orion_http_port > 0 ? RECONNECT_MS : -1;
+	else if (pgstat_report_stat(false) > 0)
+		timeout_ms = 1000;		/* statistics wait to be sent */
+	pgstat_report_activity(STATE_IDLE, NULL);
+	orion_pool_wait(gateway_fd, false, timeout_ms);
+}
+
+static void
+run(void)
+{
+	request_context = AllocSetContextCreate(TopMemoryContext, "orion request", ALLOCSET_DEFAULT_SIZES);
+	peek_timeout = RegisterTimeout(USER_TIMEOUT, peek);
+	RegisterXactCallback(note_transaction, NULL);
 	while (orion_pool_continue())
-		orion_pool_wait(-1, false, -1);
+	{
+		int			done = 0;
+
+		if (gateway_fd >= 0 || (orion_http_port > 0 && connect_gateway()))
+			done = work();
+		if (done < 0)
+			disconnect();
+		if (done <= 0)
+			rest_a_while();
+	}
+	disconnect();
 }
 
 void
 orion_executor_main(Datum arg)
 {
-	orion_pool_run(arg, NULL, idle);
+	orion_pool_run(arg, "orion_authenticator", run);
 }

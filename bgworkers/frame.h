@@ -35,8 +35,9 @@ typedef enum OrionFrameType
 	/* executor -> gateway */
 	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of header name and value */
 
-	/* courier -> relay */
-	ORION_FRAME_READY = 20,		/* connected; fields: position stored at the sink, or empty */
+	/* courier -> relay, and the first and the last also gateway -> its worker */
+	ORION_FRAME_READY = 20,		/* connected (gateway: listening); fields: position stored at the
+								 * sink, or empty */
 	ORION_FRAME_ACK = 21,		/* id = event number: it and all before it are settled */
 	ORION_FRAME_REJECT = 22,	/* id = event number: refused for good; fields: reason */
 	ORION_FRAME_TROUBLE = 23,	/* the sink is unreachable or slow; fields: text for operators, empty =

@@ -18,6 +18,7 @@
 #include "seal/seal.h"
 #include "token/token.h"
 #include "auth/auth.h"
+#include "gateway_worker.h"
 #include "launcher.h"
 
 PG_MODULE_MAGIC;
@@ -40,6 +41,7 @@ _PG_init(void)
 	orion_auth_init();
 	orion_outbox_init();
 	orion_rest_init();
+	orion_gateway_init();
 	orion_launcher_init();
 	MarkGUCPrefixReserved("orion");
 }

@@ -1,5 +1,233 @@
+/*
+ * main.c
+ *	  orion-gateway: serves HTTP clients and hands their requests to executors.
+ *
+ * A program without Postgres memory, started by the gateway worker with the
+ * server's data directory as its working directory.  One thread, one epoll; a
+ * turn looks at all events, then runs the HTTP server.  It leaves when its parent
+ * does (end of file on descriptor 3), with code 1 when it cannot serve, after
+ * telling why on standard error and to the parent.  It decides nobody's identity:
+ * the executors do.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gateway/gateway.h"
+
+#define PARENT_FD	3
+#define MAX_EVENTS	256
+#define MAX_CONFIG	65536
+#define SWEEP_MS	250			/* how late a deadline may be noticed */
+#define OTHER_FDS	256			/* executors, listeners and the like */
+
+Gateway		gateway;
+
+static OrionBuffer parent_in;
+
+void
+gateway_complain(const char *fmt,...)
+{
+	char		line[512];
+	va_list		args;
+
+	va_start(args, fmt);
+	vsnprintf(line, sizeof(line), fmt, args);
+	va_end(args);
+	fprintf(stderr, "orion-gateway: %s\n", line);
+}
+
+static void
+tell_parent(OrionFrameType type, const char *text)
+{
+	OrionBuffer out = {0};
+
+	orion_frame_begin(&out, type, 0);
+	orion_frame_put_str(&out, text);
+	orion_frame_end(&out);
+	orion_buffer_flush(&out, PARENT_FD);
+	orion_buffer_free(&out);
+}
+
+static void __attribute__((noreturn))
+give_up(const char *why)
+{
+	gateway_complain("%s", why);
+	tell_parent(ORION_FRAME_TROUBLE, why);
+	exit(1);
+}
+
+static void
+read_clock(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	gateway.now = (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+}
+
+bool
+gateway_watch(Source *source, uint32_t events)
+{
+	struct epoll_event event = {.events = events, .data.ptr = source};
+
+	return epoll_ctl(gateway.epoll, EPOLL_CTL_ADD, source->fd, &event) == 0;
+}
+
+static void
+read_config(void)
+{
+	struct pollfd pfd = {.fd = PARENT_FD, .events = POLLIN};
+	OrionFrame	frame;
+	const char *json;
+	size_t		len;
+	long		n;
+
+	while ((n = orion_frame_parse(parent_in.data, parent_in.end, MAX_CONFIG, &frame)) == 0)
+	{
+		if (poll(&pfd, 1, -1) < 0 && errno != EINTR)
+			exit(1);
+		n = orion_buffer_fill(&parent_in, PARENT_FD);
+		if (n == 0 || n == -2)
+			exit(0);			/* the parent has gone, or is no socket */
+	}
+	if (n < 0 || frame.type != ORION_FRAME_CONFIG || !orion_frame_get(&frame, &json, &len) ||
+		!gateway_config_parse(json, len, &gateway.config))
+		give_up("the configuration is not understood");
+	orion_buffer_consume(&parent_in, n);
+}
+
+/* Each connection needs a descriptor. */
+static void
+raise_limits(void)
+{
+	struct rlimit limit;
+	rlim_t		need = gateway.config.max_connections + OTHER_FDS;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need)
+		return;
+	limit.rlim_cur = need < limit.rlim_max ? need : limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur < need)
+	{
+		gateway.config.max_connections = limit.rlim_cur > 2 * OTHER_FDS ? limit.rlim_cur - OTHER_FDS : limit.rlim_cur / 2;
+		gateway_complain("connections are limited to %d by the limit of open files", gateway.config.max_connections);
+	}
+}
+
+static void
+start(void)
+{
+	char		why[512] = "";
+
+	signal(SIGPIPE, SIG_IGN);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_DUMPABLE, 0);	/* requests hold passwords and tokens */
+	read_config();
+	raise_limits();
+	read_clock();
+	gateway.queue.max = gateway.config.queue_size;
+	gateway.epoll = epoll_create1(EPOLL_CLOEXEC);
+	gateway.parent = (Source) {SOURCE_PARENT, PARENT_FD};
+	if (gateway.epoll < 0 || !gateway_watch(&gateway.parent, EPOLLIN))
+		give_up("could not create an epoll");
+	if (!gateway_listen(why, sizeof(why)) || !gateway_open_door(why, sizeof(why)))
+		give_up(why);
+	if (!gateway_watch(&gateway.door, EPOLLIN) || !gateway_server_start())
+		give_up("could not start the HTTP server");
+	tell_parent(ORION_FRAME_READY, "");
+}
+
+/* The worker says nothing after the configuration; end of file is its end. */
+static void
+parent_event(void)
+{
+	long		n = orion_buffer_fill(&parent_in, PARENT_FD);
+
+	if (n == 0 || n == -2)
+		exit(0);
+	parent_in.start = parent_in.end = 0;
+}
+
+static void
+dispatch(Source *source, uint32_t events)
+{
+	switch (source->kind)
+	{
+		case SOURCE_PARENT:
+			parent_event();
+			break;
+		case SOURCE_HTTP:
+			gateway.run_http = true;
+			break;
+		case SOURCE_LISTENER:
+			gateway_server_accept(source);
+			break;
+		case SOURCE_DOOR:
+			gateway_handoff_accept();
+			break;
+		case SOURCE_EXECUTOR:
+			gateway_handoff_event((Executor *) source, events);
+			break;
+		case SOURCE_CLIENT:
+			gateway_server_client_event((Client *) source, events);
+			break;
+	}
+}
+
+/* Milliseconds until something is due; -1 when nothing is. */
+static int
+time_left(void)
+{
+	MHD_UNSIGNED_LONG_LONG http;
+
+	if (gateway.run_http)
+		return 0;
+	if (MHD_get_timeout(gateway.daemon, &http) == MHD_YES && http < SWEEP_MS)
+	{
+		gateway.run_http = true;
+		return (int) http;
+	}
+	return gateway.nclients > 0 ? SWEEP_MS : -1;
+}
+
+static void
+turn(void)
+{
+	struct epoll_event events[MAX_EVENTS];
+	int			n = epoll_wait(gateway.epoll, events, MAX_EVENTS, time_left());
+	static int64_t swept;
+
+	if (n < 0 && errno != EINTR)
+		give_up("could not wait for events");
+	read_clock();
+	for (int i = 0; i < n; i++)
+		dispatch(events[i].data.ptr, events[i].events);
+	if (gateway.now - swept >= SWEEP_MS)
+	{
+		swept = gateway.now;
+		gateway_handoff_expire();
+		gateway_server_sweep();
+	}
+	if (gateway.run_http)
+		gateway_server_run();
+	gateway_handoff_bury();
+}
+
 int
 main(void)
 {
-	return 1;
+	start();
+	for (;;)
+		turn();
 }

@@ -1,0 +1,187 @@
+/*
+ * gateway.h
+ *	  What the files of the program orion-gateway share.
+ *
+ * One thread, one epoll.  A request is read by the HTTP server (server.c), whose
+ * connection is suspended while the request waits in the queue or is out at an
+ * executor (handoff.c).  A request has one owner at a time: its state says who.
+ */
+#ifndef ORION_GATEWAY_H
+#define ORION_GATEWAY_H
+
+#include <microhttpd.h>
+#include <sys/types.h>
+
+#include "frame.h"
+#include "gateway/http.h"
+#include "gateway/queue.h"
+
+#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"	/* below the data directory */
+#define ORION_GATEWAY_MAX_LISTENERS 16
+
+/* From the CONFIG frame; the worker has the settings these come from. */
+typedef struct GatewayConfig
+{
+	char		version[32];
+	char		listen_addresses[1024];
+	int			port;
+	uint64_t	max_body;		/* bytes */
+	size_t		max_header;		/* bytes: request line and headers */
+	int64_t		idle_timeout;	/* milliseconds */
+	int			queue_size;
+	int64_t		queue_timeout;	/* milliseconds */
+	int			max_connections;
+	int			max_connections_per_address;	/* 0: no limit */
+} GatewayConfig;
+
+/* What an event of the epoll is about; the first member of the thing itself. */
+typedef enum SourceKind
+{
+	SOURCE_PARENT,				/* the worker: end of file means leave */
+	SOURCE_HTTP,				/* the HTTP server's own epoll */
+	SOURCE_LISTENER,
+	SOURCE_DOOR,				/* where executors connect */
+	SOURCE_EXECUTOR,
+	SOURCE_CLIENT,				/* a client's socket: only its hanging up */
+} SourceKind;
+
+typedef struct Source
+{
+	SourceKind	kind;
+	int			fd;
+} Source;
+
+typedef enum RequestState
+{
+	REQUEST_NEW,				/* target known, headers being read */
+	REQUEST_READING,			/* body */
+	REQUEST_QUEUED,				/* in the queue; connection suspended */
+	REQUEST_OUT,				/* at an executor; connection suspended */
+	REQUEST_ANSWERED,			/* response is set; connection resumed */
+	REQUEST_ABORTED,			/* no answer; connection to be closed */
+} RequestState;
+
+typedef struct Client Client;
+typedef struct Executor Executor;
+
+typedef struct Request
+{
+	OrionQueueItem item;		/* first: a queue item is a request */
+	RequestState state;
+	uint64_t	id;
+	struct MHD_Connection *connection;
+	Client	   *client;
+	Executor   *executor;		/* while OUT */
+	OrionBuffer frame;			/* the REQUEST frame, from offset 0; kept for a second try */
+	size_t		sent;			/* bytes of it sent */
+	size_t		body_at;		/* offset of the body's length field */
+	uint64_t	body_len;
+	bool		too_large;		/* body over the limit: read on, answer 413 */
+	bool		safe;			/* GET or HEAD: may be given to another executor */
+	bool		retried;
+	bool		close;			/* close the connection after the answer */
+	bool		bad_target;		/* found before the headers were there */
+	const OrionHttpError *error;	/* answer to give once the request is read */
+	struct MHD_Response *response;
+	unsigned int status;
+	size_t		target_len;
+	char		request_id[ORION_HTTP_MAX_REQUEST_ID + 1];
+	char		target[ORION_HTTP_MAX_TARGET + 1];
+	struct Request *next_free;
+} Request;
+
+/* Clients in the order in which they entered. */
+typedef struct ClientList
+{
+	Client	   *first;
+	Client	   *last;
+} ClientList;
+
+struct Client
+{
+	Source		source;
+	ClientList *list;			/* the list it is in, or NULL */
+	Client	   *prev;
+	Client	   *next;
+	int64_t		since;			/* when it entered the list */
+	uint64_t	seen;			/* body bytes at the last look */
+	bool		half_closed;	/* it will send no more */
+	Request    *request;		/* the current one, or NULL */
+	char		address[64];
+};
+
+struct Executor
+{
+	Source		source;
+	pid_t		pid;
+	bool		greeted;
+	bool		dead;			/* to be freed at the end of this turn */
+	bool		want_write;		/* epoll watches for writability */
+	bool		idle;			/* in the idle list */
+	bool		cancel_due;		/* the CANCEL frame waits for the request to be sent */
+	uint64_t	out_id;			/* request it works on, 0 = none */
+	Request    *request;		/* the same, NULL when its client has gone */
+	OrionBuffer in;
+	OrionBuffer out;			/* the rest of a frame whose request is gone, and CANCEL */
+	Executor   *prev;
+	Executor   *next;
+	Executor   *next_idle;
+	Executor   *next_dead;
+};
+
+typedef struct Gateway
+{
+	GatewayConfig config;
+	int			epoll;
+	int64_t		now;			/* monotonic milliseconds, read once a turn */
+	struct MHD_Daemon *daemon;
+	Source		parent;
+	Source		http;
+	Source		door;
+	Source		listeners[ORION_GATEWAY_MAX_LISTENERS];
+	int			nlisteners;
+	bool		listening;		/* the listeners are in the epoll */
+	bool		run_http;		/* the HTTP server has something to do */
+	OrionQueue	queue;
+	Executor   *executors;
+	Executor   *idle;			/* last in, first out: warm caches */
+	Executor   *dead;
+	int			nexecutors;
+	ClientList	reading;		/* they owe us a request, or the rest of one */
+	ClientList	leaving;		/* half-closed, and their request is underway */
+	int			nclients;
+} Gateway;
+
+extern Gateway gateway;
+
+/* main.c */
+extern bool gateway_watch(Source *source, uint32_t events);
+extern void gateway_complain(const char *fmt,...) __attribute__((format(printf, 1, 2)));
+
+/* config.c: false when the JSON is not what the worker writes. */
+extern bool gateway_config_parse(const char *json, size_t len, GatewayConfig *config);
+
+/* listen.c: false with a text for operators when an address cannot be had. */
+extern bool gateway_listen(char *why, size_t size);
+extern bool gateway_open_door(char *why, size_t size);
+
+/* server.c */
+extern bool gateway_server_start(void);
+extern void gateway_server_accept(Source *listener);
+extern void gateway_server_run(void);
+extern void gateway_server_client_event(Client *client, uint32_t events);
+extern void gateway_server_sweep(void);
+extern void gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response);
+extern void gateway_server_refuse(Request *request, const OrionHttpError *error);
+extern struct MHD_Response *gateway_server_error(const OrionHttpError *error, const char *request_id);
+extern void gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
+
+/* handoff.c */
+extern void gateway_handoff_accept(void);
+extern void gateway_handoff_event(Executor *executor, uint32_t events);
+extern bool gateway_handoff_submit(Request *request);
+extern void gateway_handoff_cancel(Request *request);
+extern void gateway_handoff_bury(void);
+extern void gateway_handoff_expire(void);
+
+#endif							/* ORION_GATEWAY_H */

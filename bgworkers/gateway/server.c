@@ -1,0 +1,712 @@
+/*
+ * server.c
+ *	  The HTTP side: clients, their requests, and the limits put on them.
+ *
+ * libmicrohttpd reads and writes; it is run from the gateway's own loop.  Facts
+ * about 0.9.75 that the code leans on: the target is only seen whole by the URI
+ * callback; method, target, version and headers lie one behind the other in its
+ * read buffer with their separators overwritten by NUL, so any other distance
+ * between them means a NUL, a folded line or a bare line feed, which it does not
+ * report; an answer queued before the body is read closes the connection; a
+ * suspended connection is left alone, so that a client's hanging up meanwhile is
+ * seen by an epoll entry of ours.
+ *
+ * A slow client keeps its connection no longer than idle_timeout from the end of
+ * the last answer to the end of its headers; a body must come at MIN_RATE.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "gateway/gateway.h"
+
+#define MIN_RATE		16		/* bytes of a body per millisecond; a modem's 128 kbit/s */
+#define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an answer */
+#define KEEP_REQUESTS	256		/* free requests kept for reuse */
+#define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
+#define ACCEPT_BATCH	64		/* connections taken before others get their turn */
+#define ANSWER_ROOM		8192	/* the library's memory for a response's headers */
+
+static Request *free_requests;
+static int	nfree;
+static uint64_t last_id;
+static uint64_t id_prefix;
+static struct MHD_Response *health;
+static struct MHD_Response *ready;
+
+/* --- requests -------------------------------------------------------------- */
+
+static Request *
+request_new(void)
+{
+	Request    *request = free_requests;
+	OrionBuffer frame = {0};
+
+	if (request)
+	{
+		free_requests = request->next_free;
+		nfree--;
+		frame = request->frame;
+		frame.start = frame.end = 0;
+	}
+	else if ((request = malloc(sizeof(*request))) == NULL)
+		return NULL;
+	memset(request, 0, offsetof(Request, target));	/* next_free is set when freed */
+	request->frame = frame;
+	request->id = ++last_id;
+	return request;
+}
+
+static void
+request_free(Request *request)
+{
+	if (request->frame.cap > KEEP_FRAME || request->frame.failed)
+		orion_buffer_free(&request->frame);
+	if (nfree >= KEEP_REQUESTS)
+	{
+		orion_buffer_free(&request->frame);
+		free(request);
+		return;
+	}
+	request->next_free = free_requests;
+	free_requests = request;
+	nfree++;
+}
+
+/* --- clients ----------------------------------------------------------------- */
+
+static void
+client_leave(Client *client)
+{
+	if (client->list == NULL)
+		return;
+	if (client->prev)
+		client->prev->next = client->next;
+	else
+		client->list->first = client->next;
+	if (client->next)
+		client->next->prev = client->prev;
+	else
+		client->list->last = client->prev;
+	client->list = NULL;
+}
+
+static void
+client_enter(Client *client, ClientList *list)
+{
+	client_leave(client);
+	client->list = list;
+	client->since = gateway.now;
+	client->next = NULL;
+	client->prev = list->last;
+	if (client->prev)
+		client->prev->next = client;
+	else
+		list->first = client;
+	list->last = client;
+}
+
+static bool
+is_underway(const Request *request)
+{
+	return request && (request->state == REQUEST_QUEUED || request->state == REQUEST_OUT);
+}
+
+/* Gives up a request that waits or is out, and with it the connection. */
+static void
+abort_request(Request *request)
+{
+	gateway_handoff_cancel(request);
+	client_leave(request->client);
+	request->state = REQUEST_ABORTED;
+	MHD_resume_connection(request->connection);
+	gateway.run_http = true;
+}
+
+/* A body that came at the least rate since the last look may go on. */
+static bool
+makes_progress(Client *client)
+{
+	Request    *request = client->request;
+	uint64_t	before = client->seen;
+
+	if (request == NULL || request->state != REQUEST_READING)
+		return false;
+	client->seen = request->body_len;
+	return request->body_len - before >= (uint64_t) (gateway.now - client->since) * MIN_RATE;
+}
+
+/* Hangs up on slow clients and gives up for those who left. */
+void
+gateway_server_sweep(void)
+{
+	Client	   *client;
+
+	while ((client = gateway.reading.first) != NULL &&
+		   gateway.now - client->since >= gateway.config.idle_timeout)
+	{
+		if (makes_progress(client))
+			client_enter(client, &gateway.reading);
+		else
+		{
+			client_leave(client);
+			shutdown(client->source.fd, SHUT_RDWR);
+		}
+	}
+	while ((client = gateway.leaving.first) != NULL &&
+		   gateway.now - client->since >= HALF_CLOSED_MS)
+		abort_request(client->request);
+}
+
+/*
+ * A client hung up.  One that only closed its sending side may still want the
+ * answer: whether it does cannot be seen, so it gets HALF_CLOSED_MS.
+ */
+void
+gateway_server_client_event(Client *client, uint32_t events)
+{
+	client->half_closed = true;
+	if (!is_underway(client->request))
+		return;
+	if (events & (EPOLLHUP | EPOLLERR))
+		abort_request(client->request);
+	else if (client->list != &gateway.leaving)
+		client_enter(client, &gateway.leaving);
+}
+
+static Client *
+client_of(struct MHD_Connection *connection)
+{
+	return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+}
+
+static void
+format_address(struct MHD_Connection *connection, char *out, size_t size)
+{
+	const struct sockaddr *sa = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
+	const void *addr = sa->sa_family == AF_INET6
+		? (const void *) &((const struct sockaddr_in6 *) sa)->sin6_addr
+		: (const void *) &((const struct sockaddr_in *) sa)->sin_addr;
+
+	if (inet_ntop(sa->sa_family, addr, out, size) == NULL)
+		out[0] = '\0';
+}
+
+static void
+watch_listeners(bool watch)
+{
+	if (gateway.listening == watch)
+		return;
+	gateway.listening = watch;
+	for (int i = 0; i < gateway.nlisteners; i++)
+	{
+		Source	   *listener = &gateway.listeners[i];
+
+		if (watch)
+			gateway_watch(listener, EPOLLIN);
+		else
+			epoll_ctl(gateway.epoll, EPOLL_CTL_DEL, listener->fd, NULL);
+	}
+}
+
+static void
+connection_started(struct MHD_Connection *connection, void **context)
+{
+	Client	   *client = calloc(1, sizeof(*client));
+
+	*context = client;
+	if (client == NULL)
+		return;					/* its requests get no answer */
+	client->source.kind = SOURCE_CLIENT;
+	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+	format_address(connection, client->address, sizeof(client->address));
+	gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
+	client_enter(client, &gateway.reading);
+	gateway.nclients++;
+}
+
+static void
+connection_closed(void **context)
+{
+	Client	   *client = *context;
+
+	if (client == NULL)
+		return;
+	client_leave(client);
+	epoll_ctl(gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
+	free(client);
+	gateway.nclients--;
+	watch_listeners(true);
+}
+
+static void
+notify_connection(void *cls, struct MHD_Connection *connection, void **context,
+				  enum MHD_ConnectionNotificationCode code)
+{
+	if (code == MHD_CONNECTION_NOTIFY_STARTED)
+		connection_started(connection, context);
+	else
+		connection_closed(context);
+}
+
+/* At the limit, connections wait in the kernel's backlog. */
+void
+gateway_server_accept(Source *listener)
+{
+	for (int i = 0; i < ACCEPT_BATCH; i++)
+	{
+		struct sockaddr_storage addr;
+		socklen_t	len = sizeof(addr);
+		int			fd;
+
+		if (gateway.nclients >= gateway.config.max_connections)
+		{
+			watch_listeners(false);
+			return;
+		}
+		fd = accept4(listener->fd, (struct sockaddr *) &addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd < 0)
+			return;
+		MHD_add_connection(gateway.daemon, fd, (struct sockaddr *) &addr, len);	/* closes it on failure */
+		gateway.run_http = true;
+	}
+}
+
+/* --- answers ----------------------------------------------------------------- */
+
+void
+gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id)
+{
+	MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+	if (request_id && request_id[0])
+		MHD_add_response_header(response, "X-Request-Id", request_id);
+}
+
+struct MHD_Response *
+gateway_server_error(const OrionHttpError *error, const char *request_id)
+{
+	char		body[1024];
+	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
+	struct MHD_Response *response = MHD_create_response_from_buffer(len, body, MHD_RESPMEM_MUST_COPY);
+
+	if (response == NULL)
+		return NULL;
+	MHD_add_response_header(response, "Content-Type", "application/json; charset=utf-8");
+	if (error->status == 503)
+		MHD_add_response_header(response, "Retry-After", "1");
+	if (error->status == 405)
+		MHD_add_response_header(response, "Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+	gateway_server_add_own_headers(response, request_id);
+	return response;
+}
+
+/* The answer of a request that was underway; takes over the response. */
+void
+gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response)
+{
+	client_leave(request->client);
+	request->response = response;
+	request->status = status;
+	request->state = response ? REQUEST_ANSWERED : REQUEST_ABORTED;
+	MHD_resume_connection(request->connection);
+	gateway.run_http = true;
+}
+
+void
+gateway_server_refuse(Request *request, const OrionHttpError *error)
+{
+	gateway_server_answer(request, error->status, gateway_server_error(error, request->request_id));
+}
+
+static enum MHD_Result
+reply(Request *request, unsigned int status, struct MHD_Response *response)
+{
+	enum MHD_Result result;
+
+	if (response == NULL)
+		return MHD_NO;
+	if (request->close)
+		MHD_add_response_header(response, "Connection", "close");
+	request->state = REQUEST_ANSWERED;
+	result = MHD_queue_response(request->connection, status, response);
+	MHD_destroy_response(response);
+	return result;
+}
+
+static enum MHD_Result
+reply_error(Request *request, const OrionHttpError *error)
+{
+	return reply(request, error->status, gateway_server_error(error, request->request_id));
+}
+
+/* --- requests as they are read ------------------------------------------------ */
+
+static void *
+target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
+{
+	Client	   *client = client_of(connection);
+	Request    *request = client ? request_new() : NULL;
+
+	if (request == NULL)
+		return NULL;
+	request->connection = connection;
+	request->client = client;
+	client->request = request;
+	client->seen = 0;
+	request->target_len = uri ? strlen(uri) : 0;
+	if (request->target_len <= ORION_HTTP_MAX_TARGET)
+		memcpy(request->target, uri ? uri : "", request->target_len + 1);
+	return request;
+}
+
+static void
+request_completed(void *cls, struct MHD_Connection *connection, void **context,
+				  enum MHD_RequestTerminationCode code)
+{
+	Request    *request = *context;
+
+	*context = NULL;
+	if (request == NULL)
+		return;
+	if (is_underway(request))
+		gateway_handoff_cancel(request);	/* only when the daemon is stopped */
+	if (request->state == REQUEST_ANSWERED && request->response)
+		MHD_destroy_response(request->response);
+	request->client->request = NULL;
+	client_enter(request->client, &gateway.reading);
+	request_free(request);
+}
+
+typedef struct HeadScan
+{
+	OrionHttpHead head;
+	bool		gap;			/* bytes between headers that the library hid */
+	size_t		size;			/* of all headers, as on the wire */
+	const char *end;			/* of the last value */
+} HeadScan;
+
+static bool
+only_blanks(const char *from, const char *to)
+{
+	for (; from < to; from++)
+	{
+		if (*from != ' ' && *from != '\t')
+			return false;
+	}
+	return true;
+}
+
+/* See the top of the file for what the distances mean. */
+static enum MHD_Result
+scan_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len, const char *value, size_t value_len)
+{
+	HeadScan   *scan = cls;
+
+	if (value == NULL)
+		value = key + key_len, value_len = 0;
+	if (scan->end && key != scan->end + 2)
+		scan->gap = true;
+	if (value <= key + key_len || !only_blanks(key + key_len + 1, value))
+		scan->gap = true;
+	scan->size += value + value_len - key + 2;
+	scan->end = value + value_len;
+	orion_http_head_add(&scan->head, key, key_len, value, value_len);
+	return MHD_YES;
+}
+
+/* CR LF CR LF were overwritten by NUL; anything else is a NUL that was sent. */
+static bool
+ends_cleanly(const char *end)
+{
+	return end[0] == '\0' && end[1] == '\0' && end[2] == '\0' && end[3] == '\0';
+}
+
+static bool
+request_line_is_whole(const Request *request, const char *method, const char *url, const char *version)
+{
+	if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
+		return false;
+	return url == method + strlen(method) + 1 && version == url + request->target_len + 1;
+}
+
+static void
+choose_request_id(Request *request, const OrionHttpHead *head)
+{
+	if (head->request_id)
+	{
+		memcpy(request->request_id, head->request_id, head->request_id_len);
+		request->request_id[head->request_id_len] = '\0';
+	}
+	else
+		snprintf(request->request_id, sizeof(request->request_id), "%016llx-%llx",
+				 (unsigned long long) id_prefix, (unsigned long long) request->id);
+}
+
+/* Begins the frame up to the body's length, which is filled in at its end. */
+static void
+begin_frame(Request *request, const char *method, const OrionHttpTarget *target)
+{
+	OrionBuffer *frame = &request->frame;
+
+	orion_frame_begin(frame, ORION_FRAME_REQUEST, request->id);
+	orion_frame_put_str(frame, method);
+	orion_frame_put(frame, target->path, target->path_len);
+	orion_frame_put(frame, target->query, target->query_len);
+	orion_frame_put_str(frame, request->client->address);
+	request->body_at = frame->end;
+	orion_frame_put(frame, "", 0);
+}
+
+static enum MHD_Result
+put_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len, const char *value, size_t value_len)
+{
+	OrionBuffer *frame = cls;
+	char		name[ORION_HTTP_MAX_NAME];
+
+	if (orion_http_hop_by_hop(key, key_len) || (key_len == 12 && strncasecmp(key, "x-request-id", 12) == 0))
+		return MHD_YES;
+	for (size_t i = 0; i < key_len; i++)
+		name[i] = key[i] >= 'A' && key[i] <= 'Z' ? key[i] + 32 : key[i];
+	orion_frame_put(frame, name, key_len);
+	while (value_len > 0 && (value[value_len - 1] == ' ' || value[value_len - 1] == '\t'))
+		value_len--;
+	orion_frame_put(frame, value, value_len);
+	return MHD_YES;
+}
+
+static bool
+is_own_path(const Request *request)
+{
+	return strcmp(request->target, "/health") == 0 || strcmp(request->target, "/ready") == 0;
+}
+
+static enum MHD_Result
+reply_own(Request *request)
+{
+	struct MHD_Response *response = request->target[1] == 'h' ? health : ready;
+
+	if (!request->safe)
+		return reply_error(request, &orion_http_method_refused);
+	if (response == ready && gateway.nexecutors == 0)
+		return reply_error(request, &orion_http_not_ready);
+	request->state = REQUEST_ANSWERED;
+	return MHD_queue_response(request->connection, 200, response);
+}
+
+/* What is wrong with the headers so that the end of the request is not known. */
+static const OrionHttpError *
+judge_head(Request *request, const HeadScan *scan, const char *method, const char *url, const char *version)
+{
+	if (request->target_len > ORION_HTTP_MAX_TARGET)
+		return &orion_http_target_too_long;
+	if (!request_line_is_whole(request, method, url, version) || scan->gap ||
+		(scan->end && !ends_cleanly(scan->end)))
+		return &orion_http_bad_request;
+	if (scan->size + request->target_len + strlen(method) + 12 > gateway.config.max_header)
+		return &orion_http_headers_too_large;
+	return orion_http_head_check(&scan->head, gateway.config.max_body);
+}
+
+/* What is wrong with a request that can be read to its end. */
+static const OrionHttpError *
+judge_request(Request *request, const char *method, OrionHttpTarget *target)
+{
+	OrionHttpMethod kind = orion_http_method(method);
+
+	if (kind == ORION_HTTP_METHOD_UNKNOWN)
+		return &orion_http_method_unknown;
+	if (kind == ORION_HTTP_METHOD_REFUSED)
+		return &orion_http_method_refused;
+	if (!orion_http_target_split(request->target, request->target_len, target))
+		return &orion_http_bad_target;
+	return NULL;
+}
+
+static enum MHD_Result
+headers_seen(Request *request, const char *method, const char *url, const char *version)
+{
+	HeadScan	scan = {0};
+	OrionHttpTarget target;
+	const OrionHttpError *error;
+
+	request->state = REQUEST_READING;
+	request->safe = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, scan_header, &scan);
+	choose_request_id(request, &scan.head);
+	error = judge_head(request, &scan, method, url, version);
+	if (error)
+	{
+		request->close = true;
+		return reply_error(request, error);
+	}
+	request->error = judge_request(request, method, &target);
+	if (request->error == NULL)
+		begin_frame(request, method, &target);
+	return MHD_YES;
+}
+
+/* At twice the limit patience ends: no answer can be given in mid-body. */
+static enum MHD_Result
+body_seen(Request *request, const char *data, size_t len)
+{
+	request->body_len += len;
+	if (request->body_len > gateway.config.max_body * 2)
+		return MHD_NO;
+	if (request->body_len > gateway.config.max_body)
+	{
+		request->error = &orion_http_body_too_large;
+		request->close = true;
+	}
+	if (request->error)
+		return MHD_YES;
+	if (!orion_buffer_reserve(&request->frame, len))
+		return MHD_NO;
+	memcpy(request->frame.data + request->frame.end, data, len);
+	request->frame.end += len;
+	return MHD_YES;
+}
+
+static enum MHD_Result
+request_read(Request *request)
+{
+	uint32_t	len = request->body_len;
+
+	if (request->error)
+		return reply_error(request, request->error);
+	if (is_own_path(request))
+		return reply_own(request);
+	memcpy(request->frame.data + request->body_at, &len, sizeof(len));
+	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, put_header, &request->frame);
+	orion_frame_put_str(&request->frame, "x-request-id");
+	orion_frame_put_str(&request->frame, request->request_id);
+	orion_frame_end(&request->frame);
+	if (request->frame.failed)
+		return MHD_NO;
+	if (!gateway.idle && gateway.queue.count >= gateway.queue.max)
+		return reply_error(request, &orion_http_queue_full);
+	client_leave(request->client);
+	if (request->client->half_closed)
+		client_enter(request->client, &gateway.leaving);
+	MHD_suspend_connection(request->connection);
+	gateway_handoff_submit(request);
+	return MHD_YES;
+}
+
+static enum MHD_Result
+handle(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
+	   const char *version, const char *data, size_t *len, void **context)
+{
+	Request    *request = *context;
+	enum MHD_Result result = MHD_NO;
+
+	if (request == NULL)
+		return MHD_NO;
+	switch (request->state)
+	{
+		case REQUEST_NEW:
+			return headers_seen(request, method, url, version);
+		case REQUEST_READING:
+			if (*len == 0)
+				return request_read(request);
+			result = body_seen(request, data, *len);
+			*len = 0;
+			return result;
+		case REQUEST_ANSWERED:
+			if (request->response)
+			{
+				struct MHD_Response *response = request->response;
+
+				request->response = NULL;
+				return reply(request, request->status, response);
+			}
+			return MHD_YES;
+		case REQUEST_QUEUED:
+		case REQUEST_OUT:
+			return MHD_YES;
+		case REQUEST_ABORTED:
+			return MHD_NO;
+	}
+	return MHD_NO;
+}
+
+/* --- life of the server -------------------------------------------------------- */
+
+/* The library's messages may quote the client: only their constant part is kept. */
+static void
+library_log(void *cls, const char *format, va_list args)
+{
+	static int64_t last = -60000;
+
+	if (gateway.now - last < 10000)
+		return;
+	last = gateway.now;
+	gateway_complain("http: %.*s", (int) strcspn(format, "%\n"), format);
+}
+
+static size_t
+leave_as_is(void *cls, struct MHD_Connection *connection, char *str)
+{
+	return strlen(str);
+}
+
+static struct MHD_Response *
+make_own_response(const char *body)
+{
+	struct MHD_Response *response = MHD_create_response_from_buffer(strlen(body), (void *) body, MHD_RESPMEM_MUST_COPY);
+
+	MHD_add_response_header(response, "Content-Type", "application/json; charset=utf-8");
+	MHD_add_response_header(response, "Cache-Control", "no-store");
+	gateway_server_add_own_headers(response, NULL);
+	return response;
+}
+
+bool
+gateway_server_start(void)
+{
+	char		body[128];
+	unsigned int timeout = gateway.config.idle_timeout / 1000 + 1;
+
+	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", gateway.config.version);
+	health = make_own_response(body);
+	ready = make_own_response("{\"status\":\"ready\"}");
+	if (getrandom(&id_prefix, sizeof(id_prefix), 0) != sizeof(id_prefix))
+		return false;
+	gateway.daemon =
+		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
+						 0, NULL, NULL, handle, NULL,
+						 MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
+						 MHD_OPTION_CONNECTION_MEMORY_LIMIT, gateway.config.max_header * 3 / 2 + ANSWER_ROOM,
+						 MHD_OPTION_CONNECTION_LIMIT, (unsigned int) gateway.config.max_connections,
+						 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) gateway.config.max_connections_per_address,
+						 MHD_OPTION_CONNECTION_TIMEOUT, timeout,
+						 MHD_OPTION_URI_LOG_CALLBACK, target_seen, NULL,
+						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
+						 MHD_OPTION_NOTIFY_COMPLETED, request_completed, NULL,
+						 MHD_OPTION_NOTIFY_CONNECTION, notify_connection, NULL,
+						 MHD_OPTION_STRICT_FOR_CLIENT, 1,
+						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+						 MHD_OPTION_END);
+	if (gateway.daemon == NULL)
+		return false;
+	gateway.http.kind = SOURCE_HTTP;
+	gateway.http.fd = MHD_get_daemon_info(gateway.daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+	watch_listeners(true);
+	return gateway.listening && gateway_watch(&gateway.http, EPOLLIN);
+}
+
+void
+gateway_server_run(void)
+{
+	gateway.run_http = false;
+	MHD_run(gateway.daemon);
+}

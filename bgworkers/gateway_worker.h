@@ -1,0 +1,17 @@
+/*
+ * gateway_worker.h
+ *	  The worker that runs orion-gateway, and the settings of HTTP.
+ */
+#ifndef ORION_GATEWAY_WORKER_H
+#define ORION_GATEWAY_WORKER_H
+
+#define ORION_GATEWAY_DIRECTORY "orion" /* below the data directory, mode 0700 */
+#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"
+
+extern int	orion_http_port;	/* 0: no HTTP */
+extern int	orion_http_max_body_size;	/* kB */
+
+/* Defines the settings orion.http_*. */
+extern void orion_gateway_init(void);
+
+#endif							/* ORION_GATEWAY_WORKER_H */

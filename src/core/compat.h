@@ -28,8 +28,13 @@
 
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
+#define orion_may_execute(function, role) \
+	(object_aclcheck(ProcedureRelationId, (function), (role), ACL_EXECUTE) == ACLCHECK_OK)
 #define orion_owns_database(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
 #else
+#define orion_may_execute(function, role) \
+	(pg_proc_aclcheck((function), (role), ACL_EXECUTE) == ACLCHECK_OK)
 #define orion_owns_database(oid) pg_database_ownercheck((oid), GetUserId())
 #endif
 

@@ -28,13 +28,8 @@
 
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_database.h"
-#include "catalog/pg_proc.h"
-#define orion_may_execute(function, role) \
-	(object_aclcheck(ProcedureRelationId, (function), (role), ACL_EXECUTE) == ACLCHECK_OK)
 #define orion_owns_database(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
 #else
-#define orion_may_execute(function, role) \
-	(pg_proc_aclcheck((function), (role), ACL_EXECUTE) == ACLCHECK_OK)
 #define orion_owns_database(oid) pg_database_ownercheck((oid), GetUserId())
 #endif
 
@@ -66,6 +61,22 @@
 #else
 #define orion_guc_malloc(size) malloc(size)
 #define orion_guc_free(pointer) free(pointer)
+#endif
+
+/* May the user execute the function? */
+#if PG_VERSION_NUM >= 160000
+#include "catalog/pg_proc.h"
+#define orion_acl_function(oid, user) object_aclcheck(ProcedureRelationId, (oid), (user), ACL_EXECUTE)
+#else
+#define orion_acl_function(oid, user) pg_proc_aclcheck((oid), (user), ACL_EXECUTE)
+#endif
+
+/* 16 gave parseTypeString an error context instead of a flag. */
+#include "parser/parse_type.h"
+#if PG_VERSION_NUM >= 160000
+#define orion_parse_type(name, type, typmod) ((void) parseTypeString((name), (type), (typmod), NULL))
+#else
+#define orion_parse_type(name, type, typmod) parseTypeString((name), (type), (typmod), false)
 #endif
 
 #endif							/* ORION_COMPAT_H */

@@ -51,12 +51,12 @@ open_listener(const struct addrinfo *ai)
 static bool
 listen_on(const char *host, bool optional, char *why, size_t size)
 {
-	struct addrinfo hints = {.ai_flags = AI_PASSIVE,.ai_socktype = SOCK_STREAM};
+	struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
 	struct addrinfo *list;
 	char		port[16];
 	int			rc;
 
-	snprintf(port, sizeof(port), "%d", orion_gateway.config.port);
+	snprintf(port, sizeof(port), "%d", gateway.config.port);
 	rc = getaddrinfo(host, port, &hints, &list);
 	if (rc != 0)
 	{
@@ -67,7 +67,7 @@ listen_on(const char *host, bool optional, char *why, size_t size)
 	{
 		int			fd;
 
-		if (orion_gateway.nlisteners == ORION_GATEWAY_MAX_LISTENERS)
+		if (gateway.nlisteners == ORION_GATEWAY_MAX_LISTENERS)
 		{
 			snprintf(why, size, "too many listen addresses");
 			freeaddrinfo(list);
@@ -77,15 +77,12 @@ listen_on(const char *host, bool optional, char *why, size_t size)
 		if (fd < 0 && (!optional || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL)))
 		{
 			snprintf(why, size, "could not listen on address \"%s\", port %d: %s",
-					 host, orion_gateway.config.port, strerror(errno));
+					 host, gateway.config.port, strerror(errno));
 			freeaddrinfo(list);
 			return false;
 		}
 		if (fd >= 0)
-			orion_gateway.listeners[orion_gateway.nlisteners++] = (Source)
-		{
-			SOURCE_LISTENER, fd
-		};
+			gateway.listeners[gateway.nlisteners++] = (Source) {SOURCE_LISTENER, fd};
 	}
 	freeaddrinfo(list);
 	return true;
@@ -102,20 +99,20 @@ listen_on_name(const char *name, char *why, size_t size)
 }
 
 bool
-orion_gateway_listen(char *why, size_t size)
+gateway_listen(char *why, size_t size)
 {
-	char		names[sizeof(orion_gateway.config.listen_addresses)];
+	char		names[sizeof(gateway.config.listen_addresses)];
 	char	   *save = NULL;
 
-	strcpy(names, orion_gateway.config.listen_addresses);
+	strcpy(names, gateway.config.listen_addresses);
 	for (char *name = strtok_r(names, ", \t", &save); name; name = strtok_r(NULL, ", \t", &save))
 	{
 		if (!listen_on_name(name, why, size))
 			return false;
 	}
-	if (orion_gateway.nlisteners == 0)
+	if (gateway.nlisteners == 0)
 		snprintf(why, size, "no listen address is given");
-	return orion_gateway.nlisteners > 0;
+	return gateway.nlisteners > 0;
 }
 
 /*
@@ -123,7 +120,7 @@ orion_gateway_listen(char *why, size_t size)
  * that was killed is in the way.
  */
 bool
-orion_gateway_open_door(char *why, size_t size)
+gateway_open_door(char *why, size_t size)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int			fd;
@@ -137,9 +134,6 @@ orion_gateway_open_door(char *why, size_t size)
 		snprintf(why, size, "could not open socket \"%s\": %s", addr.sun_path, strerror(errno));
 		return false;
 	}
-	orion_gateway.door = (Source)
-	{
-		SOURCE_DOOR, fd
-	};
+	gateway.door = (Source) {SOURCE_DOOR, fd};
 	return true;
 }

@@ -30,16 +30,12 @@
 
 #include "gateway/gateway.h"
 
-#define MIN_RATE		16		/* bytes of a body per millisecond; a modem's
-								 * 128 kbit/s */
-#define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an
-								 * answer */
+#define MIN_RATE		16		/* bytes of a body per millisecond; a modem's 128 kbit/s */
+#define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an answer */
 #define KEEP_REQUESTS	256		/* free requests kept for reuse */
 #define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
-#define ACCEPT_BATCH	64		/* connections taken before others get their
-								 * turn */
-#define ANSWER_ROOM		8192	/* the library's memory for a response's
-								 * headers */
+#define ACCEPT_BATCH	64		/* connections taken before others get their turn */
+#define ANSWER_ROOM		8192	/* the library's memory for a response's headers */
 
 static Request *free_requests;
 static int	nfree;
@@ -65,8 +61,7 @@ request_new(void)
 	}
 	else if ((request = malloc(sizeof(*request))) == NULL)
 		return NULL;
-	memset(request, 0, offsetof(Request, target));	/* next_free is set when
-													 * freed */
+	memset(request, 0, offsetof(Request, target));	/* next_free is set when freed */
 	request->frame = frame;
 	request->id = ++last_id;
 	return request;
@@ -111,7 +106,7 @@ client_enter(Client *client, ClientList *list)
 {
 	client_leave(client);
 	client->list = list;
-	client->since = orion_gateway.now;
+	client->since = gateway.now;
 	client->next = NULL;
 	client->prev = list->last;
 	if (client->prev)
@@ -131,11 +126,11 @@ is_underway(const Request *request)
 static void
 abort_request(Request *request)
 {
-	orion_gateway_handoff_cancel(request);
+	gateway_handoff_cancel(request);
 	client_leave(request->client);
 	request->state = REQUEST_ABORTED;
 	MHD_resume_connection(request->connection);
-	orion_gateway.run_http = true;
+	gateway.run_http = true;
 }
 
 /* A body that came at the least rate since the last look may go on. */
@@ -148,28 +143,28 @@ makes_progress(Client *client)
 	if (request == NULL || request->state != REQUEST_READING)
 		return false;
 	client->seen = request->body_len;
-	return request->body_len - before >= (uint64_t) (orion_gateway.now - client->since) * MIN_RATE;
+	return request->body_len - before >= (uint64_t) (gateway.now - client->since) * MIN_RATE;
 }
 
 /* Hangs up on slow clients and gives up for those who left. */
 void
-orion_gateway_server_sweep(void)
+gateway_server_sweep(void)
 {
 	Client	   *client;
 
-	while ((client = orion_gateway.reading.first) != NULL &&
-		   orion_gateway.now - client->since >= orion_gateway.config.idle_timeout)
+	while ((client = gateway.reading.first) != NULL &&
+		   gateway.now - client->since >= gateway.config.idle_timeout)
 	{
 		if (makes_progress(client))
-			client_enter(client, &orion_gateway.reading);
+			client_enter(client, &gateway.reading);
 		else
 		{
 			client_leave(client);
 			shutdown(client->source.fd, SHUT_RDWR);
 		}
 	}
-	while ((client = orion_gateway.leaving.first) != NULL &&
-		   orion_gateway.now - client->since >= HALF_CLOSED_MS)
+	while ((client = gateway.leaving.first) != NULL &&
+		   gateway.now - client->since >= HALF_CLOSED_MS)
 		abort_request(client->request);
 }
 
@@ -178,15 +173,15 @@ orion_gateway_server_sweep(void)
  * answer: whether it does cannot be seen, so it gets HALF_CLOSED_MS.
  */
 void
-orion_gateway_server_client_event(Client *client, uint32_t events)
+gateway_server_client_event(Client *client, uint32_t events)
 {
 	client->half_closed = true;
 	if (!is_underway(client->request))
 		return;
 	if (events & (EPOLLHUP | EPOLLERR))
 		abort_request(client->request);
-	else if (client->list != &orion_gateway.leaving)
-		client_enter(client, &orion_gateway.leaving);
+	else if (client->list != &gateway.leaving)
+		client_enter(client, &gateway.leaving);
 }
 
 static Client *
@@ -200,8 +195,8 @@ format_address(struct MHD_Connection *connection, char *out, size_t size)
 {
 	const struct sockaddr *sa = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
 	const void *addr = sa->sa_family == AF_INET6
-	? (const void *) &((const struct sockaddr_in6 *) sa)->sin6_addr
-	: (const void *) &((const struct sockaddr_in *) sa)->sin_addr;
+		? (const void *) &((const struct sockaddr_in6 *) sa)->sin6_addr
+		: (const void *) &((const struct sockaddr_in *) sa)->sin_addr;
 
 	if (inet_ntop(sa->sa_family, addr, out, size) == NULL)
 		out[0] = '\0';
@@ -210,17 +205,17 @@ format_address(struct MHD_Connection *connection, char *out, size_t size)
 static void
 watch_listeners(bool watch)
 {
-	if (orion_gateway.listening == watch)
+	if (gateway.listening == watch)
 		return;
-	orion_gateway.listening = watch;
-	for (int i = 0; i < orion_gateway.nlisteners; i++)
+	gateway.listening = watch;
+	for (int i = 0; i < gateway.nlisteners; i++)
 	{
-		Source	   *listener = &orion_gateway.listeners[i];
+		Source	   *listener = &gateway.listeners[i];
 
 		if (watch)
-			orion_gateway_watch(listener, EPOLLIN);
+			gateway_watch(listener, EPOLLIN);
 		else
-			epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, listener->fd, NULL);
+			epoll_ctl(gateway.epoll, EPOLL_CTL_DEL, listener->fd, NULL);
 	}
 }
 
@@ -235,9 +230,9 @@ connection_started(struct MHD_Connection *connection, void **context)
 	client->source.kind = SOURCE_CLIENT;
 	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	format_address(connection, client->address, sizeof(client->address));
-	orion_gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
-	client_enter(client, &orion_gateway.reading);
-	orion_gateway.nclients++;
+	gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
+	client_enter(client, &gateway.reading);
+	gateway.nclients++;
 }
 
 static void
@@ -248,9 +243,9 @@ connection_closed(void **context)
 	if (client == NULL)
 		return;
 	client_leave(client);
-	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
+	epoll_ctl(gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
 	free(client);
-	orion_gateway.nclients--;
+	gateway.nclients--;
 	watch_listeners(true);
 }
 
@@ -266,7 +261,7 @@ notify_connection(void *cls, struct MHD_Connection *connection, void **context,
 
 /* At the limit, connections wait in the kernel's backlog. */
 void
-orion_gateway_server_accept(Source *listener)
+gateway_server_accept(Source *listener)
 {
 	for (int i = 0; i < ACCEPT_BATCH; i++)
 	{
@@ -274,7 +269,7 @@ orion_gateway_server_accept(Source *listener)
 		socklen_t	len = sizeof(addr);
 		int			fd;
 
-		if (orion_gateway.nclients >= orion_gateway.config.max_connections)
+		if (gateway.nclients >= gateway.config.max_connections)
 		{
 			watch_listeners(false);
 			return;
@@ -282,15 +277,15 @@ orion_gateway_server_accept(Source *listener)
 		fd = accept4(listener->fd, (struct sockaddr *) &addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0)
 			return;
-		MHD_add_connection(orion_gateway.daemon, fd, (struct sockaddr *) &addr, len);	/* closes it on failure */
-		orion_gateway.run_http = true;
+		MHD_add_connection(gateway.daemon, fd, (struct sockaddr *) &addr, len);	/* closes it on failure */
+		gateway.run_http = true;
 	}
 }
 
 /* --- answers ----------------------------------------------------------------- */
 
 void
-orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id)
+gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id)
 {
 	MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
 	if (request_id && request_id[0])
@@ -298,7 +293,7 @@ orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *
 }
 
 struct MHD_Response *
-orion_gateway_server_error(const OrionHttpError *error, const char *request_id)
+gateway_server_error(const OrionHttpError *error, const char *request_id)
 {
 	char		body[1024];
 	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
@@ -311,26 +306,26 @@ orion_gateway_server_error(const OrionHttpError *error, const char *request_id)
 		MHD_add_response_header(response, "Retry-After", "1");
 	if (error->status == 405)
 		MHD_add_response_header(response, "Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-	orion_gateway_server_add_own_headers(response, request_id);
+	gateway_server_add_own_headers(response, request_id);
 	return response;
 }
 
 /* The answer of a request that was underway; takes over the response. */
 void
-orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response)
+gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response)
 {
 	client_leave(request->client);
 	request->response = response;
 	request->status = status;
 	request->state = response ? REQUEST_ANSWERED : REQUEST_ABORTED;
 	MHD_resume_connection(request->connection);
-	orion_gateway.run_http = true;
+	gateway.run_http = true;
 }
 
 void
-orion_gateway_server_refuse(Request *request, const OrionHttpError *error)
+gateway_server_refuse(Request *request, const OrionHttpError *error)
 {
-	orion_gateway_server_answer(request, error->status, orion_gateway_server_error(error, request->request_id));
+	gateway_server_answer(request, error->status, gateway_server_error(error, request->request_id));
 }
 
 static enum MHD_Result
@@ -351,7 +346,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 static enum MHD_Result
 reply_error(Request *request, const OrionHttpError *error)
 {
-	return reply(request, error->status, orion_gateway_server_error(error, request->request_id));
+	return reply(request, error->status, gateway_server_error(error, request->request_id));
 }
 
 /* --- requests as they are read ------------------------------------------------ */
@@ -384,12 +379,11 @@ request_completed(void *cls, struct MHD_Connection *connection, void **context,
 	if (request == NULL)
 		return;
 	if (is_underway(request))
-		orion_gateway_handoff_cancel(request);	/* only when the daemon is
-												 * stopped */
+		gateway_handoff_cancel(request);	/* only when the daemon is stopped */
 	if (request->state == REQUEST_ANSWERED && request->response)
 		MHD_destroy_response(request->response);
 	request->client->request = NULL;
-	client_enter(request->client, &orion_gateway.reading);
+	client_enter(request->client, &gateway.reading);
 	request_free(request);
 }
 
@@ -490,25 +484,20 @@ put_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len, 
 	return MHD_YES;
 }
 
-/* The answer the gateway gives without an executor, or NULL. */
-static struct MHD_Response *
-own_response(const OrionHttpTarget *target)
+static bool
+is_own_path(const Request *request)
 {
-	if (target->path_len == 7 && memcmp(target->path, "/health", 7) == 0)
-		return health;
-	if (target->path_len == 6 && memcmp(target->path, "/ready", 6) == 0)
-		return ready;
-	return NULL;
+	return strcmp(request->target, "/health") == 0 || strcmp(request->target, "/ready") == 0;
 }
 
 static enum MHD_Result
 reply_own(Request *request)
 {
-	struct MHD_Response *response = request->own;
+	struct MHD_Response *response = request->target[1] == 'h' ? health : ready;
 
 	if (!request->safe)
 		return reply_error(request, &orion_http_method_refused);
-	if (response == ready && orion_gateway.nexecutors == 0)
+	if (response == ready && gateway.nexecutors == 0)
 		return reply_error(request, &orion_http_not_ready);
 	request->state = REQUEST_ANSWERED;
 	return MHD_queue_response(request->connection, 200, response);
@@ -523,9 +512,9 @@ judge_head(Request *request, const HeadScan *scan, const char *method, const cha
 	if (!request_line_is_whole(request, method, url, version) || scan->gap ||
 		(scan->end && !ends_cleanly(scan->end)))
 		return &orion_http_bad_request;
-	if (scan->size + request->target_len + strlen(method) + 12 > orion_gateway.config.max_header)
+	if (scan->size + request->target_len + strlen(method) + 12 > gateway.config.max_header)
 		return &orion_http_headers_too_large;
-	return orion_http_head_check(&scan->head, orion_gateway.config.max_body);
+	return orion_http_head_check(&scan->head, gateway.config.max_body);
 }
 
 /* What is wrong with a request that can be read to its end. */
@@ -561,10 +550,7 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 		return reply_error(request, error);
 	}
 	request->error = judge_request(request, method, &target);
-	if (request->error)
-		return MHD_YES;
-	request->own = own_response(&target);
-	if (request->own == NULL)
+	if (request->error == NULL)
 		begin_frame(request, method, &target);
 	return MHD_YES;
 }
@@ -574,14 +560,14 @@ static enum MHD_Result
 body_seen(Request *request, const char *data, size_t len)
 {
 	request->body_len += len;
-	if (request->body_len > orion_gateway.config.max_body * 2)
+	if (request->body_len > gateway.config.max_body * 2)
 		return MHD_NO;
-	if (request->body_len > orion_gateway.config.max_body)
+	if (request->body_len > gateway.config.max_body)
 	{
 		request->error = &orion_http_body_too_large;
 		request->close = true;
 	}
-	if (request->error || request->own)
+	if (request->error)
 		return MHD_YES;
 	if (!orion_buffer_reserve(&request->frame, len))
 		return MHD_NO;
@@ -597,7 +583,7 @@ request_read(Request *request)
 
 	if (request->error)
 		return reply_error(request, request->error);
-	if (request->own)
+	if (is_own_path(request))
 		return reply_own(request);
 	memcpy(request->frame.data + request->body_at, &len, sizeof(len));
 	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, put_header, &request->frame);
@@ -606,13 +592,13 @@ request_read(Request *request)
 	orion_frame_end(&request->frame);
 	if (request->frame.failed)
 		return MHD_NO;
-	if (!orion_gateway.idle && orion_gateway.queue.count >= orion_gateway.queue.max)
+	if (!gateway.idle && gateway.queue.count >= gateway.queue.max)
 		return reply_error(request, &orion_http_queue_full);
 	client_leave(request->client);
 	if (request->client->half_closed)
-		client_enter(request->client, &orion_gateway.leaving);
+		client_enter(request->client, &gateway.leaving);
 	MHD_suspend_connection(request->connection);
-	orion_gateway_handoff_submit(request);
+	gateway_handoff_submit(request);
 	return MHD_YES;
 }
 
@@ -661,10 +647,10 @@ library_log(void *cls, const char *format, va_list args)
 {
 	static int64_t last = -60000;
 
-	if (orion_gateway.now - last < 10000)
+	if (gateway.now - last < 10000)
 		return;
-	last = orion_gateway.now;
-	orion_gateway_complain("http: %.*s", (int) strcspn(format, "%\n"), format);
+	last = gateway.now;
+	gateway_complain("http: %.*s", (int) strcspn(format, "%\n"), format);
 }
 
 static size_t
@@ -680,28 +666,28 @@ make_own_response(const char *body)
 
 	MHD_add_response_header(response, "Content-Type", "application/json; charset=utf-8");
 	MHD_add_response_header(response, "Cache-Control", "no-store");
-	orion_gateway_server_add_own_headers(response, NULL);
+	gateway_server_add_own_headers(response, NULL);
 	return response;
 }
 
 bool
-orion_gateway_server_start(void)
+gateway_server_start(void)
 {
 	char		body[128];
-	unsigned int timeout = orion_gateway.config.idle_timeout / 1000 + 1;
+	unsigned int timeout = gateway.config.idle_timeout / 1000 + 1;
 
-	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", orion_gateway.config.version);
+	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", gateway.config.version);
 	health = make_own_response(body);
 	ready = make_own_response("{\"status\":\"ready\"}");
 	if (getrandom(&id_prefix, sizeof(id_prefix), 0) != sizeof(id_prefix))
 		return false;
-	orion_gateway.daemon =
+	gateway.daemon =
 		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
 						 0, NULL, NULL, handle, NULL,
 						 MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
-						 MHD_OPTION_CONNECTION_MEMORY_LIMIT, orion_gateway.config.max_header * 3 / 2 + ANSWER_ROOM,
-						 MHD_OPTION_CONNECTION_LIMIT, (unsigned int) orion_gateway.config.max_connections,
-						 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) orion_gateway.config.max_connections_per_address,
+						 MHD_OPTION_CONNECTION_MEMORY_LIMIT, gateway.config.max_header * 3 / 2 + ANSWER_ROOM,
+						 MHD_OPTION_CONNECTION_LIMIT, (unsigned int) gateway.config.max_connections,
+						 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) gateway.config.max_connections_per_address,
 						 MHD_OPTION_CONNECTION_TIMEOUT, timeout,
 						 MHD_OPTION_URI_LOG_CALLBACK, target_seen, NULL,
 						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
@@ -710,17 +696,17 @@ orion_gateway_server_start(void)
 						 MHD_OPTION_STRICT_FOR_CLIENT, 1,
 						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 						 MHD_OPTION_END);
-	if (orion_gateway.daemon == NULL)
+	if (gateway.daemon == NULL)
 		return false;
-	orion_gateway.http.kind = SOURCE_HTTP;
-	orion_gateway.http.fd = MHD_get_daemon_info(orion_gateway.daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+	gateway.http.kind = SOURCE_HTTP;
+	gateway.http.fd = MHD_get_daemon_info(gateway.daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
 	watch_listeners(true);
-	return orion_gateway.listening && orion_gateway_watch(&orion_gateway.http, EPOLLIN);
+	return gateway.listening && gateway_watch(&gateway.http, EPOLLIN);
 }
 
 void
-orion_gateway_server_run(void)
+gateway_server_run(void)
 {
-	orion_gateway.run_http = false;
-	MHD_run(orion_gateway.daemon);
+	gateway.run_http = false;
+	MHD_run(gateway.daemon);
 }

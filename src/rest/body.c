@@ -1,0 +1,279 @@
+/*
+ * body.c
+ *	  The body of a request: encoding, media type, JSON, the keys in it.
+ *
+ * Postgres' own json type says whether the text is JSON; what walks over it
+ * afterwards relies on that and never on the client.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "rest/body.h"
+#include "rest/error.h"
+
+static void
+refuse_json(const char *details)
+{
+	orion_refuse(400, "PGRST102", "Empty or invalid json", details, NULL);
+}
+
+/* Compares the media type in front of any parameter. */
+static bool
+is_type(const char *header, const char *type)
+{
+	size_t		len = strlen(type);
+
+	return pg_strncasecmp(header, type, len) == 0 && strchr("; \t", header[len]) != NULL;
+}
+
+/* name=value&... as {"name":"value",...} */
+static char *
+form_json(const OrionCall *call, const char *text)
+{
+	OrionParam *param;
+	OrionQueryError error;
+	StringInfoData json;
+
+	if (!orion_query_split(&call->arena, text, strlen(text), &param, &error))
+		orion_refuse(400, "PGRST102", "invalid form data", error.problem, NULL);
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	for (; param; param = param->next)
+	{
+		escape_json(&json, param->name);
+		appendStringInfoChar(&json, ':');
+		escape_json(&json, param->value);
+		if (param->next)
+			appendStringInfoChar(&json, ',');
+	}
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
+static void
+check_json(const char *text)
+{
+	MemoryContext context = CurrentMemoryContext;
+	char	   *volatile problem = NULL;
+
+	PG_TRY();
+	{
+		DirectFunctionCall1(json_in, CStringGetDatum(text));
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_TO_CATEGORY(ERRCODE_INVALID_TEXT_REPRESENTATION))
+			PG_RE_THROW();
+		FlushErrorState();
+		problem = error->detail ? error->detail : error->message;
+	}
+	PG_END_TRY();
+	/* json_in holds no resource, and the refusal ends the transaction */
+	if (problem)
+		refuse_json(problem);
+}
+
+char *
+orion_body_json(const OrionCall *call)
+{
+	const char *type = orion_call_header(call, "content-type");
+	size_t		len = call->request->body_len;
+	char	   *text;
+
+	if (len == 0)
+		return NULL;
+	if (memchr(call->request->body, '\0', len) ||
+		!pg_verify_mbstr(PG_UTF8, call->request->body, len, true))
+		refuse_json("The body is not valid UTF-8.");
+	text = pnstrdup(call->request->body, len);
+	if (type && is_type(type, "application/x-www-form-urlencoded"))
+		return form_json(call, text);
+	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
+		!is_type(type, "application/vnd.pgrst.array+json"))
+		orion_refuse(415, "PGRST102", psprintf("Content-Type not acceptable: %s", type), NULL, NULL);
+	check_json(text);
+	return text;
+}
+
+static const char *
+skip_space(const char *c)
+{
+	return c + strspn(c, " \t\r\n");
+}
+
+/* c is at a quote; the result is behind the closing one. */
+static const char *
+skip_string(const char *c)
+{
+	for (c++; *c != '"'; c++)
+		if (*c == '\\')
+			c++;
+	return c + 1;
+}
+
+static const char *
+skip_value(const char *c)
+{
+	int			depth = 0;
+
+	do
+	{
+		if (*c == '"')
+			c = skip_string(c);
+		else if (*c == '{' || *c == '[')
+		{
+			depth++;
+			c++;
+		}
+		else if (*c == '}' || *c == ']')
+		{
+			depth--;
+			c++;
+		}
+		else if (depth == 0)
+			return c + strcspn(c, ",]} \t\r\n");
+		else
+			c++;
+	} while (depth > 0);
+	return c;
+}
+
+/* The string from its opening to its closing quote. */
+static char *
+key_text(const char *start, const char *end)
+{
+	Jsonb	   *scalar;
+	JsonbValue	v;
+
+	if (memchr(start, '\\', end - start) == NULL)
+		return pnstrdup(start + 1, end - start - 2);
+	scalar = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(start, end - start))));
+	JsonbExtractScalar(&scalar->root, &v);
+	return pnstrdup(v.val.string.val, v.val.string.len);
+}
+
+static bool
+has_key(List *keys, const char *key)
+{
+	ListCell   *lc;
+
+	foreach(lc, keys)
+		if (strcmp(lfirst(lc), key) == 0)
+			return true;
+	return false;
+}
+
+/* The keys of the object at *c, each once; *c ends up behind it. */
+static List *
+object_keys(const char **c)
+{
+	List	   *keys = NIL;
+	const char *at = skip_space(*c + 1);
+
+	while (*at != '}')
+	{
+		const char *end = skip_string(at);
+		char	   *key = key_text(at, end);
+
+		if (!has_key(keys, key))
+			keys = lappend(keys, key);
+		if (list_length(keys) > MaxTupleAttributeNumber)
+			orion_refuse(400, "PGRST102", "An object has too many keys", NULL, NULL);
+		at = skip_space(skip_value(skip_space(skip_space(end) + 1)));
+		if (*at == ',')
+			at = skip_space(at + 1);
+	}
+	*c = at + 1;
+	return keys;
+}
+
+static bool
+same_keys(List *a, List *b)
+{
+	ListCell   *lc;
+
+	if (list_length(a) != list_length(b))
+		return false;
+	foreach(lc, a)
+	{
+		const char *key = lfirst(lc);
+
+		/* objects nearly always name their keys in the same order */
+		if (strcmp(key, list_nth(b, foreach_current_index(lc))) != 0 && !has_key(b, key))
+			return false;
+	}
+	return true;
+}
+
+/* [{...},...] with the same keys each; others are fine when columns= was given */
+static void
+read_array(const OrionCall *call, const char *c, OrionBody *body)
+{
+	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "orion body", ALLOCSET_DEFAULT_SIZES);
+	bool		first = true;
+
+	c = skip_space(c + 1);
+	while (*c != ']')
+	{
+		MemoryContext old;
+		List	   *keys;
+
+		if (*c != '{')
+			refuse_json("An array of objects was expected.");
+		if (!first)
+			old = MemoryContextSwitchTo(scratch);
+		keys = object_keys(&c);
+		if (first)
+			body->keys = keys;
+		else
+		{
+			if (call->query.columns == NULL && !same_keys(body->keys, keys))
+				orion_refuse(400, "PGRST102", "All object keys must match", NULL, NULL);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(scratch);
+		}
+		first = false;
+		c = skip_space(c);
+		if (*c == ',')
+			c = skip_space(c + 1);
+	}
+	body->array = true;
+	body->object = !first;
+	MemoryContextDelete(scratch);
+}
+
+void
+orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *body)
+{
+	const char *c;
+
+	memset(body, 0, sizeof(OrionBody));
+	body->text = orion_body_json(call);
+	if (body->text == NULL)
+	{
+		if (!optional)
+			refuse_json(NULL);
+		body->text = "{}";
+	}
+	c = skip_space(body->text);
+	if (*c == '{')
+	{
+		body->object = true;
+		body->keys = object_keys(&c);
+	}
+	else if (*c == '[' && arrays)
+		read_array(call, c, body);
+	else
+		refuse_json(arrays ? "An object or an array of objects was expected." : "An object was expected.");
+}

@@ -1,0 +1,31 @@
+/*
+ * body.h
+ *	  The body of a request as JSON text and the names in it.
+ */
+#ifndef ORION_REST_BODY_H
+#define ORION_REST_BODY_H
+
+#include "postgres.h"
+
+#include "nodes/pg_list.h"
+
+#include "rest/call.h"
+
+typedef struct OrionBody
+{
+	char	   *text;			/* valid JSON; forms are made into an object of strings */
+	bool		array;			/* an array of objects, else one object */
+	bool		object;
+	List	   *keys;			/* char *: of the object, or of each object of the array */
+} OrionBody;
+
+/*
+ * Reads an object or, where arrays is set, an array of objects with the same
+ * keys each; refuses anything else.  An absent body is {} where optional.
+ */
+extern void orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *body);
+
+/* The body as JSON text of any shape; NULL when there is none. */
+extern char *orion_body_json(const OrionCall *call);
+
+#endif							/* ORION_REST_BODY_H */

@@ -1,0 +1,28 @@
+/*
+ * error.h
+ *	  From errors to answers.
+ */
+#ifndef ORION_REST_ERROR_H
+#define ORION_REST_ERROR_H
+
+#include "postgres.h"
+
+#include "rest/query.h"
+#include "rest/rest.h"
+
+/*
+ * Ends the request with an answer that no SQLSTATE stands for (PGRSTnnn codes).
+ * An ERROR, so the transaction rolls back.  details and hint may be NULL.
+ */
+extern void orion_refuse(int status, const char *code, const char *message,
+						 const char *details, const char *hint) pg_attribute_noreturn();
+extern void orion_refuse_query(const OrionQueryError *error) pg_attribute_noreturn();
+
+/*
+ * In PG_CATCH: makes the current error the answer and clears it.  Aborts any
+ * transaction.  authenticated: the request came with a valid token.
+ */
+extern void orion_error_answer(OrionResponse *response, bool authenticated,
+							   MemoryContext context);
+
+#endif							/* ORION_REST_ERROR_H */

@@ -1,0 +1,185 @@
+/*
+ * relation.c
+ *	  Catalog lookups: exposed schemas, relations, columns, keys.
+ *
+ * Through syscache and relcache only: no scan, nothing cached of our own but the
+ * parsed list of exposed schemas.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_attribute.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+#include "rest/error.h"
+#include "rest/relation.h"
+#include "rest/settings.h"
+
+/* orion.rest_schemas, split; made again when the setting differs. */
+static char *schemas_text = NULL;
+static char *schemas_split = NULL;
+static List *schemas = NIL;
+
+static void
+split_schemas(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+	list_free(schemas);
+	schemas = NIL;
+	if (schemas_split)
+		pfree(schemas_split);
+	schemas_split = pstrdup(orion_rest_schemas);
+	if (!SplitIdentifierString(schemas_split, ',', &schemas))
+		schemas = NIL;
+	if (schemas_text)
+		pfree(schemas_text);
+	schemas_text = pstrdup(orion_rest_schemas);
+	MemoryContextSwitchTo(old);
+}
+
+const char *
+orion_relation_schema(const OrionCall *call)
+{
+	const char *wanted = orion_call_header(call, orion_call_reads(call) ?
+										   "accept-profile" : "content-profile");
+	ListCell   *lc;
+
+	if (schemas_text == NULL || strcmp(schemas_text, orion_rest_schemas) != 0)
+		split_schemas();
+	if (schemas == NIL)
+		orion_refuse(406, "PGRST106", "No schema is exposed", NULL, "Set orion.rest_schemas.");
+	if (wanted == NULL)
+		return linitial(schemas);
+	foreach(lc, schemas)
+		if (strcmp(lfirst(lc), wanted) == 0)
+			return lfirst(lc);
+	orion_refuse(406, "PGRST106", psprintf("Invalid schema: %s", wanted), NULL,
+				 psprintf("Only the following schemas are exposed: %s", orion_rest_schemas));
+}
+
+static bool
+served(char relkind)
+{
+	return relkind == RELKIND_RELATION || relkind == RELKIND_PARTITIONED_TABLE ||
+		relkind == RELKIND_VIEW || relkind == RELKIND_MATVIEW || relkind == RELKIND_FOREIGN_TABLE;
+}
+
+void
+orion_relation_find(const char *schema, const char *name, OrionSource *source)
+{
+	Oid			namespace = get_namespace_oid(schema, true);
+
+	memset(source, 0, sizeof(OrionSource));
+	if (OidIsValid(namespace) && strlen(name) < NAMEDATALEN)
+		source->relid = get_relname_relid(name, namespace);
+	if (OidIsValid(source->relid))
+		source->relkind = get_rel_relkind(source->relid);
+	if (!served(source->relkind))
+		orion_refuse(404, "PGRST205",
+					 psprintf("Could not find the table '%s.%s' in the schema cache", schema, name),
+					 NULL, NULL);
+	source->name = name;
+	source->quoted = quote_qualified_identifier(schema, name);
+}
+
+bool
+orion_source_find_column(const OrionSource *source, const char *name, OrionColumn *column)
+{
+	HeapTuple	tuple;
+	Form_pg_attribute att;
+	bool		found;
+
+	if (strlen(name) >= NAMEDATALEN)
+		return false;
+	if (!OidIsValid(source->relid))
+	{
+		for (int i = 0; i < source->ncolumns; i++)
+			if (strcmp(source->columns[i].name, name) == 0)
+			{
+				*column = source->columns[i];
+				return true;
+			}
+		return false;
+	}
+	tuple = SearchSysCacheAttName(source->relid, name);
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	att = (Form_pg_attribute) GETSTRUCT(tuple);
+	found = att->attnum > 0;	/* system columns are no part of the interface */
+	column->name = name;
+	column->type = att->atttypid;
+	column->typmod = att->atttypmod;
+	ReleaseSysCache(tuple);
+	return found;
+}
+
+void
+orion_source_column(const OrionSource *source, const char *name, OrionColumn *column)
+{
+	if (!orion_source_find_column(source, name, column))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column %s.%s does not exist", source->name, name)));
+}
+
+List *
+orion_relation_primary_key(Oid relid)
+{
+	Relation	relation = relation_open(relid, AccessShareLock);
+	List	   *names = NIL;
+	Oid			index;
+
+	list_free(RelationGetIndexList(relation));
+	index = relation->rd_pkindex;
+	if (OidIsValid(index))
+	{
+		Relation	pk = index_open(index, AccessShareLock);
+
+		for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(pk); i++)
+			names = lappend(names, get_attname(relid, pk->rd_index->indkey.values[i], false));
+		index_close(pk, AccessShareLock);
+	}
+	relation_close(relation, AccessShareLock);
+	return names;
+}
+
+char *
+orion_type_name(Oid type, int32 typmod)
+{
+	return format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+/* A scan of a table of a few rows: there is no syscache of extensions. */
+Oid
+orion_relation_extension_schema(void)
+{
+	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			schema = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
+				CStringGetDatum("orion"));
+	scan = systable_beginscan(extensions, ExtensionNameIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
+	systable_endscan(scan);
+	table_close(extensions, AccessShareLock);
+	return schema;
+}

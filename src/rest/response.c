@@ -1,0 +1,183 @@
+/*
+ * response.c
+ *	  Puts an answer together; reads response.status and response.headers.
+ *
+ * Header values come from SQL as well, so control characters are refused: no
+ * function can split an answer.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "rest/error.h"
+#include "rest/response.h"
+
+/* Far more than any answer needs; bounds response.headers too. */
+#define MAX_HEADERS	64
+
+void
+orion_response_reset(OrionResponse *response)
+{
+	response->status = 200;
+	response->nheaders = 0;
+	resetStringInfo(&response->body);
+}
+
+/* The headers live beside the body, whatever the current context is. */
+void
+orion_response_header(OrionResponse *response, const char *name, const char *value)
+{
+	MemoryContext context = GetMemoryChunkContext(response->body.data);
+	OrionHeader *header;
+
+	if (response->nheaders >= MAX_HEADERS)
+		return;
+	if (response->headers == NULL)
+		response->headers = MemoryContextAlloc(context, MAX_HEADERS * sizeof(OrionHeader));
+	header = &response->headers[response->nheaders++];
+	header->name = MemoryContextStrdup(context, name);
+	header->value = MemoryContextStrdup(context, value);
+}
+
+static void
+append_member(StringInfo body, const char *name, const char *value)
+{
+	appendStringInfoString(body, name);
+	if (value)
+		escape_json(body, value);
+	else
+		appendStringInfoString(body, "null");
+}
+
+void
+orion_response_error(OrionResponse *response, int status, const char *code,
+					 const char *message, const char *details, const char *hint)
+{
+	orion_response_reset(response);
+	response->status = status;
+	append_member(&response->body, "{\"code\":", code);
+	append_member(&response->body, ",\"details\":", details);
+	append_member(&response->body, ",\"hint\":", hint);
+	append_member(&response->body, ",\"message\":", message);
+	appendStringInfoChar(&response->body, '}');
+	orion_response_header(response, "Content-Type", ORION_JSON);
+}
+
+static void
+apply_status(OrionResponse *response)
+{
+	const char *text = GetConfigOption("response.status", true, false);
+	char	   *end;
+	long		status;
+
+	if (text == NULL || text[0] == '\0')
+		return;
+	status = strtol(text, &end, 10);
+	if (*end != '\0' || status < 200 || status > 599)
+		orion_refuse(500, "PGRST112", "response.status GUC must be a valid status code", NULL, NULL);
+	response->status = (int) status;
+}
+
+static bool
+valid_name(const char *name)
+{
+	return name[0] != '\0' &&
+		name[strspn(name, "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
+}
+
+static bool
+valid_value(const char *value)
+{
+	for (; *value; value++)
+		if (((unsigned char) *value < 0x20 && *value != '\t') || *value == 0x7F)
+			return false;
+	return true;
+}
+
+/* Replaces a header that Orion would have set itself; others are added. */
+static void
+put_header(OrionResponse *response, const char *name, const char *value)
+{
+	for (int i = 0; i < response->nheaders; i++)
+		if (pg_strcasecmp(response->headers[i].name, name) == 0 &&
+			pg_strcasecmp(name, "Set-Cookie") != 0)
+		{
+			response->headers[i].value =
+				MemoryContextStrdup(GetMemoryChunkContext(response->body.data), value);
+			return;
+		}
+	orion_response_header(response, name, value);
+}
+
+static void
+bad_headers(void)
+{
+	orion_refuse(500, "PGRST111",
+				 "response.headers GUC must be a JSON array composed of objects with a single key and a string value",
+				 NULL, NULL);
+}
+
+/* True for [{"name": "value"}, ...]; applies it as it goes. */
+static bool
+walk_headers(OrionResponse *response, Jsonb *headers)
+{
+	JsonbIterator *it = JsonbIteratorInit(&headers->root);
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	char	   *name = NULL;
+
+	if (!JB_ROOT_IS_ARRAY(headers) || JB_ROOT_IS_SCALAR(headers))
+		return false;
+	JsonbIteratorNext(&it, &v, false);
+	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_END_ARRAY)
+	{
+		if (token != WJB_BEGIN_OBJECT || v.val.object.nPairs != 1)
+			return false;
+		JsonbIteratorNext(&it, &v, false);
+		name = pnstrdup(v.val.string.val, v.val.string.len);
+		token = JsonbIteratorNext(&it, &v, true);
+		if (token != WJB_VALUE || v.type != jbvString || !valid_name(name))
+			return false;
+		v.val.string.val = pnstrdup(v.val.string.val, v.val.string.len);
+		if (!valid_value(v.val.string.val))
+			return false;
+		put_header(response, name, v.val.string.val);
+		JsonbIteratorNext(&it, &v, false);
+	}
+	return true;
+}
+
+static void
+apply_headers(OrionResponse *response)
+{
+	const char *text = GetConfigOption("response.headers", true, false);
+	Jsonb	   *volatile headers = NULL;
+	MemoryContext context = CurrentMemoryContext;
+
+	if (text == NULL || text[0] == '\0')
+		return;
+	PG_TRY();
+	{
+		headers = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	}
+	PG_CATCH();
+	{
+		/* the transaction is given up anyway: bad_headers raises */
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (headers == NULL || !walk_headers(response, headers))
+		bad_headers();
+}
+
+void
+orion_response_settings(OrionResponse *response)
+{
+	apply_status(response);
+	apply_headers(response);
+}

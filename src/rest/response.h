@@ -1,0 +1,29 @@
+/*
+ * response.h
+ *	  Puts an answer together.
+ */
+#ifndef ORION_REST_RESPONSE_H
+#define ORION_REST_RESPONSE_H
+
+#include "rest/rest.h"
+
+#define ORION_JSON		"application/json; charset=utf-8"
+#define ORION_JSON_ONE	"application/vnd.pgrst.object+json; charset=utf-8"
+
+/* Empties the answer; keeps nothing of what was put in before. */
+extern void orion_response_reset(OrionResponse *response);
+
+/* Copies name and value into the memory context of response->body. */
+extern void orion_response_header(OrionResponse *response, const char *name, const char *value);
+
+/* {"code","message","details","hint"}; the last two may be NULL. */
+extern void orion_response_error(OrionResponse *response, int status, const char *code,
+								 const char *message, const char *details, const char *hint);
+
+/*
+ * Applies the settings response.status and response.headers of this
+ * transaction; refuses malformed ones.
+ */
+extern void orion_response_settings(OrionResponse *response);
+
+#endif							/* ORION_REST_RESPONSE_H */

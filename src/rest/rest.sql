@@ -1,0 +1,72 @@
+-- Named routes: HTTP endpoints of Orion and of the application.
+
+-- The function is kept as text, not as regprocedure, which pg_upgrade refuses in
+-- tables. A route whose function is gone answers 404.
+CREATE TABLE orion_private.routes (
+	method text NOT NULL CHECK (method IN ('GET', 'POST', 'PUT', 'PATCH', 'DELETE')),
+	path text NOT NULL CHECK (path ~ '^(/([A-Za-z0-9._~-]+|\{[A-Za-z_][A-Za-z0-9_]*\}))+$'),
+	function text NOT NULL,
+	role_required name,
+	comment text,
+	PRIMARY KEY (method, path)
+);
+COMMENT ON TABLE orion_private.routes IS 'HTTP method and path pattern of each named route and the function that answers it';
+SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/api/auth/''');
+
+CREATE FUNCTION orion_private.routes_changed() RETURNS trigger
+	LANGUAGE c VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'orion_routes_changed';
+COMMENT ON FUNCTION orion_private.routes_changed() IS 'Makes the executors read the routes again after this transaction';
+REVOKE ALL ON FUNCTION orion_private.routes_changed() FROM PUBLIC;
+
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON orion_private.routes
+	FOR EACH STATEMENT EXECUTE FUNCTION orion_private.routes_changed();
+
+CREATE FUNCTION @extschema@.orion_route_add(method text, path text, function regprocedure,
+	role_required name DEFAULT NULL, comment text DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	called pg_catalog.pg_proc;
+BEGIN
+	SELECT * INTO called FROM pg_catalog.pg_proc p WHERE p.oid = orion_route_add.function;
+	IF NOT FOUND OR called.prokind <> 'f' OR called.proretset OR called.prorettype <> 'pg_catalog.jsonb'::regtype
+		OR called.pronargs <> 1 OR called.proargtypes[0] <> 'pg_catalog.jsonb'::regtype THEN
+		RAISE EXCEPTION 'function % does not take and return jsonb', orion_route_add.function
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'A route''s function takes the request as one jsonb argument and returns the body as jsonb.';
+	END IF;
+	INSERT INTO orion_private.routes AS r (method, path, function, role_required, comment)
+		VALUES (pg_catalog.upper(orion_route_add.method), orion_route_add.path,
+			orion_route_add.function::text, orion_route_add.role_required, orion_route_add.comment)
+		ON CONFLICT ON CONSTRAINT routes_pkey DO UPDATE
+			SET function = excluded.function, role_required = excluded.role_required, comment = excluded.comment;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.orion_route_add(text, text, regprocedure, name, text) IS
+	'Answers a method and path (segments may be {name}) by a function (request jsonb) returns jsonb; replaces an earlier route';
+REVOKE ALL ON FUNCTION @extschema@.orion_route_add(text, text, regprocedure, name, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_route_add(text, text, regprocedure, name, text) TO orion_admin;
+
+CREATE FUNCTION @extschema@.orion_route_remove(method text, path text)
+	RETURNS boolean
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	DELETE FROM orion_private.routes r
+		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path;
+	RETURN FOUND;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.orion_route_remove(text, text) IS 'Removes a route; false when there is none';
+REVOKE ALL ON FUNCTION @extschema@.orion_route_remove(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_route_remove(text, text) TO orion_admin;
+
+-- Routes of the other modules.
+
+SELECT @extschema@.orion_route_add('POST', '/api/auth/register', 'orion_private.route_register(jsonb)', NULL, 'Registers a user');
+SELECT @extschema@.orion_route_add('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', NULL, 'Signs a user in');

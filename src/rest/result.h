@@ -1,0 +1,34 @@
+/*
+ * result.h
+ *	  Takes what a statement returned into the answer.
+ */
+#ifndef ORION_REST_RESULT_H
+#define ORION_REST_RESULT_H
+
+#include "postgres.h"
+
+#include "rest/call.h"
+
+/* Column n (from 0) of the only row SPI holds. The second: text or json, NULL if null. */
+extern int64 orion_result_int(int n, int64 absent);
+extern char *orion_result_text(int n);
+
+/* Makes column n (json) the body of the answer; instead is for null. */
+extern void orion_result_body(OrionCall *call, int n, const char *instead);
+
+/* Refuses (406) when one object was asked for and there is not one row. */
+extern void orion_result_check_one(const OrionCall *call, int64 rows);
+
+/* Content-Range; total -1: not known. */
+extern void orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total);
+
+/*
+ * Of a page of rows: body from column 1, number of rows in 0, total in 2 where it
+ * was asked for; status 200, 206 or a refusal with 416.
+ */
+extern void orion_result_page(OrionCall *call);
+
+/* Reads parameters as filters, but those that skip says are something else. */
+extern void orion_call_filters(OrionCall *call, bool (*skip) (void *context, const char *name), void *context);
+
+#endif							/* ORION_REST_RESULT_H */

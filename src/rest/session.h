@@ -1,0 +1,26 @@
+/*
+ * session.h
+ *	  The transaction of a request: who it runs as and what it can ask for.
+ */
+#ifndef ORION_REST_SESSION_H
+#define ORION_REST_SESSION_H
+
+#include "rest/call.h"
+
+/* Begins the transaction, as the session user still. */
+extern void orion_session_begin(OrionCall *call);
+
+/*
+ * Verifies the token, becomes the role, sets request.* and search_path (schema may
+ * be NULL) and connects to SPI.
+ */
+extern void orion_session_enter(OrionCall *call, const char *search_schema);
+extern void orion_session_commit(void);
+
+/* From now on the transaction may only read. */
+extern void orion_session_read_only(void);
+
+/* After the transaction, also a failed one. */
+extern void orion_session_end(void);
+
+#endif							/* ORION_REST_SESSION_H */

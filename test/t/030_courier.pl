@@ -324,4 +324,175 @@ subtest 'broken relay' => sub {
 
 $redis->stop;
 
+#---------------------------------------------------------------------------
+my $rabbit = OrionServices->start_rabbitmq;
+
+sub rabbit_config
+{
+	my (%more) = @_;
+	return { sink => 'test', kind => 'rabbitmq', config => { url => $rabbit->url, %more } };
+}
+
+# Takes the messages of a queue and compares their ids, doubles left out.
+sub queue_has
+{
+	my ($queue, $count, $name) = @_;
+	my (%seen, @ids);
+	my $messages = $rabbit->drain($queue, $count);
+	foreach (@$messages) { push @ids, $_->{message_id} unless $seen{ $_->{message_id} }++; }
+	my @expected = map { event($_)->[1] } 1 .. $count;
+	is(join(' ', sort @ids), "@expected", "$name (" . @$messages . ' messages)');
+	return $messages;
+}
+
+subtest 'rabbitmq: ten thousand' => sub {
+	my $courier = Courier->new(rabbit_config());
+	ok($courier->is_ready, 'ready');
+	is($courier->{ready}, '', 'no position');
+	my $begin = time;
+	send_range($courier, 1, 10000);
+	ok($courier->all_acked, 'all acknowledged') or diag($courier->words);
+	note(sprintf('%.0f events/s into five queues', 10000 / (time - $begin)));
+	is_deeply($courier->{trouble}, [], 'no trouble');
+	my $message = queue_has('user.queue', 10000, 'user.queue')->[6];
+	queue_has("$_.queue", 10000, "$_.queue") foreach qw(notification audit analytics webhook);
+	my $event = event(7);
+	is_deeply($message, {
+		exchange => 'user.events', routing_key => 'user.created', body => $event->[7], size => length $event->[7],
+		content_type => 'application/json', delivery_mode => 2, correlation_id => 'corr-7',
+		message_id => $event->[1], timestamp => 1767323045, type => 'user.created',
+		headers => {
+			'cloudEvents:specversion' => '1.0', 'cloudEvents:id' => $event->[1], 'cloudEvents:type' => 'user.created',
+			'cloudEvents:source' => '/orion/test', 'cloudEvents:time' => $event->[6],
+			'cloudEvents:subject' => 7, 'x-orion-position' => '1:7'
+		}
+	}, 'a message');
+
+	my %types = ('auth.login' => 'auth', 'notification.sent' => 'notification', 'order.paid' => 'system');
+	my %queues = (auth => [qw(analytics audit notification)], notification => [qw(analytics audit)], system => [qw(analytics audit)]);
+	foreach my $type (sort keys %types)
+	{
+		$courier->send_event(event($courier->{sent} + 1, type => $type, event => 'x' x 300_000));
+		ok($courier->all_acked, "$type acknowledged");
+		foreach my $queue (qw(user notification analytics audit webhook))
+		{
+			my $expected = grep { $_ eq $queue } @{ $queues{ $types{$type} } };
+			my $got = $rabbit->drain("$queue.queue", 1, $expected ? 10 : 0.2);
+			is(scalar @$got, $expected, "$type in $queue.queue: $expected");
+			is($got->[0]{size}, 300_000, 'whole') if $expected;
+		}
+	}
+	is($courier->leave, 0, 'exit status');
+};
+
+my $one_queue = { exchanges => ['user.events'], queues => ['audit.queue'], bindings => [ { exchange => 'user.events', queue => 'audit.queue' } ] };
+
+subtest 'rabbitmq: courier killed in mid-stream' => sub {
+	my $from = 1;
+	foreach my $round (1 .. 5)
+	{
+		my $courier = Courier->new(rabbit_config(%$one_queue));
+		ok($courier->is_ready, 'ready');
+		send_range($courier, $from, 10000);
+		$courier->until(sub { $round == 5 ? $_[0]{acked} == $_[0]{sent} : $_[0]{acked} > 500 });
+		$courier->kill9;
+		$from += $courier->{acked};
+	}
+	is($from, 10001, 'all acknowledged');
+	queue_has('audit.queue', 10000, 'all there');
+};
+
+subtest 'rabbitmq: stopped and started in mid-stream' => sub {
+	my $courier = Courier->new(rabbit_config(%$one_queue));
+	ok($courier->is_ready, 'ready');
+	send_range($courier, 1, 20000);
+	$courier->until(sub { $_[0]{acked} > 3000 });
+	$rabbit->stop;
+	cmp_ok($courier->{acked}, '<', 20000, "stopped at $courier->{acked}");
+	ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
+	$rabbit->start;
+	ok($courier->all_acked, 'all acknowledged after the restart');
+	ok($courier->until(sub { $_[0]->last_trouble eq '' }, 5), 'well again');
+	queue_has('audit.queue', 20000, 'all there');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'rabbitmq: resource alarm' => sub {
+	my $courier = Courier->new(rabbit_config(%$one_queue));
+	ok($courier->is_ready, 'ready');
+	$rabbit->ctl('set_vm_memory_high_watermark', '0');
+	my $padding = 'x' x 4000;
+	$courier->send_event(event($_, event => $padding)) foreach 1 .. 5000;
+	ok($courier->until(sub { $_[0]->last_trouble =~ /blocks publishers/ }), 'trouble: ' . $courier->last_trouble);
+	cmp_ok($courier->{acked}, '<', 5000, "held up at $courier->{acked}");
+	$rabbit->ctl('set_vm_memory_high_watermark', '0.4');
+	ok($courier->all_acked, 'all acknowledged when it is over');
+	ok($courier->until(sub { $_[0]->last_trouble eq '' }, 5), 'well again');
+	queue_has('audit.queue', 5000, 'all there');
+	is_deeply($courier->{rejected}, {}, 'nothing refused');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'rabbitmq: refusals' => sub {
+	my $courier = Courier->new(rabbit_config(%$one_queue));
+	ok($courier->is_ready, 'ready');
+	$courier->send_event(event(1));
+	$courier->send_event(event(2, type => 'user.' . 'x' x 300));
+	$courier->send_event(event(3));
+	ok($courier->all_acked, 'acknowledged');
+	is_deeply([ keys %{ $courier->{rejected} } ], [2], 'the second refused');
+	like($courier->{rejected}{2}, qr/longer than 255/, 'reason');
+	is(scalar @{ $rabbit->drain('audit.queue', 2) }, 2, 'the others delivered');
+	is($courier->leave, 0, 'exit status');
+
+	my %full = (exchanges => ['user.events'], queues => [ { name => 'audit.queue', ttl => 5 } ]);
+	$courier = Courier->new(rabbit_config(%full));
+	ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
+	like($courier->last_trouble, qr/queue "audit.queue" exists with other properties/, 'names the queue');
+	is($courier->leave, 0, 'exit status');
+
+	$courier = Courier->new(rabbit_config(exchanges => ['user.events', 'lonely.events']));
+	ok($courier->is_ready, 'ready');
+	$courier->send_event(event(1, type => 'lonely.one'));
+	$courier->send_event(event(2, type => 'lonely.two'));
+	ok($courier->all_acked, 'events nobody listens to count as delivered');
+	is(() = $courier->words =~ /no queue is bound for/g, 1, 'one line in the log');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'rabbitmq: a message larger than the broker takes' => sub {
+	$rabbit->ctl('eval', 'application:set_env(rabbit, max_message_size, 100000).');
+	my $courier = Courier->new(rabbit_config(%$one_queue));
+	ok($courier->is_ready, 'ready');
+	$courier->send_event(event($_, $_ == 50 ? (event => 'x' x 200_000) : ())) foreach 1 .. 100;
+	ok($courier->all_acked, 'all settled');
+	is_deeply([ keys %{ $courier->{rejected} } ], [50], 'the large one refused') or diag($courier->words);
+	my %seen = map { $_->{message_id} => 1 } @{ $rabbit->drain('audit.queue', 1 << 30, 2) };
+	is(scalar keys %seen, 99, 'the others delivered');
+	is($courier->leave, 0, 'exit status');
+};
+
+subtest 'rabbitmq: secrets and settings' => sub {
+	my $config = rabbit_config();
+	$config->{config}{url} = $rabbit->url('guest', 'wrong%20secret');
+	my $courier = Courier->new($config);
+	ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
+	like($courier->last_trouble, qr/ACCESS_REFUSED/, 'says why');
+	unlike($courier->words, qr/wrong|secret/, 'no password in it');
+	is($courier->leave, 0, 'exit status');
+	my @wrong = (
+		[ rabbit_config(exchanges => []), qr/at least one exchange/ ],
+		[ rabbit_config(exchanges => [5]), qr/"exchanges" must hold names or objects/ ],
+		[ rabbit_config(exchanges => [ { name => 'a', type => 'b' } ]), qr/"type" has an unknown value/ ],
+		[ rabbit_config(%$one_queue, bindings => [ { queue => 'a' } ]), qr/"exchange" is missing/ ]);
+	foreach (@wrong)
+	{
+		my ($wrong, $expected) = @$_;
+		$courier = Courier->new($wrong);
+		ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'told');
+		like($courier->last_trouble, $expected, $courier->last_trouble);
+		is($courier->leave, 0, 'exit status');
+	}
+};
+
 done_testing();

@@ -306,8 +306,8 @@ sub ctl { my ($self, @words) = @_; return $self->run("$bin/rabbitmqctl", '-q', @
 # The Erlang port mapper outlives its nodes.
 sub clean { my ($self) = @_; $self->run('epmd', '-port', $self->{epmd_port}, '-kill'); }
 
-# Takes count messages off a queue: [{ message_id, type, headers, body, ... }, ...].
-# Fewer when no message comes for some seconds.
+# Empties a queue: [{ message_id, type, headers, body, ... }, ...]. It is done when no
+# message has come for patience seconds, or for half a second after count of them.
 sub drain
 {
 	my ($self, $queue, $count, $patience) = @_;
@@ -340,7 +340,7 @@ sub new
 	$self->expect(10, 10);
 	$self->method(0, 10, 11, longstr('') . shortstr('PLAIN') . longstr("\0guest\0guest") . shortstr('en_US'));
 	$self->expect(10, 30);
-	$self->method(0, 10, 31, pack('nNn', 0, 131072, 0));
+	$self->method(0, 10, 31, pack('nNn', 16, 131072, 0));
 	$self->method(0, 10, 40, shortstr('/') . shortstr('') . "\0");
 	$self->expect(10, 41);
 	$self->method(1, 20, 10, shortstr(''));
@@ -438,9 +438,9 @@ sub consume
 	my ($self, $queue, $count, $patience) = @_;
 	my (@messages, $message);
 	$self->method(1, 60, 20, pack('n', 0) . shortstr($queue) . shortstr('') . "\x02" . pack('N', 0));	# no-ack
-	while (@messages < $count)
+	while (1)
 	{
-		my ($type, $payload) = $self->frame($patience) or last;
+		my ($type, $payload) = $self->frame(@messages < $count ? $patience : 0.5) or last;
 		if ($type == 1)
 		{
 			my ($class, $method) = unpack('nn', $payload);

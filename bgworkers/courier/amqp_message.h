@@ -1,0 +1,29 @@
+/*
+ * amqp_message.h
+ *	  An event as the frames of one basic.publish (AMQP 0-9-1, section 4.2).
+ *
+ * Written to a buffer, not to a socket: the library's own publish may block
+ * without limit when the broker stops reading, which RabbitMQ does on purpose.
+ */
+#ifndef ORION_COURIER_AMQP_MESSAGE_H
+#define ORION_COURIER_AMQP_MESSAGE_H
+
+#include "queue.h"
+
+#define ORION_AMQP_SHORT	255		/* longest short string: exchange, routing key, ids */
+
+/*
+ * Appends the frames to out: mandatory, persistent, application/json, with the
+ * CloudEvents 1.0 headers.  frame_max is what was negotiated (0: no limit).
+ * Returns NULL, or why the event can never be a message; out is then unchanged.
+ * When memory is out, out->failed is set.
+ */
+extern const char *orion_amqp_message(OrionBuffer *out, const OrionEvent *event, uint16_t channel,
+									  const char *exchange, const char *source, size_t frame_max);
+
+extern void orion_amqp_heartbeat(OrionBuffer *out);
+
+/* Seconds since 1970 of an RFC 3339 date and time; false when it is none. */
+extern bool orion_rfc3339_seconds(OrionText text, uint64_t *seconds);
+
+#endif							/* ORION_COURIER_AMQP_MESSAGE_H */

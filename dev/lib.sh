@@ -102,19 +102,28 @@ pg_version()
 	esac
 }
 
-# install_packages GROUP...: installs what is missing of these groups of dev/packages.
+# install_packages GROUP...: sets PG, and installs what is missing of these groups of
+# dev/packages.
 install_packages()
 {
 	local group names=
 
+	step packages "of Debian"
+	LOG=$(mktemp)	# $STATE is not there yet; the file stays when this fails
+	PG=$(pg_version)
 	for group in "$@"; do
 		names+=" $(sed -n "s/^$group: *//p" "$ROOT/dev/packages" | sed "s/@PG@/$PG/g")"
 	done
-	[ -z "$(missing_packages $names)" ] && { note "nothing to install"; return; }
+	if [ -z "$(missing_packages $names)" ]; then
+		note "nothing to install"
+		rm -f "$LOG"
+		return
+	fi
 	note "installing:$(missing_packages $names | tr '\n' ' ' | sed 's/^/ /')"
 	as_root "$ROOT/dev/install-packages" "$PG" $names >> "$LOG" 2>&1 < /dev/null ||
 		die "apt-get could not install them"
 	[ -z "$(missing_packages $names)" ] || die "still missing: $(missing_packages $names | tr '\n' ' ')"
+	rm -f "$LOG"
 }
 
 # The names among the arguments of which nothing is installed.

@@ -43,7 +43,9 @@
 #define RECONNECT_MS	100
 #define PEEK_MS			250		/* how late a client's leaving may be noticed */
 #define MAX_HEADERS		256		/* the gateway lets 100 through and adds a few */
-#define HEADER_ROOM		(4 * 1024 * 1024)	/* a frame beyond its body; orion.http_max_header_size is at most 1 MB */
+#define HEADER_ROOM		(4 * 1024 * 1024)	/* a frame beyond its body;
+											 * orion.http_max_header_size is
+											 * at most 1 MB */
 #define KEEP_BUFFER		(1024 * 1024)	/* larger buffers are freed after use */
 
 PGDLLEXPORT void orion_executor_main(Datum arg);
@@ -130,7 +132,8 @@ send_answer(void)
 		CHECK_FOR_INTERRUPTS();
 		if (seen & WL_SOCKET_READABLE)
 		{
-			long		n = orion_buffer_fill(&in, gateway_fd); /* CANCEL: too late to matter */
+			long		n = orion_buffer_fill(&in, gateway_fd); /* CANCEL: too late to
+																 * matter */
 
 			if (n == 0 || n == -2)
 				return false;
@@ -164,7 +167,7 @@ get_text(OrionFrame *frame, const char **text)
 	if (!orion_frame_get(frame, &bytes, &len))
 		return false;
 	*text = copy_text(bytes, len);
-	return *text != NULL;
+	return *text !=NULL;
 }
 
 /* False when the frame is not what a gateway of this version sends. */
@@ -199,7 +202,10 @@ answer_error(OrionResponse *response)
 						   "\"hint\":\"The server log has the reason.\"}");
 	response->nheaders = 1;
 	response->headers = palloc(sizeof(OrionHeader));
-	response->headers[0] = (OrionHeader) {"content-type", "application/json; charset=utf-8"};
+	response->headers[0] = (OrionHeader)
+	{
+		"content-type", "application/json; charset=utf-8"
+	};
 }
 
 /* The REST layer lets no error out; should one come, the process goes on. */

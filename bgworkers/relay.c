@@ -1,18 +1,164 @@
+/*
+ * relay.c
+ *	  The relay process: carries the events of the outbox to one sink.
+ *
+ * One process for each sink.  A commit that published sets its latch; a poll every
+ * ORION_SAFETY_POLL_MS finds what prepared transactions committed.  SQL sinks are
+ * served here, the others through the program orion-courier (relay_courier.c).
+ *
+ * An error ends the process; the launcher starts another, which goes on from the
+ * stored cursor.
+ */
 #include "postgres.h"
 
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "core/wake.h"
 #include "pool.h"
+#include "relay.h"
 
 PGDLLEXPORT void orion_relay_main(Datum arg);
 
-static void
-idle(void)
+static OrionSink *sink = NULL;
+static OrionCursor *cursor = NULL;
+static uint32 generation = 0;	/* of the sinks, when sink was read */
+static TimestampTz loaded_at = 0;
+
+static OrionWorkerState reported_state = ORION_STATE_RUNNING;
+static char reported_text[ORION_ERROR_LEN] = "";
+
+void
+orion_relay_report(OrionWorkerState state, const char *text)
 {
+	if (text == NULL)
+		text = "";
+	if (state == reported_state && strncmp(text, reported_text, ORION_ERROR_LEN - 1) == 0)
+		return;
+	reported_state = state;
+	strlcpy(reported_text, text, ORION_ERROR_LEN);
+	orion_pool_report(state, text);
+}
+
+void
+orion_relay_lag(int64 events, TimestampTz since)
+{
+	pg_atomic_write_u64(&orion_my_slot->lag_events, events);
+	pg_atomic_write_u64(&orion_my_slot->lag_since, events > 0 ? since : 0);
+}
+
+/* True when what the courier was told has changed. */
+static bool
+differs(const OrionSink *a, const OrionSink *b)
+{
+	return b == NULL || strcmp(a->name, b->name) != 0 || strcmp(a->kind, b->kind) != 0 ||
+		(a->config == NULL) != (b->config == NULL) ||
+		(a->config && strcmp(a->config, b->config) != 0);
+}
+
+/* Reads the sink anew, and its cursor the first time. */
+static void
+load(void)
+{
+	OrionSink  *old = sink;
+
+	generation = pg_atomic_read_u32(&orion_shared->sinks_generation);
+	loaded_at = GetCurrentTimestamp();
+	orion_pool_begin("orion: reading the sink");
+	sink = orion_sink_load(orion_my_slot->index);
+	if (sink && cursor == NULL)
+		cursor = orion_cursor_load(sink->id);
+	orion_pool_commit();
+	if (old && differs(old, sink))
+		orion_relay_courier_stop(cursor);
+	orion_sink_free(old);
+}
+
+/* Changed by a commit, or not looked at for so long that a privilege may be gone. */
+static bool
+is_stale(void)
+{
+	return sink == NULL ||
+		generation != pg_atomic_read_u32(&orion_shared->sinks_generation) ||
+		TimestampDifferenceExceeds(loaded_at, GetCurrentTimestamp(), ORION_SAFETY_POLL_MS);
+}
+
+static void
+run_handler(void)
+{
+	long		wait_ms;
+	bool		more;
+	int64		backlog = 0;
+
+	if (sink->problem)
+	{
+		orion_relay_report(ORION_STATE_DEGRADED, sink->problem);
+		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
+		return;
+	}
+	orion_relay_report(ORION_STATE_RUNNING, NULL);
+	orion_pool_begin("orion: calling the handler");
+	more = orion_handler_run(sink, cursor, &wait_ms);
+	if (orion_cursor_is_open(cursor))
+		backlog = orion_outbox_backlog(orion_cursor_read_seq(cursor));
+	orion_pool_commit();
+	orion_relay_lag(backlog, GetCurrentTimestamp());
+	if (!more)
+		orion_pool_wait(-1, false, wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(wait_ms, ORION_SAFETY_POLL_MS));
+}
+
+/*
+ * The database's owner can give settings to every session in it; these must not
+ * change what our queries mean.  Plans: the outbox is always read by its indexes,
+ * whatever the statistics say.
+ */
+static void
+pin_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"statement_timeout", "0"},
+		{"lock_timeout", "0"},
+		{"enable_seqscan", "off"},
+		{"jit", "off"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
+	if (strcmp(GetConfigOption("synchronous_commit", false, false), "off") == 0)
+		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_SESSION);
+}
+
+static void
+relay(void)
+{
+	pin_settings();
 	while (orion_pool_continue())
-		orion_pool_wait(-1, false, -1);
+	{
+		if (is_stale())
+			load();
+		if (sink == NULL || cursor == NULL || RecoveryInProgress())
+			orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);	/* the launcher will stop us */
+		else if (sink->paused)
+		{
+			orion_relay_courier_stop(cursor);
+			orion_relay_report(ORION_STATE_PAUSED, NULL);
+			orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
+		}
+		else if (sink->config == NULL)
+			run_handler();
+		else
+			orion_relay_courier(sink, cursor);
+	}
+	orion_relay_courier_stop(cursor);
 }
 
 void
 orion_relay_main(Datum arg)
 {
-	orion_pool_run(arg, NULL, idle);
+	orion_pool_run(arg, NULL, relay);
 }

@@ -2,10 +2,9 @@
 -- Variables: email, password.
 SET client_min_messages = warning;
 
-SELECT NOT EXISTS (SELECT FROM orion_private.users WHERE email = :'email') AS fresh \gset
-\if :fresh
-SELECT * FROM orion_register(:'email', :'password');
-\endif
+SELECT status FROM orion_register(:'email', :'password') \gset
+\echo registration of :email: :status
+SELECT id AS demo FROM orion_private.users WHERE email = :'email' \gset
 
 CREATE TABLE IF NOT EXISTS public.notes (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -22,10 +21,5 @@ GRANT SELECT, INSERT, DELETE, UPDATE (body) ON public.notes TO orion_user;
 
 -- Two of the demo user's, and one of somebody else's that the demo user never sees.
 INSERT INTO public.notes (owner, body)
-SELECT owner, body
-FROM (SELECT id AS owner FROM orion_private.users WHERE email = :'email') AS demo,
-	(VALUES ('Buy milk'), ('Read the docs')) AS notes (body)
-UNION ALL
-SELECT '00000000-0000-4000-8000-000000000000', 'Not yours'
-EXCEPT ALL
-SELECT owner, body FROM public.notes;
+(VALUES (:'demo'::uuid, 'Buy milk'), (:'demo', 'Read the docs'), ('00000000-0000-4000-8000-000000000000', 'Not yours'))
+EXCEPT SELECT owner, body FROM public.notes;

@@ -9,7 +9,7 @@
 #include "gateway/gateway.h"
 
 bool
-gateway_config_parse(const char *json, size_t len, GatewayConfig *config)
+orion_gateway_config_parse(const char *json, size_t len, GatewayConfig *config)
 {
 	json_t	   *root = json_loadb(json, len, JSON_REJECT_DUPLICATES, NULL);
 	const char *version;

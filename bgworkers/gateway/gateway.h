@@ -16,7 +16,8 @@
 #include "gateway/http.h"
 #include "gateway/queue.h"
 
-#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"	/* below the data directory */
+#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"	/* below the data
+														 * directory */
 #define ORION_GATEWAY_MAX_LISTENERS 16
 
 /* From the CONFIG frame; the worker has the settings these come from. */
@@ -72,17 +73,19 @@ typedef struct Request
 	struct MHD_Connection *connection;
 	Client	   *client;
 	Executor   *executor;		/* while OUT */
-	OrionBuffer frame;			/* the REQUEST frame, from offset 0; kept for a second try */
+	OrionBuffer frame;			/* the REQUEST frame, from offset 0; kept for
+								 * a second try */
 	size_t		sent;			/* bytes of it sent */
 	size_t		body_at;		/* offset of the body's length field */
 	uint64_t	body_len;
 	bool		too_large;		/* body over the limit: read on, answer 413 */
-	bool		safe;			/* GET or HEAD: may be given to another executor */
+	bool		safe;			/* GET or HEAD: may be given to another
+								 * executor */
 	bool		retried;
 	bool		close;			/* close the connection after the answer */
-	bool		bad_target;		/* found before the headers were there */
 	const OrionHttpError *error;	/* answer to give once the request is read */
-	struct MHD_Response *response;
+	struct MHD_Response *own;	/* shared answer of /health or /ready */
+	struct MHD_Response *response;	/* of an executor, ours to release */
 	unsigned int status;
 	size_t		target_len;
 	char		request_id[ORION_HTTP_MAX_REQUEST_ID + 1];
@@ -118,11 +121,13 @@ struct Executor
 	bool		dead;			/* to be freed at the end of this turn */
 	bool		want_write;		/* epoll watches for writability */
 	bool		idle;			/* in the idle list */
-	bool		cancel_due;		/* the CANCEL frame waits for the request to be sent */
+	bool		cancel_due;		/* the CANCEL frame waits for the request to
+								 * be sent */
 	uint64_t	out_id;			/* request it works on, 0 = none */
 	Request    *request;		/* the same, NULL when its client has gone */
 	OrionBuffer in;
-	OrionBuffer out;			/* the rest of a frame whose request is gone, and CANCEL */
+	OrionBuffer out;			/* the rest of a frame whose request is gone,
+								 * and CANCEL */
 	Executor   *prev;
 	Executor   *next;
 	Executor   *next_idle;
@@ -152,36 +157,36 @@ typedef struct Gateway
 	int			nclients;
 } Gateway;
 
-extern Gateway gateway;
+extern Gateway orion_gateway;
 
 /* main.c */
-extern bool gateway_watch(Source *source, uint32_t events);
-extern void gateway_complain(const char *fmt,...) __attribute__((format(printf, 1, 2)));
+extern bool orion_gateway_watch(Source *source, uint32_t events);
+extern void orion_gateway_complain(const char *fmt,...) __attribute__((format(printf, 1, 2)));
 
 /* config.c: false when the JSON is not what the worker writes. */
-extern bool gateway_config_parse(const char *json, size_t len, GatewayConfig *config);
+extern bool orion_gateway_config_parse(const char *json, size_t len, GatewayConfig *config);
 
 /* listen.c: false with a text for operators when an address cannot be had. */
-extern bool gateway_listen(char *why, size_t size);
-extern bool gateway_open_door(char *why, size_t size);
+extern bool orion_gateway_listen(char *why, size_t size);
+extern bool orion_gateway_open_door(char *why, size_t size);
 
 /* server.c */
-extern bool gateway_server_start(void);
-extern void gateway_server_accept(Source *listener);
-extern void gateway_server_run(void);
-extern void gateway_server_client_event(Client *client, uint32_t events);
-extern void gateway_server_sweep(void);
-extern void gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response);
-extern void gateway_server_refuse(Request *request, const OrionHttpError *error);
-extern struct MHD_Response *gateway_server_error(const OrionHttpError *error, const char *request_id);
-extern void gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
+extern bool orion_gateway_server_start(void);
+extern void orion_gateway_server_accept(Source *listener);
+extern void orion_gateway_server_run(void);
+extern void orion_gateway_server_client_event(Client *client, uint32_t events);
+extern void orion_gateway_server_sweep(void);
+extern void orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response);
+extern void orion_gateway_server_refuse(Request *request, const OrionHttpError *error);
+extern struct MHD_Response *orion_gateway_server_error(const OrionHttpError *error, const char *request_id);
+extern void orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
 
 /* handoff.c */
-extern void gateway_handoff_accept(void);
-extern void gateway_handoff_event(Executor *executor, uint32_t events);
-extern bool gateway_handoff_submit(Request *request);
-extern void gateway_handoff_cancel(Request *request);
-extern void gateway_handoff_bury(void);
-extern void gateway_handoff_expire(void);
+extern void orion_gateway_handoff_accept(void);
+extern void orion_gateway_handoff_event(Executor *executor, uint32_t events);
+extern bool orion_gateway_handoff_submit(Request *request);
+extern void orion_gateway_handoff_cancel(Request *request);
+extern void orion_gateway_handoff_bury(void);
+extern void orion_gateway_handoff_expire(void);
 
 #endif							/* ORION_GATEWAY_H */

@@ -26,18 +26,18 @@ static void give_next(Executor *executor);
 static void
 want_write(Executor *executor, bool want)
 {
-	struct epoll_event event = {.events = EPOLLIN | (want ? EPOLLOUT : 0), .data.ptr = executor};
+	struct epoll_event event = {.events = EPOLLIN | (want ? EPOLLOUT : 0),.data.ptr = executor};
 
 	if (executor->want_write == want)
 		return;
 	executor->want_write = want;
-	epoll_ctl(gateway.epoll, EPOLL_CTL_MOD, executor->source.fd, &event);
+	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_MOD, executor->source.fd, &event);
 }
 
 static void
 leave_idle(Executor *executor)
 {
-	Executor  **link = &gateway.idle;
+	Executor  **link = &orion_gateway.idle;
 
 	if (!executor->idle)
 		return;
@@ -55,17 +55,17 @@ drop(Executor *executor)
 	if (executor->dead)
 		return;
 	executor->dead = true;
-	executor->next_dead = gateway.dead;
-	gateway.dead = executor;
+	executor->next_dead = orion_gateway.dead;
+	orion_gateway.dead = executor;
 	leave_idle(executor);
 	if (executor->prev)
 		executor->prev->next = executor->next;
 	else
-		gateway.executors = executor->next;
+		orion_gateway.executors = executor->next;
 	if (executor->next)
 		executor->next->prev = executor->prev;
 	if (executor->greeted)
-		gateway.nexecutors--;
+		orion_gateway.nexecutors--;
 	close(executor->source.fd);
 	executor->request = NULL;
 	if (request == NULL)
@@ -76,22 +76,22 @@ drop(Executor *executor)
 		request->retried = true;
 		request->sent = 0;
 		request->state = REQUEST_QUEUED;
-		orion_queue_push_front(&gateway.queue, &request->item);
-		if (gateway.idle)
-			give_next(gateway.idle);
+		orion_queue_push_front(&orion_gateway.queue, &request->item);
+		if (orion_gateway.idle)
+			give_next(orion_gateway.idle);
 	}
 	else
-		gateway_server_refuse(request, &orion_http_executor_lost);
+		orion_gateway_server_refuse(request, &orion_http_executor_lost);
 }
 
 void
-gateway_handoff_bury(void)
+orion_gateway_handoff_bury(void)
 {
-	while (gateway.dead)
+	while (orion_gateway.dead)
 	{
-		Executor   *executor = gateway.dead;
+		Executor   *executor = orion_gateway.dead;
 
-		gateway.dead = executor->next_dead;
+		orion_gateway.dead = executor->next_dead;
 		orion_buffer_free(&executor->in);
 		orion_buffer_free(&executor->out);
 		free(executor);
@@ -146,30 +146,30 @@ give(Executor *executor, Request *request)
 static void
 give_next(Executor *executor)
 {
-	Request    *request = (Request *) orion_queue_pop(&gateway.queue);
+	Request    *request = (Request *) orion_queue_pop(&orion_gateway.queue);
 
 	if (request)
 		give(executor, request);
 	else if (!executor->idle)
 	{
 		executor->idle = true;
-		executor->next_idle = gateway.idle;
-		gateway.idle = executor;
+		executor->next_idle = orion_gateway.idle;
+		orion_gateway.idle = executor;
 	}
 }
 
 /* False when the queue is full. */
 bool
-gateway_handoff_submit(Request *request)
+orion_gateway_handoff_submit(Request *request)
 {
-	if (gateway.idle)
+	if (orion_gateway.idle)
 	{
-		request->item.deadline = gateway.now + gateway.config.queue_timeout;
-		give(gateway.idle, request);
+		request->item.deadline = orion_gateway.now + orion_gateway.config.queue_timeout;
+		give(orion_gateway.idle, request);
 		return true;
 	}
 	request->state = REQUEST_QUEUED;
-	return orion_queue_push(&gateway.queue, &request->item, gateway.now + gateway.config.queue_timeout);
+	return orion_queue_push(&orion_gateway.queue, &request->item, orion_gateway.now + orion_gateway.config.queue_timeout);
 }
 
 /*
@@ -177,11 +177,11 @@ gateway_handoff_submit(Request *request)
  * since frames cannot be broken off; CANCEL follows it.
  */
 void
-gateway_handoff_cancel(Request *request)
+orion_gateway_handoff_cancel(Request *request)
 {
 	Executor   *executor = request->executor;
 
-	orion_queue_remove(&gateway.queue, &request->item);
+	orion_queue_remove(&orion_gateway.queue, &request->item);
 	if (executor == NULL)
 		return;
 	request->executor = NULL;
@@ -201,12 +201,12 @@ gateway_handoff_cancel(Request *request)
 
 /* 503 for those who have waited too long. */
 void
-gateway_handoff_expire(void)
+orion_gateway_handoff_expire(void)
 {
 	Request    *request;
 
-	while ((request = (Request *) orion_queue_pop_expired(&gateway.queue, gateway.now)) != NULL)
-		gateway_server_refuse(request, gateway.nexecutors > 0 ? &orion_http_queue_timeout : &orion_http_not_ready);
+	while ((request = (Request *) orion_queue_pop_expired(&orion_gateway.queue, orion_gateway.now)) != NULL)
+		orion_gateway_server_refuse(request, orion_gateway.nexecutors > 0 ? &orion_http_queue_timeout : &orion_http_not_ready);
 }
 
 static bool
@@ -240,19 +240,19 @@ answer(Request *request, OrionFrame *frame)
 	if (!orion_frame_get_u64(frame, &status) || !orion_frame_get(frame, &body, &len) ||
 		status < 200 || status > 599)
 	{
-		gateway_server_refuse(request, &orion_http_bad_answer);
+		orion_gateway_server_refuse(request, &orion_http_bad_answer);
 		return;
 	}
 	response = MHD_create_response_from_buffer(len, (void *) body, MHD_RESPMEM_MUST_COPY);
 	if (response && add_headers(response, frame))
 	{
-		gateway_server_add_own_headers(response, request->request_id);
-		gateway_server_answer(request, status, response);
+		orion_gateway_server_add_own_headers(response, request->request_id);
+		orion_gateway_server_answer(request, status, response);
 		return;
 	}
 	if (response)
 		MHD_destroy_response(response);
-	gateway_server_refuse(request, &orion_http_bad_answer);
+	orion_gateway_server_refuse(request, &orion_http_bad_answer);
 }
 
 static bool
@@ -264,7 +264,7 @@ take_hello(Executor *executor, OrionFrame *frame)
 		protocol != ORION_PROTOCOL || frame->id != (uint64_t) executor->pid)
 		return false;
 	executor->greeted = true;
-	gateway.nexecutors++;
+	orion_gateway.nexecutors++;
 	give_next(executor);
 	return true;
 }
@@ -314,7 +314,7 @@ take_frames(Executor *executor)
 }
 
 void
-gateway_handoff_event(Executor *executor, uint32_t events)
+orion_gateway_handoff_event(Executor *executor, uint32_t events)
 {
 	bool		ok = true;
 
@@ -352,11 +352,11 @@ is_ours(int fd, pid_t *pid)
 }
 
 void
-gateway_handoff_accept(void)
+orion_gateway_handoff_accept(void)
 {
 	int			fd;
 
-	while ((fd = accept4(gateway.door.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
+	while ((fd = accept4(orion_gateway.door.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0)
 	{
 		Executor   *executor = calloc(1, sizeof(*executor));
 
@@ -366,12 +366,15 @@ gateway_handoff_accept(void)
 			close(fd);
 			continue;
 		}
-		executor->source = (Source) {SOURCE_EXECUTOR, fd};
-		executor->next = gateway.executors;
+		executor->source = (Source)
+		{
+			SOURCE_EXECUTOR, fd
+		};
+		executor->next = orion_gateway.executors;
 		if (executor->next)
 			executor->next->prev = executor;
-		gateway.executors = executor;
-		if (!gateway_watch(&executor->source, EPOLLIN))
+		orion_gateway.executors = executor;
+		if (!orion_gateway_watch(&executor->source, EPOLLIN))
 			drop(executor);
 	}
 }

@@ -14,8 +14,10 @@
 #include <stdint.h>
 
 #define ORION_HTTP_MAX_HEADERS	100 /* as Apache's LimitRequestFields */
-#define ORION_HTTP_MAX_NAME		256 /* of a header; the longest registered one has 36 */
-#define ORION_HTTP_MAX_TARGET	8192	/* RFC 9112 section 3 asks for 8000 at least */
+#define ORION_HTTP_MAX_NAME		256 /* of a header; the longest registered one
+									 * has 36 */
+#define ORION_HTTP_MAX_TARGET	8192	/* RFC 9112 section 3 asks for 8000 at
+										 * least */
 #define ORION_HTTP_MAX_REQUEST_ID	128
 
 /* An error answer; all texts are constant and free of the client's bytes. */
@@ -53,7 +55,8 @@ typedef struct OrionHttpHead
 	bool		chunked;		/* Transfer-Encoding is exactly "chunked" */
 	bool		malformed;		/* a name or value that is not allowed */
 	uint64_t	length;			/* of Content-Length */
-	const char *request_id;		/* a sane X-Request-Id, not terminated; NULL when none */
+	const char *request_id;		/* a sane X-Request-Id, not terminated; NULL
+								 * when none */
 	size_t		request_id_len;
 } OrionHttpHead;
 

@@ -51,12 +51,12 @@ open_listener(const struct addrinfo *ai)
 static bool
 listen_on(const char *host, bool optional, char *why, size_t size)
 {
-	struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM};
+	struct addrinfo hints = {.ai_flags = AI_PASSIVE,.ai_socktype = SOCK_STREAM};
 	struct addrinfo *list;
 	char		port[16];
 	int			rc;
 
-	snprintf(port, sizeof(port), "%d", gateway.config.port);
+	snprintf(port, sizeof(port), "%d", orion_gateway.config.port);
 	rc = getaddrinfo(host, port, &hints, &list);
 	if (rc != 0)
 	{
@@ -67,7 +67,7 @@ listen_on(const char *host, bool optional, char *why, size_t size)
 	{
 		int			fd;
 
-		if (gateway.nlisteners == ORION_GATEWAY_MAX_LISTENERS)
+		if (orion_gateway.nlisteners == ORION_GATEWAY_MAX_LISTENERS)
 		{
 			snprintf(why, size, "too many listen addresses");
 			freeaddrinfo(list);
@@ -77,12 +77,15 @@ listen_on(const char *host, bool optional, char *why, size_t size)
 		if (fd < 0 && (!optional || (errno != EAFNOSUPPORT && errno != EADDRNOTAVAIL)))
 		{
 			snprintf(why, size, "could not listen on address \"%s\", port %d: %s",
-					 host, gateway.config.port, strerror(errno));
+					 host, orion_gateway.config.port, strerror(errno));
 			freeaddrinfo(list);
 			return false;
 		}
 		if (fd >= 0)
-			gateway.listeners[gateway.nlisteners++] = (Source) {SOURCE_LISTENER, fd};
+			orion_gateway.listeners[orion_gateway.nlisteners++] = (Source)
+		{
+			SOURCE_LISTENER, fd
+		};
 	}
 	freeaddrinfo(list);
 	return true;
@@ -99,20 +102,20 @@ listen_on_name(const char *name, char *why, size_t size)
 }
 
 bool
-gateway_listen(char *why, size_t size)
+orion_gateway_listen(char *why, size_t size)
 {
-	char		names[sizeof(gateway.config.listen_addresses)];
+	char		names[sizeof(orion_gateway.config.listen_addresses)];
 	char	   *save = NULL;
 
-	strcpy(names, gateway.config.listen_addresses);
+	strcpy(names, orion_gateway.config.listen_addresses);
 	for (char *name = strtok_r(names, ", \t", &save); name; name = strtok_r(NULL, ", \t", &save))
 	{
 		if (!listen_on_name(name, why, size))
 			return false;
 	}
-	if (gateway.nlisteners == 0)
+	if (orion_gateway.nlisteners == 0)
 		snprintf(why, size, "no listen address is given");
-	return gateway.nlisteners > 0;
+	return orion_gateway.nlisteners > 0;
 }
 
 /*
@@ -120,7 +123,7 @@ gateway_listen(char *why, size_t size)
  * that was killed is in the way.
  */
 bool
-gateway_open_door(char *why, size_t size)
+orion_gateway_open_door(char *why, size_t size)
 {
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int			fd;
@@ -134,6 +137,9 @@ gateway_open_door(char *why, size_t size)
 		snprintf(why, size, "could not open socket \"%s\": %s", addr.sun_path, strerror(errno));
 		return false;
 	}
-	gateway.door = (Source) {SOURCE_DOOR, fd};
+	orion_gateway.door = (Source)
+	{
+		SOURCE_DOOR, fd
+	};
 	return true;
 }

@@ -31,12 +31,12 @@
 #define SWEEP_MS	250			/* how late a deadline may be noticed */
 #define OTHER_FDS	256			/* executors, listeners and the like */
 
-Gateway		gateway;
+Gateway		orion_gateway;
 
 static OrionBuffer parent_in;
 
 void
-gateway_complain(const char *fmt,...)
+orion_gateway_complain(const char *fmt,...)
 {
 	char		line[512];
 	va_list		args;
@@ -59,10 +59,11 @@ tell_parent(OrionFrameType type, const char *text)
 	orion_buffer_free(&out);
 }
 
-static void __attribute__((noreturn))
+static void
+__attribute__((noreturn))
 give_up(const char *why)
 {
-	gateway_complain("%s", why);
+	orion_gateway_complain("%s", why);
 	tell_parent(ORION_FRAME_TROUBLE, why);
 	exit(1);
 }
@@ -73,21 +74,21 @@ read_clock(void)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	gateway.now = (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	orion_gateway.now = (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
 bool
-gateway_watch(Source *source, uint32_t events)
+orion_gateway_watch(Source *source, uint32_t events)
 {
-	struct epoll_event event = {.events = events, .data.ptr = source};
+	struct epoll_event event = {.events = events,.data.ptr = source};
 
-	return epoll_ctl(gateway.epoll, EPOLL_CTL_ADD, source->fd, &event) == 0;
+	return epoll_ctl(orion_gateway.epoll, EPOLL_CTL_ADD, source->fd, &event) == 0;
 }
 
 static void
 read_config(void)
 {
-	struct pollfd pfd = {.fd = PARENT_FD, .events = POLLIN};
+	struct pollfd pfd = {.fd = PARENT_FD,.events = POLLIN};
 	OrionFrame	frame;
 	const char *json;
 	size_t		len;
@@ -102,7 +103,7 @@ read_config(void)
 			exit(0);			/* the parent has gone, or is no socket */
 	}
 	if (n < 0 || frame.type != ORION_FRAME_CONFIG || !orion_frame_get(&frame, &json, &len) ||
-		!gateway_config_parse(json, len, &gateway.config))
+		!orion_gateway_config_parse(json, len, &orion_gateway.config))
 		give_up("the configuration is not understood");
 	orion_buffer_consume(&parent_in, n);
 }
@@ -112,7 +113,7 @@ static void
 raise_limits(void)
 {
 	struct rlimit limit;
-	rlim_t		need = gateway.config.max_connections + OTHER_FDS;
+	rlim_t		need = orion_gateway.config.max_connections + OTHER_FDS;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need)
 		return;
@@ -120,8 +121,8 @@ raise_limits(void)
 	setrlimit(RLIMIT_NOFILE, &limit);
 	if (limit.rlim_cur < need)
 	{
-		gateway.config.max_connections = limit.rlim_cur > 2 * OTHER_FDS ? limit.rlim_cur - OTHER_FDS : limit.rlim_cur / 2;
-		gateway_complain("connections are limited to %d by the limit of open files", gateway.config.max_connections);
+		orion_gateway.config.max_connections = limit.rlim_cur > 2 * OTHER_FDS ? limit.rlim_cur - OTHER_FDS : limit.rlim_cur / 2;
+		orion_gateway_complain("connections are limited to %d by the limit of open files", orion_gateway.config.max_connections);
 	}
 }
 
@@ -136,14 +137,17 @@ start(void)
 	read_config();
 	raise_limits();
 	read_clock();
-	gateway.queue.max = gateway.config.queue_size;
-	gateway.epoll = epoll_create1(EPOLL_CLOEXEC);
-	gateway.parent = (Source) {SOURCE_PARENT, PARENT_FD};
-	if (gateway.epoll < 0 || !gateway_watch(&gateway.parent, EPOLLIN))
+	orion_gateway.queue.max = orion_gateway.config.queue_size;
+	orion_gateway.epoll = epoll_create1(EPOLL_CLOEXEC);
+	orion_gateway.parent = (Source)
+	{
+		SOURCE_PARENT, PARENT_FD
+	};
+	if (orion_gateway.epoll < 0 || !orion_gateway_watch(&orion_gateway.parent, EPOLLIN))
 		give_up("could not create an epoll");
-	if (!gateway_listen(why, sizeof(why)) || !gateway_open_door(why, sizeof(why)))
+	if (!orion_gateway_listen(why, sizeof(why)) || !orion_gateway_open_door(why, sizeof(why)))
 		give_up(why);
-	if (!gateway_watch(&gateway.door, EPOLLIN) || !gateway_server_start())
+	if (!orion_gateway_watch(&orion_gateway.door, EPOLLIN) || !orion_gateway_server_start())
 		give_up("could not start the HTTP server");
 	tell_parent(ORION_FRAME_READY, "");
 }
@@ -168,19 +172,19 @@ dispatch(Source *source, uint32_t events)
 			parent_event();
 			break;
 		case SOURCE_HTTP:
-			gateway.run_http = true;
+			orion_gateway.run_http = true;
 			break;
 		case SOURCE_LISTENER:
-			gateway_server_accept(source);
+			orion_gateway_server_accept(source);
 			break;
 		case SOURCE_DOOR:
-			gateway_handoff_accept();
+			orion_gateway_handoff_accept();
 			break;
 		case SOURCE_EXECUTOR:
-			gateway_handoff_event((Executor *) source, events);
+			orion_gateway_handoff_event((Executor *) source, events);
 			break;
 		case SOURCE_CLIENT:
-			gateway_server_client_event((Client *) source, events);
+			orion_gateway_server_client_event((Client *) source, events);
 			break;
 	}
 }
@@ -191,21 +195,21 @@ time_left(void)
 {
 	MHD_UNSIGNED_LONG_LONG http;
 
-	if (gateway.run_http)
+	if (orion_gateway.run_http)
 		return 0;
-	if (MHD_get_timeout(gateway.daemon, &http) == MHD_YES && http < SWEEP_MS)
+	if (MHD_get_timeout(orion_gateway.daemon, &http) == MHD_YES && http < SWEEP_MS)
 	{
-		gateway.run_http = true;
+		orion_gateway.run_http = true;
 		return (int) http;
 	}
-	return gateway.nclients > 0 ? SWEEP_MS : -1;
+	return orion_gateway.nclients > 0 ? SWEEP_MS : -1;
 }
 
 static void
 turn(void)
 {
 	struct epoll_event events[MAX_EVENTS];
-	int			n = epoll_wait(gateway.epoll, events, MAX_EVENTS, time_left());
+	int			n = epoll_wait(orion_gateway.epoll, events, MAX_EVENTS, time_left());
 	static int64_t swept;
 
 	if (n < 0 && errno != EINTR)
@@ -213,15 +217,15 @@ turn(void)
 	read_clock();
 	for (int i = 0; i < n; i++)
 		dispatch(events[i].data.ptr, events[i].events);
-	if (gateway.now - swept >= SWEEP_MS)
+	if (orion_gateway.now - swept >= SWEEP_MS)
 	{
-		swept = gateway.now;
-		gateway_handoff_expire();
-		gateway_server_sweep();
+		swept = orion_gateway.now;
+		orion_gateway_handoff_expire();
+		orion_gateway_server_sweep();
 	}
-	if (gateway.run_http)
-		gateway_server_run();
-	gateway_handoff_bury();
+	if (orion_gateway.run_http)
+		orion_gateway_server_run();
+	orion_gateway_handoff_bury();
 }
 
 int

@@ -30,12 +30,16 @@
 
 #include "gateway/gateway.h"
 
-#define MIN_RATE		16		/* bytes of a body per millisecond; a modem's 128 kbit/s */
-#define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an answer */
+#define MIN_RATE		16		/* bytes of a body per millisecond; a modem's
+								 * 128 kbit/s */
+#define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an
+								 * answer */
 #define KEEP_REQUESTS	256		/* free requests kept for reuse */
 #define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
-#define ACCEPT_BATCH	64		/* connections taken before others get their turn */
-#define ANSWER_ROOM		8192	/* the library's memory for a response's headers */
+#define ACCEPT_BATCH	64		/* connections taken before others get their
+								 * turn */
+#define ANSWER_ROOM		8192	/* the library's memory for a response's
+								 * headers */
 
 static Request *free_requests;
 static int	nfree;
@@ -61,7 +65,8 @@ request_new(void)
 	}
 	else if ((request = malloc(sizeof(*request))) == NULL)
 		return NULL;
-	memset(request, 0, offsetof(Request, target));	/* next_free is set when freed */
+	memset(request, 0, offsetof(Request, target));	/* next_free is set when
+													 * freed */
 	request->frame = frame;
 	request->id = ++last_id;
 	return request;
@@ -106,7 +111,7 @@ client_enter(Client *client, ClientList *list)
 {
 	client_leave(client);
 	client->list = list;
-	client->since = gateway.now;
+	client->since = orion_gateway.now;
 	client->next = NULL;
 	client->prev = list->last;
 	if (client->prev)
@@ -126,11 +131,11 @@ is_underway(const Request *request)
 static void
 abort_request(Request *request)
 {
-	gateway_handoff_cancel(request);
+	orion_gateway_handoff_cancel(request);
 	client_leave(request->client);
 	request->state = REQUEST_ABORTED;
 	MHD_resume_connection(request->connection);
-	gateway.run_http = true;
+	orion_gateway.run_http = true;
 }
 
 /* A body that came at the least rate since the last look may go on. */
@@ -143,28 +148,28 @@ makes_progress(Client *client)
 	if (request == NULL || request->state != REQUEST_READING)
 		return false;
 	client->seen = request->body_len;
-	return request->body_len - before >= (uint64_t) (gateway.now - client->since) * MIN_RATE;
+	return request->body_len - before >= (uint64_t) (orion_gateway.now - client->since) * MIN_RATE;
 }
 
 /* Hangs up on slow clients and gives up for those who left. */
 void
-gateway_server_sweep(void)
+orion_gateway_server_sweep(void)
 {
 	Client	   *client;
 
-	while ((client = gateway.reading.first) != NULL &&
-		   gateway.now - client->since >= gateway.config.idle_timeout)
+	while ((client = orion_gateway.reading.first) != NULL &&
+		   orion_gateway.now - client->since >= orion_gateway.config.idle_timeout)
 	{
 		if (makes_progress(client))
-			client_enter(client, &gateway.reading);
+			client_enter(client, &orion_gateway.reading);
 		else
 		{
 			client_leave(client);
 			shutdown(client->source.fd, SHUT_RDWR);
 		}
 	}
-	while ((client = gateway.leaving.first) != NULL &&
-		   gateway.now - client->since >= HALF_CLOSED_MS)
+	while ((client = orion_gateway.leaving.first) != NULL &&
+		   orion_gateway.now - client->since >= HALF_CLOSED_MS)
 		abort_request(client->request);
 }
 
@@ -173,15 +178,15 @@ gateway_server_sweep(void)
  * answer: whether it does cannot be seen, so it gets HALF_CLOSED_MS.
  */
 void
-gateway_server_client_event(Client *client, uint32_t events)
+orion_gateway_server_client_event(Client *client, uint32_t events)
 {
 	client->half_closed = true;
 	if (!is_underway(client->request))
 		return;
 	if (events & (EPOLLHUP | EPOLLERR))
 		abort_request(client->request);
-	else if (client->list != &gateway.leaving)
-		client_enter(client, &gateway.leaving);
+	else if (client->list != &orion_gateway.leaving)
+		client_enter(client, &orion_gateway.leaving);
 }
 
 static Client *
@@ -195,8 +200,8 @@ format_address(struct MHD_Connection *connection, char *out, size_t size)
 {
 	const struct sockaddr *sa = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
 	const void *addr = sa->sa_family == AF_INET6
-		? (const void *) &((const struct sockaddr_in6 *) sa)->sin6_addr
-		: (const void *) &((const struct sockaddr_in *) sa)->sin_addr;
+	? (const void *) &((const struct sockaddr_in6 *) sa)->sin6_addr
+	: (const void *) &((const struct sockaddr_in *) sa)->sin_addr;
 
 	if (inet_ntop(sa->sa_family, addr, out, size) == NULL)
 		out[0] = '\0';
@@ -205,17 +210,17 @@ format_address(struct MHD_Connection *connection, char *out, size_t size)
 static void
 watch_listeners(bool watch)
 {
-	if (gateway.listening == watch)
+	if (orion_gateway.listening == watch)
 		return;
-	gateway.listening = watch;
-	for (int i = 0; i < gateway.nlisteners; i++)
+	orion_gateway.listening = watch;
+	for (int i = 0; i < orion_gateway.nlisteners; i++)
 	{
-		Source	   *listener = &gateway.listeners[i];
+		Source	   *listener = &orion_gateway.listeners[i];
 
 		if (watch)
-			gateway_watch(listener, EPOLLIN);
+			orion_gateway_watch(listener, EPOLLIN);
 		else
-			epoll_ctl(gateway.epoll, EPOLL_CTL_DEL, listener->fd, NULL);
+			epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, listener->fd, NULL);
 	}
 }
 
@@ -230,9 +235,9 @@ connection_started(struct MHD_Connection *connection, void **context)
 	client->source.kind = SOURCE_CLIENT;
 	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	format_address(connection, client->address, sizeof(client->address));
-	gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
-	client_enter(client, &gateway.reading);
-	gateway.nclients++;
+	orion_gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
+	client_enter(client, &orion_gateway.reading);
+	orion_gateway.nclients++;
 }
 
 static void
@@ -243,9 +248,9 @@ connection_closed(void **context)
 	if (client == NULL)
 		return;
 	client_leave(client);
-	epoll_ctl(gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
+	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
 	free(client);
-	gateway.nclients--;
+	orion_gateway.nclients--;
 	watch_listeners(true);
 }
 
@@ -261,7 +266,7 @@ notify_connection(void *cls, struct MHD_Connection *connection, void **context,
 
 /* At the limit, connections wait in the kernel's backlog. */
 void
-gateway_server_accept(Source *listener)
+orion_gateway_server_accept(Source *listener)
 {
 	for (int i = 0; i < ACCEPT_BATCH; i++)
 	{
@@ -269,7 +274,7 @@ gateway_server_accept(Source *listener)
 		socklen_t	len = sizeof(addr);
 		int			fd;
 
-		if (gateway.nclients >= gateway.config.max_connections)
+		if (orion_gateway.nclients >= orion_gateway.config.max_connections)
 		{
 			watch_listeners(false);
 			return;
@@ -277,15 +282,15 @@ gateway_server_accept(Source *listener)
 		fd = accept4(listener->fd, (struct sockaddr *) &addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 		if (fd < 0)
 			return;
-		MHD_add_connection(gateway.daemon, fd, (struct sockaddr *) &addr, len);	/* closes it on failure */
-		gateway.run_http = true;
+		MHD_add_connection(orion_gateway.daemon, fd, (struct sockaddr *) &addr, len);	/* closes it on failure */
+		orion_gateway.run_http = true;
 	}
 }
 
 /* --- answers ----------------------------------------------------------------- */
 
 void
-gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id)
+orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id)
 {
 	MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
 	if (request_id && request_id[0])
@@ -293,7 +298,7 @@ gateway_server_add_own_headers(struct MHD_Response *response, const char *reques
 }
 
 struct MHD_Response *
-gateway_server_error(const OrionHttpError *error, const char *request_id)
+orion_gateway_server_error(const OrionHttpError *error, const char *request_id)
 {
 	char		body[1024];
 	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
@@ -306,26 +311,26 @@ gateway_server_error(const OrionHttpError *error, const char *request_id)
 		MHD_add_response_header(response, "Retry-After", "1");
 	if (error->status == 405)
 		MHD_add_response_header(response, "Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-	gateway_server_add_own_headers(response, request_id);
+	orion_gateway_server_add_own_headers(response, request_id);
 	return response;
 }
 
 /* The answer of a request that was underway; takes over the response. */
 void
-gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response)
+orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response)
 {
 	client_leave(request->client);
 	request->response = response;
 	request->status = status;
 	request->state = response ? REQUEST_ANSWERED : REQUEST_ABORTED;
 	MHD_resume_connection(request->connection);
-	gateway.run_http = true;
+	orion_gateway.run_http = true;
 }
 
 void
-gateway_server_refuse(Request *request, const OrionHttpError *error)
+orion_gateway_server_refuse(Request *request, const OrionHttpError *error)
 {
-	gateway_server_answer(request, error->status, gateway_server_error(error, request->request_id));
+	orion_gateway_server_answer(request, error->status, orion_gateway_server_error(error, request->request_id));
 }
 
 static enum MHD_Result
@@ -346,7 +351,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 static enum MHD_Result
 reply_error(Request *request, const OrionHttpError *error)
 {
-	return reply(request, error->status, gateway_server_error(error, request->request_id));
+	return reply(request, error->status, orion_gateway_server_error(error, request->request_id));
 }
 
 /* --- requests as they are read ------------------------------------------------ */
@@ -379,11 +384,12 @@ request_completed(void *cls, struct MHD_Connection *connection, void **context,
 	if (request == NULL)
 		return;
 	if (is_underway(request))
-		gateway_handoff_cancel(request);	/* only when the daemon is stopped */
+		orion_gateway_handoff_cancel(request);	/* only when the daemon is
+												 * stopped */
 	if (request->state == REQUEST_ANSWERED && request->response)
 		MHD_destroy_response(request->response);
 	request->client->request = NULL;
-	client_enter(request->client, &gateway.reading);
+	client_enter(request->client, &orion_gateway.reading);
 	request_free(request);
 }
 
@@ -484,20 +490,25 @@ put_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len, 
 	return MHD_YES;
 }
 
-static bool
-is_own_path(const Request *request)
+/* The answer the gateway gives without an executor, or NULL. */
+static struct MHD_Response *
+own_response(const OrionHttpTarget *target)
 {
-	return strcmp(request->target, "/health") == 0 || strcmp(request->target, "/ready") == 0;
+	if (target->path_len == 7 && memcmp(target->path, "/health", 7) == 0)
+		return health;
+	if (target->path_len == 6 && memcmp(target->path, "/ready", 6) == 0)
+		return ready;
+	return NULL;
 }
 
 static enum MHD_Result
 reply_own(Request *request)
 {
-	struct MHD_Response *response = request->target[1] == 'h' ? health : ready;
+	struct MHD_Response *response = request->own;
 
 	if (!request->safe)
 		return reply_error(request, &orion_http_method_refused);
-	if (response == ready && gateway.nexecutors == 0)
+	if (response == ready && orion_gateway.nexecutors == 0)
 		return reply_error(request, &orion_http_not_ready);
 	request->state = REQUEST_ANSWERED;
 	return MHD_queue_response(request->connection, 200, response);
@@ -512,9 +523,9 @@ judge_head(Request *request, const HeadScan *scan, const char *method, const cha
 	if (!request_line_is_whole(request, method, url, version) || scan->gap ||
 		(scan->end && !ends_cleanly(scan->end)))
 		return &orion_http_bad_request;
-	if (scan->size + request->target_len + strlen(method) + 12 > gateway.config.max_header)
+	if (scan->size + request->target_len + strlen(method) + 12 > orion_gateway.config.max_header)
 		return &orion_http_headers_too_large;
-	return orion_http_head_check(&scan->head, gateway.config.max_body);
+	return orion_http_head_check(&scan->head, orion_gateway.config.max_body);
 }
 
 /* What is wrong with a request that can be read to its end. */
@@ -550,7 +561,10 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 		return reply_error(request, error);
 	}
 	request->error = judge_request(request, method, &target);
-	if (request->error == NULL)
+	if (request->error)
+		return MHD_YES;
+	request->own = own_response(&target);
+	if (request->own == NULL)
 		begin_frame(request, method, &target);
 	return MHD_YES;
 }
@@ -560,14 +574,14 @@ static enum MHD_Result
 body_seen(Request *request, const char *data, size_t len)
 {
 	request->body_len += len;
-	if (request->body_len > gateway.config.max_body * 2)
+	if (request->body_len > orion_gateway.config.max_body * 2)
 		return MHD_NO;
-	if (request->body_len > gateway.config.max_body)
+	if (request->body_len > orion_gateway.config.max_body)
 	{
 		request->error = &orion_http_body_too_large;
 		request->close = true;
 	}
-	if (request->error)
+	if (request->error || request->own)
 		return MHD_YES;
 	if (!orion_buffer_reserve(&request->frame, len))
 		return MHD_NO;
@@ -583,7 +597,7 @@ request_read(Request *request)
 
 	if (request->error)
 		return reply_error(request, request->error);
-	if (is_own_path(request))
+	if (request->own)
 		return reply_own(request);
 	memcpy(request->frame.data + request->body_at, &len, sizeof(len));
 	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, put_header, &request->frame);
@@ -592,13 +606,13 @@ request_read(Request *request)
 	orion_frame_end(&request->frame);
 	if (request->frame.failed)
 		return MHD_NO;
-	if (!gateway.idle && gateway.queue.count >= gateway.queue.max)
+	if (!orion_gateway.idle && orion_gateway.queue.count >= orion_gateway.queue.max)
 		return reply_error(request, &orion_http_queue_full);
 	client_leave(request->client);
 	if (request->client->half_closed)
-		client_enter(request->client, &gateway.leaving);
+		client_enter(request->client, &orion_gateway.leaving);
 	MHD_suspend_connection(request->connection);
-	gateway_handoff_submit(request);
+	orion_gateway_handoff_submit(request);
 	return MHD_YES;
 }
 
@@ -647,10 +661,10 @@ library_log(void *cls, const char *format, va_list args)
 {
 	static int64_t last = -60000;
 
-	if (gateway.now - last < 10000)
+	if (orion_gateway.now - last < 10000)
 		return;
-	last = gateway.now;
-	gateway_complain("http: %.*s", (int) strcspn(format, "%\n"), format);
+	last = orion_gateway.now;
+	orion_gateway_complain("http: %.*s", (int) strcspn(format, "%\n"), format);
 }
 
 static size_t
@@ -666,28 +680,28 @@ make_own_response(const char *body)
 
 	MHD_add_response_header(response, "Content-Type", "application/json; charset=utf-8");
 	MHD_add_response_header(response, "Cache-Control", "no-store");
-	gateway_server_add_own_headers(response, NULL);
+	orion_gateway_server_add_own_headers(response, NULL);
 	return response;
 }
 
 bool
-gateway_server_start(void)
+orion_gateway_server_start(void)
 {
 	char		body[128];
-	unsigned int timeout = gateway.config.idle_timeout / 1000 + 1;
+	unsigned int timeout = orion_gateway.config.idle_timeout / 1000 + 1;
 
-	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", gateway.config.version);
+	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", orion_gateway.config.version);
 	health = make_own_response(body);
 	ready = make_own_response("{\"status\":\"ready\"}");
 	if (getrandom(&id_prefix, sizeof(id_prefix), 0) != sizeof(id_prefix))
 		return false;
-	gateway.daemon =
+	orion_gateway.daemon =
 		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
 						 0, NULL, NULL, handle, NULL,
 						 MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
-						 MHD_OPTION_CONNECTION_MEMORY_LIMIT, gateway.config.max_header * 3 / 2 + ANSWER_ROOM,
-						 MHD_OPTION_CONNECTION_LIMIT, (unsigned int) gateway.config.max_connections,
-						 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) gateway.config.max_connections_per_address,
+						 MHD_OPTION_CONNECTION_MEMORY_LIMIT, orion_gateway.config.max_header * 3 / 2 + ANSWER_ROOM,
+						 MHD_OPTION_CONNECTION_LIMIT, (unsigned int) orion_gateway.config.max_connections,
+						 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) orion_gateway.config.max_connections_per_address,
 						 MHD_OPTION_CONNECTION_TIMEOUT, timeout,
 						 MHD_OPTION_URI_LOG_CALLBACK, target_seen, NULL,
 						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
@@ -696,17 +710,17 @@ gateway_server_start(void)
 						 MHD_OPTION_STRICT_FOR_CLIENT, 1,
 						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 						 MHD_OPTION_END);
-	if (gateway.daemon == NULL)
+	if (orion_gateway.daemon == NULL)
 		return false;
-	gateway.http.kind = SOURCE_HTTP;
-	gateway.http.fd = MHD_get_daemon_info(gateway.daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+	orion_gateway.http.kind = SOURCE_HTTP;
+	orion_gateway.http.fd = MHD_get_daemon_info(orion_gateway.daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
 	watch_listeners(true);
-	return gateway.listening && gateway_watch(&gateway.http, EPOLLIN);
+	return orion_gateway.listening && orion_gateway_watch(&orion_gateway.http, EPOLLIN);
 }
 
 void
-gateway_server_run(void)
+orion_gateway_server_run(void)
 {
-	gateway.run_http = false;
-	MHD_run(gateway.daemon);
+	orion_gateway.run_http = false;
+	MHD_run(orion_gateway.daemon);
 }

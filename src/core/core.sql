@@ -74,4 +74,5 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_version_bump() IS 'BEFORE UPDATE FOR EACH ROW trigger: adds one to the column "version", which nobody can then set; its arguments name timestamptz columns to set to now()';
-REVOKE ALL ON FUNCTION @extschema@.orion_version_bump() FROM PUBLIC;
+-- for every owner of a table: without a trigger it cannot be called
+GRANT EXECUTE ON FUNCTION @extschema@.orion_version_bump() TO PUBLIC;

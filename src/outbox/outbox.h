@@ -11,6 +11,10 @@
 
 #include "postgres.h"
 
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "datatype/timestamp.h"
+
 #define ORION_OUTBOX_SEGMENTS	8	/* tables outbox_1 .. outbox_8 */
 
 extern int	orion_outbox_max_payload;	/* kB */
@@ -26,6 +30,108 @@ extern int	orion_outbox_handler_timeout;	/* ms, 0 = none */
  * of a transaction.  Errors are the caller's.
  */
 extern void orion_outbox_maintain(void);
+
+typedef struct OrionCursor OrionCursor;
+
+/* An event as sinks get it: UTF-8, palloc'ed; NULL where the publisher gave none. */
+typedef struct OrionEvent
+{
+	int64		seq;
+	char	   *type;
+	char	   *id;
+	char	   *aggregatetype;
+	char	   *aggregateid;
+	char	   *correlation_id;
+	char	   *occurred_at;	/* RFC 3339, UTC */
+	char	   *envelope;		/* JSON */
+} OrionEvent;
+
+/* A sink as its relay needs it; strings live in the sink's own memory. */
+typedef struct OrionSink
+{
+	MemoryContext context;
+	int32		id;
+	char	   *name;
+	char	   *kind;			/* redis, rabbitmq, sql */
+	char	   *pattern;
+	bool		paused;
+	char	   *config;			/* unsealed JSON; holds passwords; NULL for sql */
+	Oid			handler;		/* sql: the function, InvalidOid when it is gone */
+	Oid			handler_role;	/* sql: whom it runs as */
+	const char *problem;		/* sql: why it cannot run, or NULL */
+} OrionSink;
+
+/* In a transaction with SPI. NULL when the sink is gone. */
+extern OrionSink *orion_sink_load(int32 sink_id);
+extern void orion_sink_free(OrionSink *sink);	/* wipes the configuration */
+
+/*
+ * Gives the next events of a SQL sink to its handler, and parked ones that are
+ * due; stores the cursor in the same transaction, which the caller commits.
+ * Returns true when there may be more at once, and in *wait_ms the time until
+ * the next parked event is due (-1: none).
+ */
+extern bool orion_handler_run(OrionSink *sink, OrionCursor *cursor, long *wait_ms);
+
+/* Records that a sink refused an event for good. */
+extern void orion_dead_letter(int32 sink_id, int64 window, const OrionEvent *event, const char *error);
+
+/*
+ * Where a sink is: see cursor.c.  Lives in memory of its own across
+ * transactions.  All functions but orion_cursor_close want a transaction with
+ * SPI and a snapshot (orion_pool_begin).
+ */
+/* The sink's cursor as stored; NULL when the sink is gone. */
+extern OrionCursor *orion_cursor_load(int32 sink_id);
+extern void orion_cursor_free(OrionCursor *cursor);
+
+/*
+ * Opens the next window, unless one is open, and stores it.  Must come first in
+ * its transaction.  Commit durably before anything of the window is sent.
+ * False when there is nothing new.
+ */
+extern bool orion_cursor_open(OrionCursor *cursor);
+
+/*
+ * The next rows of the window, in the order of seq, at most max; they are in
+ * SPI_tuptable.  0 at its end.
+ */
+extern int	orion_cursor_read(OrionCursor *cursor, int max);
+
+/* The row with this seq, if it is in the open window. */
+extern int	orion_cursor_fetch(OrionCursor *cursor, int64 seq);
+
+/* Stores the cursor, with everything up to seq delivered. */
+extern void orion_cursor_store(OrionCursor *cursor, int64 seq);
+
+/* Adds to the count of delivered events; stored with the next store. */
+extern void orion_cursor_count(OrionCursor *cursor, int64 delivered);
+
+/* Ends the window: all of it is delivered.  In memory; the next store tells. */
+extern void orion_cursor_close(OrionCursor *cursor);
+
+/* Continue numbering windows behind a number that the sink has seen. */
+extern void orion_cursor_skip_to_window(OrionCursor *cursor, int64 window);
+
+/* Go on reading behind seq: back after a lost courier, ahead of what a sink has. */
+extern void orion_cursor_seek(OrionCursor *cursor, int64 seq);
+
+extern int64 orion_cursor_window(const OrionCursor *cursor);
+extern bool orion_cursor_is_open(const OrionCursor *cursor);
+extern int64 orion_cursor_read_seq(const OrionCursor *cursor);	/* last row read */
+extern bool orion_cursor_at_end(const OrionCursor *cursor); /* of the open window: all rows were read */
+
+/* Should be stored soon: a window was closed, or from moved a good while ago. */
+extern bool orion_cursor_is_dirty(const OrionCursor *cursor);
+
+/* Numbers drawn for events since seq; some may have been rolled back. */
+extern int64 orion_outbox_backlog(int64 seq);
+
+/* Reads rows of orion_cursor_read. */
+extern char *orion_event_type(HeapTuple row, TupleDesc desc);
+extern int64 orion_event_seq(HeapTuple row, TupleDesc desc);
+extern TimestampTz orion_event_occurred_at(HeapTuple row, TupleDesc desc);
+extern OrionEvent *orion_event_from_row(HeapTuple row, TupleDesc desc);
 
 extern void orion_outbox_init(void);
 

@@ -109,7 +109,8 @@ CREATE TABLE orion_private.dead_letters (
 	event jsonb NOT NULL,
 	attempts int NOT NULL,
 	error text NOT NULL,
-	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	UNIQUE (sink_id, position)
 );
 COMMENT ON TABLE orion_private.dead_letters IS 'Events that a sink refused for good';
 
@@ -122,6 +123,82 @@ BEGIN
 	END LOOP;
 END
 $do$;
+
+-- The current snapshot with the own transaction counted as in progress, as it is for
+-- everybody else.
+CREATE FUNCTION orion_private.outbox_now() RETURNS pg_snapshot
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	SELECT CASE WHEN own.xid IS NULL OR own.xid >= pg_snapshot_xmax(now.snapshot) THEN now.snapshot
+		ELSE format('%s:%s:%s', least(own.xid, pg_snapshot_xmin(now.snapshot)), pg_snapshot_xmax(now.snapshot),
+			(SELECT string_agg(x::text, ',' ORDER BY x)
+				FROM (SELECT pg_snapshot_xip(now.snapshot) UNION SELECT own.xid) AS xips (x)))::pg_snapshot
+		END
+	FROM (SELECT pg_current_snapshot()) AS now (snapshot),
+		(SELECT pg_current_xact_id_if_assigned()) AS own (xid)
+	$fn$;
+COMMENT ON FUNCTION orion_private.outbox_now() IS 'The snapshot that a new cursor starts at';
+REVOKE ALL ON FUNCTION orion_private.outbox_now() FROM PUBLIC;
+
+-- Transaction ids and snapshots mean nothing in another cluster.  When a dump was
+-- restored, each row gets one of the numbers from 3 on, below any transaction's, by
+-- the set of sinks that wait for it, and each cursor a snapshot in which the numbers it
+-- waits for are in progress.  This is the only update of the outbox there is.
+CREATE FUNCTION orion_private.outbox_adopt(own_system bigint) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	now_snapshot pg_snapshot;
+	waiting_sets text[];
+BEGIN
+	IF NOT EXISTS (SELECT FROM orion_private.system_origin WHERE system_identifier <> own_system) THEN
+		IF NOT EXISTS (SELECT FROM orion_private.system_origin) THEN
+			INSERT INTO orion_private.system_origin VALUES (own_system);
+		END IF;
+		RETURN false;
+	END IF;
+	LOCK TABLE orion_private.system_origin IN ACCESS EXCLUSIVE MODE;
+	IF NOT EXISTS (SELECT FROM orion_private.system_origin WHERE system_identifier <> own_system) THEN
+		RETURN false;
+	END IF;
+	LOCK TABLE orion_private.outbox, orion_private.cursors IN SHARE ROW EXCLUSIVE MODE;
+	now_snapshot := orion_private.outbox_now();
+
+	CREATE TEMPORARY TABLE orion_adopted ON COMMIT DROP AS
+		SELECT o.segment, o.seq, ARRAY(
+			SELECT c.sink_id FROM orion_private.cursors c
+			WHERE NOT pg_visible_in_snapshot(o.xid, c.from_snapshot)
+				AND NOT (c.upto_snapshot IS NOT NULL AND o.seq <= c.seq AND pg_visible_in_snapshot(o.xid, c.upto_snapshot))
+			ORDER BY c.sink_id) AS waiting
+		FROM orion_private.outbox o;
+	SELECT array_agg(DISTINCT a.waiting::text ORDER BY a.waiting::text) INTO waiting_sets FROM pg_temp.orion_adopted a;
+	UPDATE orion_private.outbox o
+		SET xid = (2 + array_position(waiting_sets, a.waiting::text))::text::xid8
+		FROM pg_temp.orion_adopted a
+		WHERE o.segment = a.segment AND o.seq = a.seq
+			AND (a.waiting <> '{}' OR o.xid >= pg_snapshot_xmin(now_snapshot));
+	UPDATE orion_private.cursors c
+		SET upto_snapshot = NULL, seq = 0, updated_at = now(),
+			from_snapshot = coalesce((
+				SELECT format('%s:%s:%s', min(x), pg_snapshot_xmax(now_snapshot), string_agg(x::text, ',' ORDER BY x))
+				FROM (SELECT (2 + s.number)::text::xid8 FROM unnest(waiting_sets) WITH ORDINALITY AS s (sinks, number)
+						WHERE c.sink_id = ANY (s.sinks::int[])
+					UNION ALL SELECT pg_snapshot_xip(now_snapshot)) AS xips (x)
+				HAVING count(*) > 0)::pg_snapshot, now_snapshot);
+	UPDATE orion_private.outbox_state t
+		SET opened_at = coalesce(t.opened_at, now()), closed_at = now(), sealed_xid = pg_snapshot_xmax(now_snapshot)
+		WHERE (t.opened_at IS NULL OR t.closed_at IS NOT NULL)
+			AND EXISTS (SELECT FROM pg_temp.orion_adopted a WHERE a.segment = t.segment);
+	DELETE FROM orion_private.system_origin;
+	INSERT INTO orion_private.system_origin VALUES (own_system);
+	DROP TABLE pg_temp.orion_adopted;
+	RETURN true;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.outbox_adopt(bigint) IS 'Makes the outbox of a restored dump readable in this cluster; true if it was one';
+REVOKE ALL ON FUNCTION orion_private.outbox_adopt(bigint) FROM PUBLIC;
 
 -- No SET search_path: the C function resolves no name through it, and setting it
 -- would be a fifth of the cost of a call.
@@ -137,3 +214,181 @@ COMMENT ON FUNCTION @extschema@.orion_publish(text, jsonb, text, text, text, tex
 	IS 'Publishes an event in this transaction: every sink whose pattern matches the type receives it after commit; returns the event''s id';
 REVOKE ALL ON FUNCTION @extschema@.orion_publish(text, jsonb, text, text, text, text, jsonb, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_publish(text, jsonb, text, text, text, text, jsonb, int) TO orion_service, orion_admin;
+
+CREATE FUNCTION orion_private.sinks_changed() RETURNS trigger
+	LANGUAGE c
+	AS 'MODULE_PATHNAME', 'orion_sinks_changed';
+COMMENT ON FUNCTION orion_private.sinks_changed() IS 'Wakes the workers concerned at commit';
+REVOKE ALL ON FUNCTION orion_private.sinks_changed() FROM PUBLIC;
+CREATE TRIGGER sinks_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON orion_private.sinks
+	FOR EACH STATEMENT EXECUTE FUNCTION orion_private.sinks_changed();
+
+CREATE FUNCTION orion_private.sink_seal(config jsonb, name text) RETURNS bytea
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_sink_seal';
+COMMENT ON FUNCTION orion_private.sink_seal(jsonb, text) IS 'Seals the configuration of a sink, which holds passwords';
+REVOKE ALL ON FUNCTION orion_private.sink_seal(jsonb, text) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.topic_pattern_error(pattern text) RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_topic_pattern_error_sql';
+COMMENT ON FUNCTION orion_private.topic_pattern_error(text) IS 'Why a text is no pattern of event types, or null';
+REVOKE ALL ON FUNCTION orion_private.topic_pattern_error(text) FROM PUBLIC;
+
+-- The row and the cursor of a new sink, for orion_sink_create and orion_subscribe.
+CREATE FUNCTION orion_private.sink_add(name text, kind text, pattern text, config bytea, handler text, handler_role regrole)
+	RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	start pg_snapshot := orion_private.outbox_now();
+	new_id int;
+BEGIN
+	IF name IS NULL OR name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
+		RAISE EXCEPTION 'invalid name of a sink: "%"', name
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use 1 to 63 letters, digits, dots, hyphens and underscores.';
+	END IF;
+	IF pattern IS NULL OR orion_private.topic_pattern_error(pattern) IS NOT NULL THEN
+		RAISE EXCEPTION 'invalid pattern of event types: %', coalesce(orion_private.topic_pattern_error(pattern), 'it is null')
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Examples are user.created, user.* and #.';
+	END IF;
+	LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
+	IF (SELECT count(*) FROM orion_private.sinks) >= 64 THEN
+		RAISE EXCEPTION 'there are already 64 sinks' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	IF EXISTS (SELECT FROM orion_private.sinks s WHERE s.name = sink_add.name) THEN
+		RAISE EXCEPTION 'a sink named "%" already exists', name USING ERRCODE = 'duplicate_object';
+	END IF;
+	INSERT INTO orion_private.sinks (name, kind, pattern, config, handler, handler_role)
+		VALUES (name, kind, pattern, config, handler, handler_role)
+		RETURNING id INTO new_id;
+	INSERT INTO orion_private.cursors (sink_id, from_snapshot, seq)
+		SELECT new_id, start, s.last_value FROM orion_private.outbox_seq s;
+	RETURN new_id;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole) IS 'Adds a sink that starts at the present';
+REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_sink_create(name text, kind text, config jsonb, pattern text DEFAULT '#')
+	RETURNS int
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF kind IS NULL OR kind NOT IN ('redis', 'rabbitmq') THEN
+		RAISE EXCEPTION 'unknown kind of sink: "%"', kind
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'The kinds are redis and rabbitmq; SQL handlers are added with orion_subscribe().';
+	END IF;
+	IF config IS NULL OR jsonb_typeof(config) <> 'object' OR jsonb_typeof(config -> 'url') IS DISTINCT FROM 'string' THEN
+		RAISE EXCEPTION 'the configuration of a sink must be an object with a "url"'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'For example {"url": "redis://localhost:6379/0"} or {"url": "amqp://user:password@localhost:5672/"}.';
+	END IF;
+	RETURN orion_private.sink_add(name, kind, pattern, orion_private.sink_seal(config, name), NULL, NULL);
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_sink_create(text, text, jsonb, text)
+	IS 'Adds a sink (redis, rabbitmq) for the events from now on whose type matches the pattern; returns its id';
+
+CREATE FUNCTION @extschema@.orion_sink_pause(name text) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	UPDATE orion_private.sinks s SET paused = true WHERE s.name = orion_sink_pause.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_sink_pause(text) IS 'Stops sending events to a sink; they wait';
+
+CREATE FUNCTION @extschema@.orion_sink_resume(name text) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	UPDATE orion_private.sinks s SET paused = false WHERE s.name = orion_sink_resume.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_sink_resume(text) IS 'Sends events to a paused sink again, from where it was';
+
+CREATE FUNCTION @extschema@.orion_sink_drop(name text) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	DELETE FROM orion_private.sinks s WHERE s.name = orion_sink_drop.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_sink_drop(text) IS 'Removes a sink, its position and its dead letters';
+
+-- In C, because only there the immediate caller is known: the handler runs as that role.
+CREATE FUNCTION @extschema@.orion_subscribe(name text, pattern text, handler regprocedure) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_subscribe';
+COMMENT ON FUNCTION @extschema@.orion_subscribe(text, text, regprocedure)
+	IS 'Calls handler(event jsonb) as the current role for each event from now on whose type matches the pattern, exactly once; returns the sink''s id';
+
+CREATE FUNCTION @extschema@.orion_unsubscribe(name text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_unsubscribe';
+COMMENT ON FUNCTION @extschema@.orion_unsubscribe(text) IS 'Ends a subscription of one''s own, or of anybody for members of orion_admin';
+
+REVOKE ALL ON FUNCTION
+	@extschema@.orion_sink_create(text, text, jsonb, text),
+	@extschema@.orion_sink_pause(text),
+	@extschema@.orion_sink_resume(text),
+	@extschema@.orion_sink_drop(text),
+	@extschema@.orion_subscribe(text, text, regprocedure),
+	@extschema@.orion_unsubscribe(text)
+	FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	@extschema@.orion_sink_create(text, text, jsonb, text),
+	@extschema@.orion_sink_pause(text),
+	@extschema@.orion_sink_resume(text),
+	@extschema@.orion_sink_drop(text)
+	TO orion_admin;
+GRANT EXECUTE ON FUNCTION
+	@extschema@.orion_subscribe(text, text, regprocedure),
+	@extschema@.orion_unsubscribe(text)
+	TO orion_admin, orion_service;
+
+-- What administrators read.  The configuration is not in it: it holds passwords.
+GRANT SELECT (id, name, kind, pattern, paused, handler, handler_role, created_at) ON orion_private.sinks TO orion_admin, pg_monitor;
+GRANT SELECT (sink_id, window_no, seq, delivered, updated_at) ON orion_private.cursors TO orion_admin, pg_monitor;
+GRANT SELECT ON orion_private.dead_letters TO orion_admin;
+GRANT SELECT (sink_id, seq, window_no, attempts, next_try_at, last_error, event) ON orion_private.parked TO orion_admin;
+
+CREATE VIEW orion.sinks WITH (security_invoker = true) AS
+	SELECT s.id, s.name, s.kind, s.pattern, s.paused, s.handler, s.handler_role,
+		c.window_no, c.seq, c.delivered, c.updated_at,
+		w.state, w.last_error, w.lag_events, w.lag
+	FROM orion_private.sinks s
+	JOIN orion_private.cursors c ON c.sink_id OPERATOR(pg_catalog.=) s.id
+	LEFT JOIN orion_private.workers() w ON w.kind OPERATOR(pg_catalog.=) 'relay' AND w.name OPERATOR(pg_catalog.=) s.name;
+COMMENT ON VIEW orion.sinks IS 'Sinks: pattern, position (window and seq), events delivered, state and lag of the relay';
+GRANT SELECT ON orion.sinks TO orion_admin, pg_monitor;
+
+CREATE VIEW orion.dead_letters WITH (security_invoker = true) AS
+	SELECT d.id, s.name AS sink, d.position, d.event, d.attempts, d.error, d.dead_at
+	FROM orion_private.dead_letters d
+	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) d.sink_id;
+COMMENT ON VIEW orion.dead_letters IS 'Events that a sink refused for good, with the reason';
+GRANT SELECT ON orion.dead_letters TO orion_admin;
+
+CREATE VIEW orion.parked_events WITH (security_invoker = true) AS
+	SELECT s.name AS sink, p.seq, p.event, p.attempts, p.next_try_at, p.last_error
+	FROM orion_private.parked p
+	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) p.sink_id;
+COMMENT ON VIEW orion.parked_events IS 'Events whose SQL handler failed and will be called again';
+GRANT SELECT ON orion.parked_events TO orion_admin;

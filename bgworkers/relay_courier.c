@@ -1,0 +1,412 @@
+/*
+ * relay_courier.c
+ *	  The part of a relay that feeds the program orion-courier.
+ *
+ * The courier connects to the sink and says READY with the position stored
+ * there, if it stores one.  Then events go to it, up to MAX_EVENTS and MAX_BYTES
+ * unacknowledged, and ACKs come back.  No transaction is open while anything is
+ * sent: rows become frames in memory, the transaction (which stored the window)
+ * commits, then the frames go out.  Positions are stored a few times a second; a
+ * crash sends again what was delivered since (at least once).
+ *
+ * When the courier ends, the unacknowledged events go to the next one.  What it
+ * sends is checked as if it were hostile; nonsense ends it.
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "child.h"
+#include "codec/topic.h"
+#include "core/wake.h"
+#include "pool.h"
+#include "relay.h"
+
+#define MAX_EVENTS	4096		/* unacknowledged, a power of two */
+#define MAX_BYTES	(8 * 1024 * 1024)
+#define READ_ROWS	500			/* rows of one transaction */
+#define MAX_FRAME	65536		/* the courier sends nothing longer */
+
+typedef struct Sent
+{
+	int64		seq;
+	size_t		bytes;
+	TimestampTz occurred_at;
+} Sent;
+
+static OrionChild child = {.fd = -1};
+static TimestampTz not_before = 0;	/* no start of a courier earlier */
+static TimestampTz stalled_since = 0;	/* the sink takes nothing since; 0 = it does */
+static bool ready = false;
+static Sent in_flight[MAX_EVENTS];
+static uint64 sent = 0;			/* number of the last event sent to this courier */
+static uint64 acked = 0;
+static size_t bytes = 0;		/* of the events in flight */
+static int64 acked_seq = 0;		/* of the window: all up to here is delivered */
+static int64 stored_seq = 0;
+static int64 highest_seq = 0;	/* ever delivered or skipped, for the lag */
+static TimestampTz stored_at = 0;
+static TimestampTz lag_checked_at = 0;
+
+/* What it did not acknowledge will be read again. */
+static void
+forget_courier(OrionCursor *cursor)
+{
+	ready = false;
+	sent = acked = bytes = 0;
+	if (cursor && orion_cursor_is_open(cursor))
+		orion_cursor_seek(cursor, acked_seq);
+}
+
+void
+orion_relay_courier_stop(OrionCursor *cursor)
+{
+	if (child.pid == 0)
+		return;
+	orion_child_stop(&child, NULL, 0);
+	child.failures = 0;
+	not_before = 0;
+	forget_courier(cursor);
+}
+
+static void
+lose_courier(OrionCursor *cursor, const char *problem)
+{
+	char		why[64];
+	char		text[ORION_ERROR_LEN];
+
+	orion_child_stop(&child, why, sizeof(why));
+	snprintf(text, sizeof(text), "orion-courier %s", problem ? problem : why);
+	ereport(LOG, (errmsg("%s", text)));
+	forget_courier(cursor);
+	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orion_child_backoff(&child));
+	if (stalled_since == 0)
+		stalled_since = GetCurrentTimestamp();
+	orion_pool_count_restart();
+	orion_relay_report(ORION_STATE_DEGRADED, text);
+}
+
+static void
+start_courier(const OrionSink *sink, OrionCursor *cursor)
+{
+	StringInfoData config;
+
+	if (acked_seq == 0)
+	{
+		acked_seq = stored_seq = orion_cursor_is_open(cursor) ? orion_cursor_read_seq(cursor) : 0;
+		highest_seq = orion_cursor_read_seq(cursor);
+	}
+	initStringInfo(&config);
+	appendStringInfoString(&config, "{\"sink\":");
+	escape_json(&config, sink->name);
+	appendStringInfo(&config, ",\"kind\":\"%s\",\"config\":", sink->kind);
+	appendStringInfoString(&config, sink->config);
+	appendStringInfoChar(&config, '}');
+	orion_child_start(&child, "orion-courier", config.data);
+	explicit_bzero(config.data, config.len);
+	pfree(config.data);
+}
+
+/* "<window>:<seq>" of a position that the sink has stored; false when it is none of ours. */
+static bool
+parse_position(const char *str, size_t len, int64 *window, int64 *seq)
+{
+	char		copy[64];
+	char	   *end;
+
+	if (len == 0 || len >= sizeof(copy))
+		return false;
+	memcpy(copy, str, len);
+	copy[len] = '\0';
+	*window = strtoll(copy, &end, 10);
+	if (end == copy || *end != ':' || *window < 0)
+		return false;
+	*seq = strtoll(end + 1, &end, 10);
+	return *end == '\0' && *seq >= 0;
+}
+
+static void
+on_ready(OrionCursor *cursor, const char *position, size_t len)
+{
+	int64		window;
+	int64		seq;
+
+	ready = true;
+	child.failures = 0;
+	stalled_since = 0;
+	orion_relay_report(ORION_STATE_RUNNING, NULL);
+	if (!parse_position(position, len, &window, &seq))
+		return;
+	if (window > orion_cursor_window(cursor))
+		orion_cursor_skip_to_window(cursor, window);
+	else if (window == orion_cursor_window(cursor) && orion_cursor_is_open(cursor) && seq > acked_seq)
+	{
+		acked_seq = seq;
+		orion_cursor_seek(cursor, seq);
+	}
+}
+
+static void
+on_ack(OrionCursor *cursor, uint64 number)
+{
+	orion_cursor_count(cursor, number - acked);
+	while (acked < number)
+		bytes -= in_flight[++acked % MAX_EVENTS].bytes;
+	acked_seq = acked == sent ? orion_cursor_read_seq(cursor) : in_flight[acked % MAX_EVENTS].seq;
+	highest_seq = Max(highest_seq, acked_seq);
+}
+
+static void
+on_reject(const OrionSink *sink, OrionCursor *cursor, uint64 number, const char *reason, size_t len)
+{
+	char	   *text = pnstrdup(reason, pg_encoding_mbcliplen(PG_UTF8, reason, len, 1000));
+
+	orion_pool_begin("orion: keeping a dead letter");
+	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
+		text = pstrdup("refused by the sink");
+	text = pg_any_to_server(text, strlen(text), PG_UTF8);
+	if (orion_cursor_fetch(cursor, in_flight[number % MAX_EVENTS].seq) == 1)
+		orion_dead_letter(sink->id, orion_cursor_window(cursor),
+						  orion_event_from_row(SPI_tuptable->vals[0], SPI_tuptable->tupdesc), text);
+	orion_pool_commit();
+}
+
+static void
+on_trouble(const char *text, size_t len)
+{
+	char		copy[ORION_ERROR_LEN];
+
+	if (len >= sizeof(copy))
+		len = pg_encoding_mbcliplen(PG_UTF8, text, len, sizeof(copy) - 1);
+	memcpy(copy, text, len);
+	copy[len] = '\0';
+	if (len > 0 && stalled_since == 0)
+		stalled_since = GetCurrentTimestamp();
+	else if (len == 0)
+		stalled_since = 0;
+	orion_relay_report(len > 0 ? ORION_STATE_DEGRADED : ORION_STATE_RUNNING, copy);
+}
+
+/* False when the courier talks nonsense. */
+static bool
+handle_frame(const OrionSink *sink, OrionCursor *cursor, OrionFrame *frame)
+{
+	const char *str = "";
+	size_t		len = 0;
+	bool		in_window = frame->id > acked && frame->id <= sent;
+
+	switch (frame->type)
+	{
+		case ORION_FRAME_READY:
+			if (ready || !orion_frame_get(frame, &str, &len))
+				return false;
+			on_ready(cursor, str, len);
+			return true;
+		case ORION_FRAME_ACK:
+			if (in_window)
+				on_ack(cursor, frame->id);
+			return frame->id <= sent;
+		case ORION_FRAME_REJECT:
+			if (!in_window || !orion_frame_get(frame, &str, &len))
+				return false;
+			on_reject(sink, cursor, frame->id, str, len);
+			return true;
+		case ORION_FRAME_TROUBLE:
+			if (!orion_frame_get(frame, &str, &len))
+				return false;
+			on_trouble(str, len);
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Reads and handles what the courier sent. Returns NULL, or why it must go. */
+static const char *
+receive(const OrionSink *sink, OrionCursor *cursor)
+{
+	long		n = orion_buffer_fill(&child.in, child.fd);
+	OrionFrame	frame;
+	long		size;
+
+	while ((size = orion_frame_parse(child.in.data + child.in.start, orion_buffer_len(&child.in), MAX_FRAME, &frame)) > 0)
+	{
+		if (!handle_frame(sink, cursor, &frame))
+			return "sent an unexpected frame";
+		orion_buffer_consume(&child.in, size);
+	}
+	if (size < 0)
+		return "sent an oversized frame";
+	return n == 0 || n == -2 ? "" : NULL;
+}
+
+static void
+put_event(const OrionCursor *cursor, const OrionEvent *event)
+{
+	char		position[64];
+
+	snprintf(position, sizeof(position), INT64_FORMAT ":" INT64_FORMAT, orion_cursor_window(cursor), event->seq);
+	orion_frame_begin(&child.out, ORION_FRAME_EVENT, sent);
+	orion_frame_put_str(&child.out, position);
+	orion_frame_put_str(&child.out, event->id);
+	orion_frame_put_str(&child.out, event->type);
+	orion_frame_put_str(&child.out, event->aggregatetype);
+	orion_frame_put_str(&child.out, event->aggregateid);
+	orion_frame_put_str(&child.out, event->correlation_id);
+	orion_frame_put_str(&child.out, event->occurred_at);
+	orion_frame_put_str(&child.out, event->envelope);
+	orion_frame_end(&child.out);
+}
+
+/* Turns the n rows in SPI_tuptable into frames, as far as MAX_BYTES allows. */
+static void
+put_rows(const OrionSink *sink, OrionCursor *cursor, int n)
+{
+	SPITupleTable *rows = SPI_tuptable;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion event", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	for (int i = 0; i < n; i++)
+	{
+		size_t		before = orion_buffer_len(&child.out);
+		Sent	   *entry;
+		OrionEvent *event;
+
+		if (bytes >= MAX_BYTES)
+		{
+			orion_cursor_seek(cursor, orion_event_seq(rows->vals[i], rows->tupdesc) - 1);
+			break;
+		}
+		MemoryContextReset(context);
+		if (!orion_topic_match(sink->pattern, orion_event_type(rows->vals[i], rows->tupdesc)))
+			continue;
+		event = orion_event_from_row(rows->vals[i], rows->tupdesc);
+		entry = &in_flight[++sent % MAX_EVENTS];
+		put_event(cursor, event);
+		entry->seq = event->seq;
+		entry->bytes = orion_buffer_len(&child.out) - before;
+		entry->occurred_at = orion_event_occurred_at(rows->vals[i], rows->tupdesc);
+		bytes += entry->bytes;
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+static bool
+has_room(void)
+{
+	return bytes < MAX_BYTES && sent - acked <= MAX_EVENTS - READ_ROWS;
+}
+
+/* Reads the next rows into frames. False when there is nothing to read now. */
+static bool
+read_more(const OrionSink *sink, OrionCursor *cursor)
+{
+	bool		was_open = orion_cursor_is_open(cursor);
+	int			n = 0;
+
+	if (was_open && orion_cursor_at_end(cursor) && acked < sent)
+		return false;			/* the next window begins when this one is delivered */
+	if (was_open && orion_cursor_at_end(cursor))
+		orion_cursor_close(cursor);
+	orion_pool_begin("orion: reading events");
+	if (orion_cursor_open(cursor))
+	{
+		if (!was_open || orion_cursor_read_seq(cursor) == 0)
+			acked_seq = stored_seq = orion_cursor_read_seq(cursor);
+		n = orion_cursor_read(cursor, READ_ROWS);
+		if (n > 0)
+			put_rows(sink, cursor, n);
+		if (acked == sent)
+			acked_seq = orion_cursor_read_seq(cursor);
+		if (n == 0)
+			orion_cursor_close(cursor);
+	}
+	else
+		highest_seq = Max(highest_seq, orion_cursor_read_seq(cursor));
+	orion_pool_commit();
+	return n > 0;
+}
+
+/* Losing this to a crash only sends events again, so it need not reach the disk. */
+static void
+store_position(OrionCursor *cursor)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		is_open = orion_cursor_is_open(cursor);
+
+	if (!(is_open && acked_seq != stored_seq) && !orion_cursor_is_dirty(cursor))
+		return;
+	if (!TimestampDifferenceExceeds(stored_at, now, ORION_STORE_MS))
+		return;
+	orion_pool_begin("orion: storing the position");
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
+	orion_cursor_store(cursor, is_open ? acked_seq : orion_cursor_read_seq(cursor));
+	orion_pool_commit();
+	stored_seq = acked_seq;
+	stored_at = now;
+}
+
+static void
+report_lag(OrionCursor *cursor)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		idle = ready && acked == sent && !orion_cursor_is_open(cursor);
+	int64		backlog;
+
+	if (idle)
+		orion_relay_lag(0, 0);
+	if (idle || !TimestampDifferenceExceeds(lag_checked_at, now, 1000))
+		return;
+	lag_checked_at = now;
+	orion_pool_begin("orion: looking at the backlog");
+	backlog = orion_outbox_backlog(highest_seq);
+	orion_pool_commit();
+	orion_relay_lag(backlog, acked < sent ? in_flight[(acked + 1) % MAX_EVENTS].occurred_at :
+					stalled_since ? stalled_since : now);
+}
+
+/* How long nothing needs to be done unless the latch or the socket says so. */
+static long
+wait_time(OrionCursor *cursor)
+{
+	if (child.pid == 0)
+		return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), not_before));
+	if ((orion_cursor_is_open(cursor) && acked_seq != stored_seq) || orion_cursor_is_dirty(cursor))
+		return ORION_STORE_MS;
+	return ORION_SAFETY_POLL_MS;
+}
+
+void
+orion_relay_courier(OrionSink *sink, OrionCursor *cursor)
+{
+	const char *problem = NULL;
+
+	if (child.pid == 0 && GetCurrentTimestamp() >= not_before)
+		start_courier(sink, cursor);
+	if (child.pid)
+		problem = receive(sink, cursor);
+	if (problem == NULL && child.pid && ready)
+	{
+		while (has_room() && read_more(sink, cursor))
+		{
+			if (!orion_buffer_flush(&child.out, child.fd))
+				break;
+		}
+	}
+	if (problem == NULL && child.pid && !orion_buffer_flush(&child.out, child.fd))
+		problem = "";
+	if (problem)
+		lose_courier(cursor, problem[0] ? problem : NULL);
+	store_position(cursor);
+	report_lag(cursor);
+	orion_pool_wait(child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0, wait_time(cursor));
+}

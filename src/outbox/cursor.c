@@ -1,0 +1,448 @@
+/*
+ * cursor.c
+ *	  How a sink finds every committed event exactly once.
+ *
+ * The order of seq is not the order of commit: "seq > last" would lose events,
+ * and waiting for the oldest open transaction would stall behind it.  So a
+ * cursor moves from snapshot to snapshot.  Its window is the rows visible in
+ * upto and not in from; they are delivered in the order of seq, then from := upto
+ * and a fresh snapshot becomes upto.  Who commits late is in a later window.
+ *
+ * The rows of a window are found by xid: those in progress in from, and those at
+ * or above its xmax.  A floor under seq would not do: a transaction at or above
+ * xmax may have drawn its numbers before from was taken.
+ *
+ * Both snapshots are stored before anything of the window is sent.  A window that
+ * is read again after a crash has the same rows, so that "<window>:<seq>" is a
+ * position that only grows, and a sink that stores it can drop what it has.
+ *
+ * A window may hold millions of rows.  When it is opened, one sorted scan turns
+ * its seqs into at most MAX_RUNS runs; gaps are closed as far as needed to stay
+ * below that, which is harmless because the rows of a run are tested again when
+ * they are read.  Batches are then read from the index on seq.
+ *
+ * Only the segments that can hold rows of the window are read, never the parent
+ * table, whose readers would queue behind a TRUNCATE of an old segment.
+ *
+ * Runs in the relays.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "core/shmem.h"
+#include "outbox/outbox.h"
+#include "outbox/outbox_private.h"
+
+#define MAX_RUNS		16384
+#define FIRST_GAP		16		/* numbers of others' rows that a run may span at first */
+#define MOVED_MS		60000	/* how stale the stored from of an idle sink may get */
+#define SCAN_CHUNK		10000	/* rows fetched at a time while looking for runs */
+
+typedef struct Run
+{
+	int64		first;
+	int64		last;
+} Run;
+
+struct OrionCursor
+{
+	MemoryContext context;
+	int32		sink_id;
+	Datum		from;			/* pg_snapshot */
+	Datum		upto;			/* pg_snapshot, 0 when no window is open */
+	int64		window;			/* number of the open window, or of the last one */
+	int64		seq;			/* rows up to here have been read */
+	int64		delivered;		/* events not yet added to the stored count */
+	int			mask;			/* segments of the window, bit 0 is segment 1 */
+	bool		dirty;			/* window or number differ from what is stored */
+	bool		moved;			/* from does, but only over nothing */
+	TimestampTz stored_at;
+
+	Run		   *runs;			/* of the open window; NULL when not looked up yet */
+	int			nruns;
+	int			run;			/* where reading is */
+	int64		runs_after;		/* runs hold the seqs above this */
+	int64		gap;
+};
+
+typedef enum QueryKind
+{
+	QUERY_SEQS,					/* $1 from, $2 upto, $3 seq: the seqs above $3 */
+	QUERY_ROWS,					/* $1 from, $2 upto, $3 first, $4 last: rows */
+	QUERY_KINDS,
+} QueryKind;
+
+/* One plan for each set of segments that was ever needed. */
+static SPIPlanPtr plans[QUERY_KINDS][1 << ORION_OUTBOX_SEGMENTS];
+
+static const char *const arms[QUERY_KINDS] = {
+	"SELECT seq FROM orion_private.outbox_%d"
+	" WHERE (xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) OR xid >= pg_snapshot_xmax($1))"
+	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2) AND seq > $3",
+	"SELECT seq, id, aggregatetype, aggregateid, type, payload, version,"
+	" correlation_id, causation_id, metadata, occurred_at FROM orion_private.outbox_%d"
+	" WHERE seq >= $3 AND seq <= $4"
+	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2)",
+};
+
+/* seq + 0: not through the index on seq, which would walk all that is not new. */
+static const char *const tails[QUERY_KINDS] = {" ORDER BY seq + 0", " ORDER BY seq"};
+
+static SPIPlanPtr
+plan_for(QueryKind kind, int mask)
+{
+	Oid			types[] = {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID};
+	StringInfoData text;
+	bool		first = true;
+
+	if (plans[kind][mask])
+		return plans[kind][mask];
+	initStringInfo(&text);
+	appendStringInfoString(&text, "SELECT * FROM (");
+	for (int i = 0; i < ORION_OUTBOX_SEGMENTS; i++)
+	{
+		if (!(mask & (1 << i)))
+			continue;
+		if (!first)
+			appendStringInfoString(&text, " UNION ALL ");
+		appendStringInfo(&text, arms[kind], i + 1);
+		first = false;
+	}
+	appendStringInfo(&text, ") e%s", tails[kind]);
+	plans[kind][mask] = SPI_prepare(text.data, kind == QUERY_SEQS ? 3 : 4, types);
+	if (plans[kind][mask] == NULL || SPI_keepplan(plans[kind][mask]) != 0)
+		elog(ERROR, "could not prepare a query of the outbox: %s", SPI_result_code_string(SPI_result));
+	pfree(text.data);
+	return plans[kind][mask];
+}
+
+static Datum
+copy_snapshot(OrionCursor *cursor, Datum snapshot)
+{
+	MemoryContext old = MemoryContextSwitchTo(cursor->context);
+	Datum		copy = PointerGetDatum(PG_DETOAST_DATUM_COPY(snapshot));
+
+	MemoryContextSwitchTo(old);
+	return copy;
+}
+
+static void
+set_snapshot(OrionCursor *cursor, Datum *place, Datum snapshot)
+{
+	Datum		copy = copy_snapshot(cursor, snapshot);
+
+	if (*place)
+		pfree(DatumGetPointer(*place));
+	*place = copy;
+}
+
+static Datum
+column(int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
+}
+
+OrionCursor *
+orion_cursor_load(int32 sink_id)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sink_id)};
+	MemoryContext context;
+	OrionCursor *cursor;
+	Datum		upto;
+	bool		isnull;
+
+	if (SPI_execute_with_args("SELECT from_snapshot, upto_snapshot, window_no, seq"
+							  " FROM orion_private.cursors WHERE sink_id = $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the cursor of sink %d", sink_id);
+	if (SPI_processed == 0)
+		return NULL;
+	context = AllocSetContextCreate(TopMemoryContext, "orion cursor", ALLOCSET_DEFAULT_SIZES);
+	cursor = MemoryContextAllocZero(context, sizeof(OrionCursor));
+	cursor->context = context;
+	cursor->sink_id = sink_id;
+	set_snapshot(cursor, &cursor->from, column(1, &isnull));
+	upto = column(2, &isnull);
+	if (!isnull)
+		set_snapshot(cursor, &cursor->upto, upto);
+	cursor->window = DatumGetInt64(column(3, &isnull));
+	cursor->seq = DatumGetInt64(column(4, &isnull));
+	return cursor;
+}
+
+void
+orion_cursor_free(OrionCursor *cursor)
+{
+	if (cursor)
+		MemoryContextDelete(cursor->context);
+}
+
+static void
+forget_runs(OrionCursor *cursor)
+{
+	if (cursor->runs)
+		pfree(cursor->runs);
+	cursor->runs = NULL;
+	cursor->nruns = cursor->run = 0;
+	cursor->gap = FIRST_GAP;
+}
+
+/* Halves the number of runs, or better, by closing gaps. */
+static void
+merge_runs(OrionCursor *cursor)
+{
+	while (cursor->nruns > MAX_RUNS / 2)
+	{
+		int			kept = 0;
+
+		cursor->gap *= 4;
+		for (int i = 1; i < cursor->nruns; i++)
+		{
+			if (cursor->runs[i].first - cursor->runs[kept].last <= cursor->gap)
+				cursor->runs[kept].last = cursor->runs[i].last;
+			else
+				cursor->runs[++kept] = cursor->runs[i];
+		}
+		cursor->nruns = kept + 1;
+	}
+}
+
+static void
+add_seq(OrionCursor *cursor, int64 seq)
+{
+	Run		   *last = cursor->nruns > 0 ? &cursor->runs[cursor->nruns - 1] : NULL;
+
+	if (last && seq - last->last <= cursor->gap)
+	{
+		last->last = seq;
+		return;
+	}
+	if (cursor->nruns == MAX_RUNS)
+		merge_runs(cursor);
+	cursor->runs[cursor->nruns].first = cursor->runs[cursor->nruns].last = seq;
+	cursor->nruns++;
+}
+
+/* Looks up the rows of from .. upto behind seq; in the snapshot of the caller. */
+static void
+find_runs(OrionCursor *cursor, Datum upto, int64 seq)
+{
+	Datum		values[] = {cursor->from, upto, Int64GetDatum(seq)};
+	Portal		portal;
+
+	forget_runs(cursor);
+	cursor->runs_after = seq;
+	cursor->runs = MemoryContextAlloc(cursor->context, MAX_RUNS * sizeof(Run));
+	portal = SPI_cursor_open(NULL, plan_for(QUERY_SEQS, cursor->mask), values, NULL, true);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, SCAN_CHUNK);
+		for (uint64 i = 0; i < SPI_processed; i++)
+		{
+			bool		isnull;
+
+			add_seq(cursor, DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
+		}
+		if (SPI_processed == 0)
+			break;
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+}
+
+static bool
+same_snapshot(Datum a, Datum b)
+{
+	return datumIsEqual(a, b, false, -1);
+}
+
+void
+orion_cursor_store(OrionCursor *cursor, int64 seq)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(cursor->sink_id), cursor->from, cursor->upto,
+	Int64GetDatum(cursor->window), Int64GetDatum(seq), Int64GetDatum(cursor->delivered)};
+	char		nulls[] = {' ', ' ', cursor->upto ? ' ' : 'n', ' ', ' ', ' '};
+
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("UPDATE orion_private.cursors SET from_snapshot = $2, upto_snapshot = $3,"
+						   " window_no = $4, seq = $5, delivered = delivered + $6,"
+						   " updated_at = pg_catalog.now() WHERE sink_id = $1",
+						   lengthof(types), types);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare the update of cursors: %s", SPI_result_code_string(SPI_result));
+	}
+	if (SPI_execute_plan(plan, values, nulls, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not store the cursor of sink %d", cursor->sink_id);
+	cursor->dirty = cursor->moved = false;
+	cursor->delivered = 0;
+	cursor->stored_at = GetCurrentTimestamp();
+}
+
+bool
+orion_cursor_open(OrionCursor *cursor)
+{
+	Datum		upto;
+
+	if (cursor->upto)
+	{
+		if (cursor->runs == NULL)
+		{
+			cursor->mask = orion_segments_since(cursor->from);
+			find_runs(cursor, cursor->upto, cursor->seq);
+		}
+		if (cursor->dirty)
+			orion_cursor_store(cursor, cursor->seq);
+		return true;
+	}
+	/* An own transaction id would count as visible in its own snapshot. */
+	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
+	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
+	if (same_snapshot(upto, cursor->from))
+		return false;
+	cursor->mask = orion_segments_since(cursor->from);
+	find_runs(cursor, upto, 0);
+	if (cursor->nruns == 0)
+	{
+		forget_runs(cursor);
+		set_snapshot(cursor, &cursor->from, upto);
+		cursor->moved = true;
+		return false;
+	}
+	set_snapshot(cursor, &cursor->upto, upto);
+	cursor->window++;
+	cursor->seq = 0;
+	orion_cursor_store(cursor, 0);
+	return true;
+}
+
+static int
+read_range(OrionCursor *cursor, int64 first, int64 last, int max)
+{
+	Datum		values[] = {cursor->from, cursor->upto, Int64GetDatum(first), Int64GetDatum(last)};
+
+	if (SPI_execute_plan(plan_for(QUERY_ROWS, cursor->mask), values, NULL, true, max) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the outbox");
+	return (int) SPI_processed;
+}
+
+int
+orion_cursor_read(OrionCursor *cursor, int max)
+{
+	while (cursor->run < cursor->nruns)
+	{
+		Run		   *run = &cursor->runs[cursor->run];
+		int			n = 0;
+
+		if (cursor->seq < run->last)
+			n = read_range(cursor, Max(run->first, cursor->seq + 1), run->last, max);
+		if (n < max)
+			cursor->run++;
+		if (n > 0)
+		{
+			cursor->seq = orion_event_seq(SPI_tuptable->vals[n - 1], SPI_tuptable->tupdesc);
+			return n;
+		}
+	}
+	return 0;
+}
+
+int
+orion_cursor_fetch(OrionCursor *cursor, int64 seq)
+{
+	return cursor->upto ? read_range(cursor, seq, seq, 1) : 0;
+}
+
+void
+orion_cursor_count(OrionCursor *cursor, int64 delivered)
+{
+	cursor->delivered += delivered;
+}
+
+void
+orion_cursor_close(OrionCursor *cursor)
+{
+	forget_runs(cursor);
+	pfree(DatumGetPointer(cursor->from));
+	cursor->from = cursor->upto;
+	cursor->upto = (Datum) 0;
+	cursor->dirty = true;
+}
+
+void
+orion_cursor_skip_to_window(OrionCursor *cursor, int64 window)
+{
+	if (cursor->window < window + (cursor->upto ? 1 : 0))
+	{
+		cursor->window = window + (cursor->upto ? 1 : 0);
+		cursor->dirty = true;
+	}
+}
+
+void
+orion_cursor_seek(OrionCursor *cursor, int64 seq)
+{
+	cursor->seq = seq;
+	if (cursor->runs == NULL)
+		return;
+	if (seq < cursor->runs_after)
+		forget_runs(cursor);
+	else
+		while (cursor->run > 0 && cursor->runs[cursor->run - 1].last > seq)
+			cursor->run--;
+}
+
+int64
+orion_cursor_window(const OrionCursor *cursor)
+{
+	return cursor->window;
+}
+
+bool
+orion_cursor_is_open(const OrionCursor *cursor)
+{
+	return cursor->upto != 0;
+}
+
+int64
+orion_cursor_read_seq(const OrionCursor *cursor)
+{
+	return cursor->seq;
+}
+
+bool
+orion_cursor_at_end(const OrionCursor *cursor)
+{
+	return cursor->runs != NULL &&
+		(cursor->nruns == 0 || cursor->seq >= cursor->runs[cursor->nruns - 1].last);
+}
+
+bool
+orion_cursor_is_dirty(const OrionCursor *cursor)
+{
+	return cursor->dirty || cursor->delivered > 0 ||
+		(cursor->moved && TimestampDifferenceExceeds(cursor->stored_at, GetCurrentTimestamp(), MOVED_MS));
+}
+
+int64
+orion_outbox_backlog(int64 seq)
+{
+	bool		isnull;
+
+	if (SPI_execute("SELECT last_value FROM orion_private.outbox_seq", true, 1) != SPI_OK_SELECT || SPI_processed != 1)
+		elog(ERROR, "could not read orion_private.outbox_seq");
+	return Max(0, DatumGetInt64(column(1, &isnull)) - seq);
+}

@@ -1,0 +1,262 @@
+/*
+ * sink.c
+ *	  Sinks: what relays read of them, and subscriptions of SQL handlers.
+ *
+ * A handler runs as the role that subscribed it, with that role's privileges and
+ * no more.  Who that is must not be said by an argument, so orion_subscribe takes
+ * the current user of its caller.  A superuser's subscription of a function that
+ * somebody else could replace is refused.
+ *
+ * The configuration of the other sinks is sealed; its context is the sink's name.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "codec/topic.h"
+#include "core/compat.h"
+#include "core/wake.h"
+#include "outbox/outbox.h"
+#include "outbox/outbox_private.h"
+#include "seal/seal.h"
+
+PG_FUNCTION_INFO_V1(orion_sinks_changed);
+PG_FUNCTION_INFO_V1(orion_sink_seal);
+PG_FUNCTION_INFO_V1(orion_topic_pattern_error_sql);
+PG_FUNCTION_INFO_V1(orion_subscribe);
+PG_FUNCTION_INFO_V1(orion_unsubscribe);
+
+Datum
+orion_sinks_changed(PG_FUNCTION_ARGS)
+{
+	if (!CALLED_AS_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("orion_sinks_changed must be called as a trigger")));
+	orion_wake_at_commit(ORION_WAKE_SINKS);
+	return PointerGetDatum(NULL);
+}
+
+Datum
+orion_topic_pattern_error_sql(PG_FUNCTION_ARGS)
+{
+	const char *error = orion_topic_pattern_error(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	if (error == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(error));
+}
+
+static char *
+seal_context(const char *name)
+{
+	return psprintf("sink:%s", name);
+}
+
+Datum
+orion_sink_seal(PG_FUNCTION_ARGS)
+{
+	Jsonb	   *config = PG_GETARG_JSONB_P(0);
+	char	   *json = JsonbToCString(NULL, &config->root, VARSIZE(config));
+	size_t		len = strlen(json);
+	bytea	   *sealed = orion_seal(json, len, seal_context(text_to_cstring(PG_GETARG_TEXT_PP(1))));
+
+	explicit_bzero(json, len);
+	PG_RETURN_BYTEA_P(sealed);
+}
+
+/* Why a role may not have a function called for it, or NULL. */
+static const char *
+handler_problem(Oid function, Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	const char *problem = NULL;
+	Form_pg_proc proc;
+
+	if (!HeapTupleIsValid(tuple))
+		return "the handler does not exist";
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	if (proc->prokind != PROKIND_FUNCTION || proc->proretset || proc->pronargs != 1 ||
+		proc->proargtypes.values[0] != JSONBOID)
+		problem = "the handler is not a function of one jsonb argument that returns one value";
+	else if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
+		problem = "the role that subscribed does not exist";
+	else if (!orion_may_execute(function, role))
+		problem = "the role that subscribed may not execute the handler";
+	else if (superuser_arg(role) && !superuser_arg(proc->proowner))
+		problem = "the role that subscribed is a superuser, but the owner of the handler is not";
+	ReleaseSysCache(tuple);
+	return problem;
+}
+
+static void
+add_subscription(FunctionCallInfo fcinfo, const char *signature, Oid role, Datum *id)
+{
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, OIDOID};
+	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), CStringGetTextDatum(signature), ObjectIdGetDatum(role)};
+	char		nulls[] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' ', ' ', ' '};
+	bool		isnull;
+
+	SPI_connect();
+	if (SPI_execute_with_args("SELECT orion_private.sink_add($1, 'sql', $2, NULL, $3, $4::pg_catalog.regrole)",
+							  lengthof(types), types, values, nulls, false, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not add a sink");
+	*id = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	SPI_finish();
+}
+
+Datum
+orion_subscribe(PG_FUNCTION_ARGS)
+{
+	const char *problem;
+	OrionUser	caller;
+	Datum		id;
+
+	if (PG_ARGISNULL(2))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the handler must not be null")));
+	problem = handler_problem(PG_GETARG_OID(2), GetUserId());
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot subscribe %s", format_procedure(PG_GETARG_OID(2))),
+				 errdetail_internal("%s", problem)));
+	caller = orion_become_owner();
+	add_subscription(fcinfo, format_procedure_qualified(PG_GETARG_OID(2)), caller.user, &id);
+	orion_become_again(caller);
+	return id;
+}
+
+/* The subscriber, InvalidOid when there is no such subscription. */
+static Oid
+find_subscriber(Datum name)
+{
+	Oid			types[] = {TEXTOID};
+	bool		isnull;
+
+	if (SPI_execute_with_args("SELECT handler_role::pg_catalog.oid FROM orion_private.sinks"
+							  " WHERE name OPERATOR(pg_catalog.=) $1 AND kind OPERATOR(pg_catalog.=) 'sql'",
+							  1, types, &name, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the sinks");
+	if (SPI_processed == 0)
+		return InvalidOid;
+	return DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+static bool
+may_unsubscribe(Oid caller, Oid subscriber)
+{
+	Oid			admin = get_role_oid("orion_admin", true);
+
+	return OidIsValid(subscriber) &&
+		(has_privs_of_role(caller, subscriber) ||
+		 (OidIsValid(admin) && has_privs_of_role(caller, admin)));
+}
+
+Datum
+orion_unsubscribe(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		name;
+	OrionUser	caller;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of a subscription must not be null")));
+	name = PG_GETARG_DATUM(0);
+	caller = orion_become_owner();
+	SPI_connect();
+	if (!may_unsubscribe(caller.user, find_subscriber(name)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("there is no subscription named \"%s\" of yours", TextDatumGetCString(name))));
+	if (SPI_execute_with_args("DELETE FROM orion_private.sinks WHERE name OPERATOR(pg_catalog.=) $1",
+							  1, types, &name, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not delete a sink");
+	SPI_finish();
+	orion_become_again(caller);
+	PG_RETURN_VOID();
+}
+
+static char *
+copy_column(OrionSink *sink, int number)
+{
+	char	   *value = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number);
+
+	return value ? MemoryContextStrdup(sink->context, value) : NULL;
+}
+
+static void
+load_config(OrionSink *sink, int number)
+{
+	bool		isnull;
+	Datum		sealed = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, &isnull);
+	bytea	   *config;
+
+	if (isnull)
+		return;
+	config = orion_unseal(DatumGetByteaPP(sealed), seal_context(sink->name));
+	sink->config = MemoryContextAllocZero(sink->context, VARSIZE_ANY_EXHDR(config) + 1);
+	memcpy(sink->config, VARDATA_ANY(config), VARSIZE_ANY_EXHDR(config));
+	explicit_bzero(VARDATA_ANY(config), VARSIZE_ANY_EXHDR(config));
+}
+
+OrionSink *
+orion_sink_load(int32 sink_id)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sink_id)};
+	MemoryContext context;
+	OrionSink  *sink;
+	bool		isnull;
+
+	if (SPI_execute_with_args("SELECT name, kind, pattern, paused, config,"
+							  " pg_catalog.to_regprocedure(handler)::pg_catalog.oid, handler_role::pg_catalog.oid"
+							  " FROM orion_private.sinks WHERE id OPERATOR(pg_catalog.=) $1",
+							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read sink %d", sink_id);
+	if (SPI_processed == 0)
+		return NULL;
+	context = AllocSetContextCreate(TopMemoryContext, "orion sink", ALLOCSET_SMALL_SIZES);
+	sink = MemoryContextAllocZero(context, sizeof(OrionSink));
+	sink->context = context;
+	sink->id = sink_id;
+	sink->name = copy_column(sink, 1);
+	sink->kind = copy_column(sink, 2);
+	sink->pattern = copy_column(sink, 3);
+	sink->paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull));
+	load_config(sink, 5);
+	if (strcmp(sink->kind, "sql") == 0)
+	{
+		sink->handler = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 6, &isnull));
+		sink->handler_role = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 7, &isnull));
+		sink->problem = handler_problem(sink->handler, sink->handler_role);
+	}
+	return sink;
+}
+
+void
+orion_sink_free(OrionSink *sink)
+{
+	if (sink == NULL)
+		return;
+	if (sink->config)
+		explicit_bzero(sink->config, strlen(sink->config));
+	MemoryContextDelete(sink->context);
+}

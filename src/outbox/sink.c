@@ -94,7 +94,7 @@ handler_problem(Oid function, Oid role)
 		problem = "the handler is not a function of one jsonb argument that returns one value";
 	else if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
 		problem = "the role that subscribed does not exist";
-	else if (!orion_may_execute(function, role))
+	else if (orion_acl_function(function, role) != ACLCHECK_OK)
 		problem = "the role that subscribed may not execute the handler";
 	else if (superuser_arg(role) && !superuser_arg(proc->proowner))
 		problem = "the role that subscribed is a superuser, but the owner of the handler is not";

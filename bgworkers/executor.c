@@ -300,7 +300,6 @@ serve(OrionFrame *frame, long size)
 
 	if (parse_request(frame, &request))
 	{
-		pgstat_report_activity(STATE_RUNNING, "orion request");
 		enable_timeout_every(peek_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEEK_MS), PEEK_MS);
 		serve_guarded(&request, &response);
 		disable_timeout(peek_timeout, false);

@@ -523,6 +523,8 @@ judge_head(Request *request, const HeadScan *scan, const char *method, const cha
 	if (!request_line_is_whole(request, method, url, version) || scan->gap ||
 		(scan->end && !ends_cleanly(scan->end)))
 		return &orion_http_bad_request;
+	if (scan->head.nhost == 0 && strcmp(version, "HTTP/1.1") == 0)
+		return &orion_http_bad_request; /* RFC 9112 section 3.2 */
 	if (scan->size + request->target_len + strlen(method) + 12 > orion_gateway.config.max_header)
 		return &orion_http_headers_too_large;
 	return orion_http_head_check(&scan->head, orion_gateway.config.max_body);
@@ -707,7 +709,7 @@ orion_gateway_server_start(void)
 						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
 						 MHD_OPTION_NOTIFY_COMPLETED, request_completed, NULL,
 						 MHD_OPTION_NOTIFY_CONNECTION, notify_connection, NULL,
-						 MHD_OPTION_STRICT_FOR_CLIENT, 1,
+						 MHD_OPTION_STRICT_FOR_CLIENT, 0,	/* 1 hangs up without an answer */
 						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 						 MHD_OPTION_END);
 	if (orion_gateway.daemon == NULL)

@@ -17,6 +17,8 @@
 #define DEFAULT_TTL		86400000	/* ms: 24 h */
 #define DEAD_LETTER		"orion.dead"
 
+static const amqp_table_t no_arguments = {0, NULL};
+
 static const char *const defaults =
 "{\"exchanges\": [\"auth.events\", \"user.events\", \"notification.events\", \"system.events\"],"
 " \"queues\": [\"user.queue\", \"notification.queue\", \"analytics.queue\", \"audit.queue\", \"webhook.queue\"],"
@@ -214,7 +216,7 @@ declare_exchange(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t c
 				 const char *name, const char *type)
 {
 	amqp_exchange_declare(conn, channel, amqp_cstring_bytes(name), amqp_cstring_bytes(type),
-						  0, 1, 0, 0, amqp_empty_table);
+						  0, 1, 0, 0, no_arguments);
 	return accepted(sink, conn, "exchange", name);
 }
 
@@ -223,7 +225,7 @@ bind_queue(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t channel
 		   const char *queue, const char *exchange, const char *key)
 {
 	amqp_queue_bind(conn, channel, amqp_cstring_bytes(queue), amqp_cstring_bytes(exchange),
-					amqp_cstring_bytes(key), amqp_empty_table);
+					amqp_cstring_bytes(key), no_arguments);
 	return accepted(sink, conn, "binding of queue", queue);
 }
 

@@ -7,6 +7,7 @@ use FindBin;
 use lib $FindBin::Bin;
 
 use IO::Select;
+use IO::Socket::INET;
 use JSON::PP ();
 use OrionServices;
 use POSIX ();
@@ -166,6 +167,7 @@ sub redis_config
 	return { sink => 'test', kind => 'redis', config => { url => $redis->url, %more } };
 }
 
+#---------------------------------------------------------------------------
 my $redis = OrionServices->start_redis(password => 'hush-hush', db => 2);
 
 subtest 'redis: ten thousand' => sub {
@@ -311,6 +313,57 @@ subtest 'wrong settings' => sub {
 		like($courier->last_trouble, $expected, $courier->last_trouble);
 		unlike($courier->words, qr/hush/, 'no password');
 		is($courier->leave, 0, 'waits for the end of file');
+	}
+};
+
+# A listener that accepts and then does what code says with each connection.
+sub impostor
+{
+	my ($code) = @_;
+	my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp', Listen => 16) or die "listen: $!";
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		my @kept;
+		$SIG{PIPE} = 'IGNORE';
+		while (my $client = $listener->accept)
+		{
+			$code->($client);
+			push @kept, $client;
+		}
+		POSIX::_exit(0);
+	}
+	my $port = $listener->sockport;
+	close $listener;
+	return ($pid, $port);
+}
+
+subtest 'impostors' => sub {
+	my %settings = (redis => 'redis://:sesame@127.0.0.1:%d/', rabbitmq => 'amqp://guest:sesame@127.0.0.1:%d/');
+	my @impostors = (
+		[ 'says nothing', sub { } ],
+		[ 'hangs up', sub { close $_[0] } ],
+		[ 'repeats the password', sub { sysread($_[0], my $words, 100); syswrite($_[0], "-ERR sesame sesame\r\n"); } ],
+		[ 'talks another protocol', sub { syswrite($_[0], "HTTP/1.1 400 Bad Request\r\n\r\n"); } ],
+		[ 'announces a giant', sub { syswrite($_[0], "\$2147483647\r\n"); } ],
+		[ 'announces a crowd', sub { syswrite($_[0], "*100000000\r\n*100000000\r\n"); } ],
+		[ 'sends a giant frame', sub { syswrite($_[0], "\x01\0\0\xff\xff\xff\xff" . 'x' x 1000); } ],
+		[ 'sends a frame without end', sub { syswrite($_[0], "\x01\0\0\0\0\0\x04\0\x0a\0\x0a\0"); } ]);
+	foreach my $kind (sort keys %settings)
+	{
+		foreach (@impostors)
+		{
+			my ($name, $code) = @$_;
+			my ($pid, $port) = impostor($code);
+			my $courier = Courier->new({ sink => 'x', kind => $kind, config => { url => sprintf($settings{$kind}, $port) } });
+			$courier->send_event(event(1));
+			ok($courier->until(sub { $_[0]->last_trouble ne '' }, 20), "$kind that $name: " . $courier->last_trouble);
+			unlike($courier->words, qr/sesame/, 'no password');
+			is($courier->{acked}, 0, 'nothing acknowledged');
+			is($courier->leave, 0, 'exit status');
+			kill 'KILL', $pid;
+			waitpid $pid, 0;
+		}
 	}
 };
 

@@ -71,6 +71,8 @@ call_handler(const OrionSink *sink, Datum event)
 	Oid			save_user;
 	int			save_context;
 	int			nest_level = NewGUCNestLevel();
+	FmgrInfo	handler;
+	LOCAL_FCINFO(call, 1);
 
 	GetUserIdAndSecContext(&save_user, &save_context);
 	restore_settings();
@@ -78,7 +80,11 @@ call_handler(const OrionSink *sink, Datum event)
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	start_timeout();
-	(void) OidFunctionCall1(sink->handler, event);
+	fmgr_info(sink->handler, &handler);
+	InitFunctionCallInfoData(*call, &handler, 1, InvalidOid, NULL, NULL);
+	call->args[0].value = event;
+	call->args[0].isnull = false;
+	(void) FunctionCallInvoke(call);	/* may well return null */
 	stop_timeout();
 	PopActiveSnapshot();
 	AtEOXact_GUC(false, nest_level);

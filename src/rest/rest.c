@@ -226,7 +226,7 @@ orion_rest_init(void)
 	DefineCustomStringVariable("orion.rest_schemas",
 							   "Schemas whose tables, views and functions are served.",
 							   "The first is the default; clients choose with Accept-Profile and Content-Profile.",
-							   &orion_rest_schemas, "public",
+							   &orion_rest_schemas, "public, orion",
 							   PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("orion.rest_anon_role",
 							   "Role of requests without a token.",

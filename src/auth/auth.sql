@@ -288,8 +288,9 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @
 
 -- The profile: version, event, and what users see of themselves
 
-CREATE TRIGGER users_version BEFORE UPDATE OF email, role, display_name, avatar_url, user_metadata, app_metadata, email_verified_at, version
-	ON orion_private.users FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at');
+-- signing in changes no profile
+CREATE TRIGGER users_version BEFORE UPDATE ON orion_private.users
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at', '!last_login_at', '!password_hash');
 
 CREATE FUNCTION orion_private.user_updated() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER

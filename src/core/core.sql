@@ -55,24 +55,36 @@ COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last erro
 GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;
 
 -- Optimistic locking for any table: a column "version" counts its updates.
--- Arguments name timestamptz columns to set to the time of the transaction.
+-- Arguments name timestamptz columns to set to the time of the transaction and, with
+-- "!" in front, columns that do not count: an update of nothing else leaves the
+-- version. (A list of columns at the trigger would say that too, but orion_update
+-- trusts only triggers that always fire.)
 CREATE FUNCTION @extschema@.orion_version_bump() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	touched jsonb := '{}';
+	ignored text[] := '{}';
 BEGIN
-	NEW.version := OLD.version + 1;
 	FOR i IN 0 .. TG_NARGS - 1 LOOP
-		touched := touched || jsonb_build_object(TG_ARGV[i], now());
+		IF TG_ARGV[i] ^@ '!' THEN
+			ignored := ignored || substr(TG_ARGV[i], 2);
+		ELSE
+			touched := touched || jsonb_build_object(TG_ARGV[i], now());
+		END IF;
 	END LOOP;
-	IF TG_NARGS > 0 THEN
+	NEW.version := OLD.version;
+	IF ignored <> '{}' AND NEW IS DISTINCT FROM OLD AND to_jsonb(NEW) - ignored = to_jsonb(OLD) - ignored THEN
+		RETURN NEW;
+	END IF;
+	NEW.version := OLD.version + 1;
+	IF touched <> '{}' THEN
 		NEW := jsonb_populate_record(NEW, touched);
 	END IF;
 	RETURN NEW;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_version_bump() IS 'BEFORE UPDATE FOR EACH ROW trigger: adds one to the column "version", which nobody can then set; its arguments name timestamptz columns to set to now()';
+COMMENT ON FUNCTION @extschema@.orion_version_bump() IS 'BEFORE UPDATE FOR EACH ROW trigger: adds one to the column "version", which nobody can then set; arguments name timestamptz columns to set to now() and, as "!name", columns that do not count';
 -- for every owner of a table: without a trigger it cannot be called
 GRANT EXECUTE ON FUNCTION @extschema@.orion_version_bump() TO PUBLIC;

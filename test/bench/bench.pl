@@ -25,6 +25,8 @@ my $smoke = $ENV{SMOKE} ? 1 : 0;
 	smoke => $smoke,
 	reps => $ENV{REPS} || ($smoke ? 1 : 3),
 	seconds => $ENV{SECONDS} || ($smoke ? 1 : 5),
+	here => $here,
+	cores => scalar(() = glob '/sys/devices/system/cpu/cpu[0-9]*'),
 	bin => $ENV{ORION_BIN} // die("ORION_BIN is not set; run dev/bench\n"),
 	out => $ENV{BENCH_DIR} // die("BENCH_DIR is not set; run dev/bench\n"),
 	work => $ENV{BENCH_WORK} // die("BENCH_WORK is not set; run dev/bench\n"));
@@ -45,8 +47,7 @@ $known{$_} or die "ONLY knows " . join(' ', sort keys %known) . ", not \"$_\"\n"
 
 my $load = join ' ', (split ' ', first_line('/proc/loadavg'))[ 0 .. 2 ];
 OrionBench->start_server;
-my $cores = () = glob '/sys/devices/system/cpu/cpu[0-9]*';
-printf "%s; %d cores; load average before: %s\n", $server->sql(q{SELECT 'PostgreSQL ' || current_setting('server_version')}), $cores, $load;
+printf "%s; %d cores; load average before: %s\n", $server->sql(q{SELECT 'PostgreSQL ' || current_setting('server_version')}), $option{cores}, $load;
 printf "%d repetition%s of %s s each; ratios are made within a repetition; beside = processor time that others took\n",
   $option{reps}, $option{reps} == 1 ? '' : 's', $option{seconds};
 print "SMOKE: too short to mean anything, only that every figure comes out\n" if $smoke;

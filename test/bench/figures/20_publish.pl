@@ -1,5 +1,7 @@
 # orion_publish() in a transaction of its own, against INSERT of the same row into a
 # plain table that has the outbox's columns and indexes, filled by its defaults.
+package Figure::Publish;
+
 use strict;
 use warnings;
 use OrionBench;

@@ -1,0 +1,75 @@
+# GET of one row by primary key over HTTP, against pgbench of the same query.
+package Figure::Get;
+
+use strict;
+use warnings;
+use OrionBench;
+
+my $rows = 100_000;
+my $table = '(id int PRIMARY KEY, owner uuid NOT NULL, name text NOT NULL, price numeric NOT NULL, created_at timestamptz NOT NULL DEFAULT now())';
+my $uid = 'b16b00b5-0000-4000-8000-000000000001';
+
+sub prepare
+{
+	foreach my $name ('bench_item', 'bench_own')
+	{
+		next if $server->sql("SELECT to_regclass('public.$name')");
+		$server->sql("CREATE TABLE public.$name $table",
+			"INSERT INTO public.$name SELECT i, '$uid', 'item number ' || i, i / 100.0 FROM generate_series(1, $rows) i",
+			"VACUUM ANALYZE public.$name");
+	}
+	$server->sql('GRANT SELECT ON public.bench_item TO orion_anon',
+		'ALTER TABLE public.bench_own ENABLE ROW LEVEL SECURITY',
+		'DROP POLICY IF EXISTS own ON public.bench_own',
+		'CREATE POLICY own ON public.bench_own TO orion_user USING (owner = (SELECT orion_uid()))',
+		'GRANT SELECT ON public.bench_own TO orion_user');
+	return file('get.sql', "\\set id random(1, $rows)\nSELECT row_to_json(t) FROM public.bench_item t WHERE id = :id;\n");
+}
+
+# The row must come, and nobody else's: an empty array would be quick as well.
+sub check
+{
+	my ($url, $path, %headers) = @_;
+	foreach my $id (1, int($rows / 2), $rows)
+	{
+		my $answer = HTTP::Tiny->new->get("$url$path$id", { headers => \%headers });
+		die "GET $path$id: $answer->{status} $answer->{content}\n"
+		  unless $answer->{status} == 200 && $answer->{content} =~ /"id": ?$id,.*"item number $id"/;
+	}
+}
+
+sub line
+{
+	my ($what, $target, $cpu_target, $url, $script, @words) = @_;
+	my (@cpu, @p99);
+	compare(
+		what => "GET $what / pgbench",
+		ours => sub {
+			my $result = $server->wrk("$option{here}/get.lua", 32, $url, '--', @words);
+			push @cpu, $result->{cpu};
+			push @p99, $result->{p99};
+			return $result->{rate};
+		},
+		other => sub { $server->pgbench($script, 8) },
+		unit => '1/s',
+		target => $target);
+	OrionBench::report(what => "  processor time a request, $what", values => \@cpu, unit => 'us', target => $cpu_target);
+	OrionBench::report(what => "  p99 of $what", values => \@p99, unit => 'ms');
+}
+
+figure get => sub {
+	$server->needs('orion_route_add', 'orion_jwt_sign');
+	my $script = prepare();
+	my $url = $server->url;
+	my $token = $server->sql("SELECT orion_jwt_sign(jsonb_build_object('sub', '$uid', 'role', 'orion_user',"
+		  . " 'iss', current_setting('orion.auth_issuer'), 'aud', current_setting('orion.auth_audience'),"
+		  . " 'exp', extract(epoch FROM now())::bigint + 3600))");
+	my @paths = map { "/rest/v1/$_?id=eq." } 'bench_item', 'bench_own';
+
+	check($url, $paths[0]);
+	check($url, $paths[1], Authorization => "Bearer $token");
+	line('of a row, anonymous', '>= 0.8', '<= 25', $url, $script, $paths[0], $rows);
+	line('with token and RLS', '>= 0.5', '<= 40', $url, $script, $paths[1], $rows, $token);
+};
+
+1;

@@ -1,7 +1,7 @@
 # What the figures in test/bench/figures share: a private server, ways to make load,
 # samples, and the table. Everything started here is stopped when the program ends.
 #
-# A figure is a sub that calls compare() or measure() for each of its lines. Samples
+# A figure is a sub that calls compare() or report() for each of its lines. Samples
 # are taken in turn, one of each side a repetition, and the side that begins changes
 # from repetition to repetition; a ratio is made within one repetition only.
 package OrionBench;
@@ -15,7 +15,7 @@ use IO::Socket::INET;
 use POSIX ();
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw($server %option figure compare measure median poll_until free_port file run_program cpu_of cpu_total);
+our @EXPORT = qw($server %option figure compare median poll_until free_port file run_program cpu_of cpu_total);
 
 # reps, seconds (of one sample), smoke, bin (PostgreSQL's programs), work (a directory
 # for this run), out (a directory for the samples; raw/ holds
@@ -191,45 +191,37 @@ sub keep_samples
 	close $file;
 }
 
-# compare(what, ours => sub, other => sub, unit, target): both return a rate.
+# compare(what, ours => sub, other => sub, unit, target, cpu_target): both return a rate,
+# and where the servers' processor time for one piece of work makes sense, how much
+# work they did: then a second line tells it, in microseconds.
 # Returns the medians of the ratio, of ours and of the other.
 sub compare
 {
 	my (%c) = @_;
-	my (@ratios, %samples);
+	my (@ratios, @cpu_ratios, %samples, %cpu);
 	my ($share) = beside(
 		sub {
 			foreach my $rep (1 .. $option{reps})
 			{
-				my %rate;
+				my (%rate, %each);
 				foreach my $side ($rep % 2 ? qw(ours other) : qw(other ours))
 				{
-					$rate{$side} = $c{$side}->();
+					my $cpu = cpu_of($server->{pid});
+					($rate{$side}, my $count) = $c{$side}->();
+					$each{"cpu_$side"} = (cpu_of($server->{pid}) - $cpu) / $count * 1e6 if $count;
 					push @{ $samples{$side} }, $rate{$side};
 				}
+				push @{ $cpu{$_} }, $each{$_} foreach keys %each;
 				push @ratios, $rate{other} > 0 ? $rate{ours} / $rate{other} : 0;
-				keep_samples($c{what}, $rep, %rate);
+				push @cpu_ratios, $each{cpu_ours} / ($each{cpu_other} || 1) if keys %each == 2;
+				keep_samples($c{what}, $rep, %rate, %each);
 			}
 		});
 	row(%c, values => \@ratios, ours => median(@{ $samples{ours} }), other => median(@{ $samples{other} }), beside => $share);
+	row(what => '  processor time of the servers', values => \@cpu_ratios, unit => 'us', target => $c{cpu_target},
+		map { $_ => median(@{ $cpu{"cpu_$_"} }) } qw(ours other))
+	  if @cpu_ratios;
 	return (median(@ratios), map { median(@{ $samples{$_} }) } qw(ours other));
-}
-
-# measure(what, code => sub, unit, target): a figure that is no ratio; code returns one value.
-sub measure
-{
-	my (%c) = @_;
-	my @values;
-	my ($share) = beside(
-		sub {
-			foreach my $rep (1 .. $option{reps})
-			{
-				push @values, $c{code}->();
-				keep_samples($c{what}, $rep, value => $values[-1]);
-			}
-		});
-	row(%c, values => \@values, beside => $share);
-	return median(@values);
 }
 
 # report(what, values => [...], unit, target): values that another line's samples gave.
@@ -353,7 +345,7 @@ sub url
 	return $url;
 }
 
-# pgbench FILE, CLIENTS: transactions a second; the whole count goes to $self->{count}.
+# pgbench FILE, CLIENTS: transactions a second, and how many there were.
 sub pgbench
 {
 	my ($self, $file, $clients, @options) = @_;
@@ -363,22 +355,19 @@ sub pgbench
 	my ($failed) = $text =~ /failed transactions: (\d+)/;
 	my ($rate) = $text =~ /^tps = ([\d.]+)/m;
 	die "pgbench: $text" unless $rate && !$failed;
-	$self->{count} = $count;
-	return $rate;
+	return ($rate, $count);
 }
 
-# wrk SCRIPT, CONNECTIONS, URL, WORD...: { rate, requests, p50, p99 (ms), cpu (µs a request, all server processes) }.
+# wrk SCRIPT, CONNECTIONS, URL, WORD...: { rate, requests, p50, p99 (ms) }.
 sub wrk
 {
 	my ($self, $script, $connections, @words) = @_;
-	my $before = cpu_of($self->{pid});
 	my $text = run_program('wrk', '-t1', "-c$connections", '-d', "$option{seconds}s", '--timeout', '10s', '-s', $script, @words);
-	my $cpu = cpu_of($self->{pid}) - $before;
 	my ($requests, $us, $errors, $p50, $p99) = $text =~ /^RESULT (\d+) (\d+) (\d+) ([\d.]+) ([\d.]+)$/m
 	  or die "wrk: $text";
 	die "wrk: $errors of $requests requests failed\n$text" if $errors;
 	die "wrk: no request was answered\n" unless $requests;
-	return { rate => $requests / $us * 1e6, requests => $requests, p50 => $p50 / 1000, p99 => $p99 / 1000, cpu => $cpu * 1e6 / $requests };
+	return { rate => $requests / $us * 1e6, requests => $requests, p50 => $p50 / 1000, p99 => $p99 / 1000 };
 }
 
 END

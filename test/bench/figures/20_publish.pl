@@ -5,6 +5,7 @@ package Figure::Publish;
 use strict;
 use warnings;
 use OrionBench;
+use OrionServices;
 
 my $payload = '{"userId": "0b5e7d0a-5ad1-4a8e-9a52-6a6b6b1f8c11", "email": "somebody@bench.example", "displayName": "Somebody With A Name",'
   . ' "changed": ["email", "display_name"], "before": {"email": "old@bench.example", "display_name": "Somebody"},'
@@ -30,10 +31,10 @@ sub sample
 {
 	my ($script, $table, $clients) = @_;
 	my $before = count_rows($table);
-	my $rate = $server->pgbench("$option{work}/$script", $clients);
+	my ($rate, $count) = $server->pgbench("$option{work}/$script", $clients);
 	my $rows = count_rows($table) - $before;
-	die "$rows rows in $table after $server->{count} transactions\n" if $rows != $server->{count};
-	return $rate;
+	die "$rows rows in $table after $count transactions\n" if $rows != $count;
+	return ($rate, $count);
 }
 
 sub clients
@@ -48,10 +49,16 @@ sub clients
 		target => $target);
 }
 
+# The relay is awake all the time: each event goes to Redis, at the cost of the same cores.
 figure publish => sub {
-	$server->needs('orion_publish');
+	$server->needs('orion_publish', 'orion_sink_create');
 	prepare();
-	clients($_, 'no sink', '') foreach 1, 8, 32;
+	clients(8, 'no sink', '');
+	my $redis = OrionServices->start_redis;
+	$server->sql("SELECT orion_sink_create('bench_publish', 'redis', jsonb_build_object('url', '" . $redis->url . "', 'maxlen', 10000), 'user.#')");
+	clients($_, 'a Redis sink', $_ == 1 ? '' : '>= 0.90') foreach 1, 8, 32;
+	$server->sql("SELECT orion_sink_drop('bench_publish')");
+	$redis->stop;
 };
 
 1;

@@ -7,8 +7,8 @@ use warnings;
 use OrionBench;
 use OrionServices;
 
-my $payload = q(jsonb_build_object('number', i, 'email', 'somebody@bench.example', 'displayName', 'Somebody With A Name',)
-  . q( 'address', '192.0.2.17', 'agent', 'Mozilla/5.0 (X11; Linux x86_64)'));
+my $payload = q{jsonb_build_object('number', i, 'email', 'somebody@bench.example', 'displayName', 'Somebody With A Name',}
+  . q{ 'address', '192.0.2.17', 'agent', 'Mozilla/5.0 (X11; Linux x86_64)')};
 
 # Publishes count events in one transaction; returns the time of day just before its commit.
 sub publish
@@ -26,7 +26,7 @@ sub drain
 {
 	my ($type, $count, @await) = @_;
 	my $begin = publish($type, $count);
-	return $count / (run_program(@await, $count, 120) - $begin);
+	return ($count / (run_program(@await, $count, 120) - $begin), $count);
 }
 
 sub redis
@@ -46,7 +46,7 @@ sub redis
 		unit => '1/s',
 		target => '>= 0.40');
 	$server->sql("SELECT orion_sink_drop('bench_redis')");
-	$redis->destroy;
+	$redis->stop;
 }
 
 sub rabbitmq
@@ -55,10 +55,11 @@ sub rabbitmq
 	my @raw = ("$option{out}/raw/raw_amqp", $rabbitmq->port);
 	my $queue = "bench.$kind";
 
-	$server->sql(sprintf(
-			q(SELECT orion_sink_create('bench_%s', 'rabbitmq', '{"url": "%s", "exchanges": ["%s.events"], "queues": [{"name": "%s", "type": "%1$s"}],)
-			  . q( "bindings": [{"exchange": "%3$s.events", "queue": "%4$s"}]}', '%1$s.#')),
-			$kind, $rabbitmq->url, $kind, $queue));
+	my $config = <<"JSON";
+{"url": "${\ $rabbitmq->url}", "exchanges": ["$kind.events"], "queues": [{"name": "$queue", "type": "$kind"}],
+ "bindings": [{"exchange": "$kind.events", "queue": "$queue"}]}
+JSON
+	$server->sql("SELECT orion_sink_create('bench_$kind', 'rabbitmq', '$config', '$kind.#')");
 	poll_until(sub { eval { run_program(@raw, 'purge', $queue, 0, 0); 1 } }, 30, "the queue $queue");
 	compare(
 		what => "outbox to RabbitMQ, $kind / plain publish",
@@ -74,7 +75,7 @@ figure drain => sub {
 	redis($option{smoke} ? 5_000 : 40_000 * $option{seconds});
 	my $rabbitmq = OrionServices->start_rabbitmq;
 	rabbitmq($rabbitmq, $_, $option{smoke} ? 2_000 : 10_000 * $option{seconds}) foreach 'classic', 'quorum';
-	$rabbitmq->destroy;
+	$rabbitmq->stop;
 };
 
 1;

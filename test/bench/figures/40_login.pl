@@ -40,7 +40,7 @@ figure login => sub {
 
 	foreach my $clients (2, 8)
 	{
-		line('SQL', $clients, sub { my $rate = $server->pgbench($script, $clients); return ($rate, $server->{count}) }, 0);
+		line('SQL', $clients, sub { $server->pgbench($script, $clients) }, 0);
 	}
 	$server->needs('orion_route_add');
 	my $url = $server->url;

@@ -31,7 +31,7 @@ figure latency => sub {
 	OrionBench::report(what => 'COMMIT sent to seen in Redis, p99', values => \@p99, unit => 'ms', target => '< 10', beside => $share);
 	OrionBench::report(what => 'COMMIT sent to seen in Redis, largest', values => \@max, unit => 'ms', beside => $share);
 	$server->sql("SELECT orion_sink_drop('bench_latency')");
-	$redis->destroy;
+	$redis->stop;
 };
 
 1;

@@ -5,7 +5,7 @@ use strict;
 use warnings;
 use OrionBench;
 
-my $payload = q(jsonb_build_object('number', i, 'email', 'somebody@bench.example', 'displayName', 'Somebody With A Name'));
+my $payload = q{jsonb_build_object('number', i, 'email', 'somebody@bench.example', 'displayName', 'Somebody With A Name')};
 
 sub delivered
 {
@@ -22,7 +22,7 @@ sub handled
 	my $end;
 	poll_until(sub { $end = Time::HiRes::time(); delivered() - $before >= $count }, 120, "$count events");
 	die delivered() - $before . " events delivered, not $count\n" if delivered() - $before != $count;
-	return $count / ($end - $begin);
+	return ($count / ($end - $begin), $count);
 }
 
 # The same number of calls from a loop in the server, a transaction a hundred.
@@ -32,8 +32,8 @@ sub called
 	my $seconds = $server->sql('SELECT set_config(\'bench.t\', extract(epoch FROM clock_timestamp())::text, false)',
 		"DO \$\$ DECLARE event jsonb; BEGIN SELECT $payload INTO event FROM generate_series(1, 1) i;"
 		  . " FOR i IN 1 .. $count LOOP PERFORM public.bench_handler(event); IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END \$\$",
-		q(SELECT extract(epoch FROM clock_timestamp()) - current_setting('bench.t')::numeric)) =~ s/.*\n//sr;
-	return $count / $seconds;
+		q{SELECT extract(epoch FROM clock_timestamp()) - current_setting('bench.t')::numeric}) =~ s/.*\n//sr;
+	return ($count / $seconds, $count);
 }
 
 figure handler => sub {

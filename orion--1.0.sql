@@ -500,7 +500,7 @@ BEGIN
 		new_hash := @extschema@.orion_hash_password(password);
 	END IF;
 	-- not columns of the profile: neither the version nor user.updated
-	UPDATE orion_private.users AS known SET last_login_at = now(), password_hash = new_hash WHERE known.id = u.id;
+	UPDATE orion_private.users AS known SET last_login_at = clock_timestamp(), password_hash = new_hash WHERE known.id = u.id;
 	opened := orion_private.session_open(u, 'password', from_address, agent);
 	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
 		'id', u.id, 'sessionId', opened.session_id, 'method', 'password',

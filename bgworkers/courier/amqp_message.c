@@ -13,12 +13,15 @@
 
 #define FRAME_HEADER	7
 #define FRAME_EXTRA		(FRAME_HEADER + 1)
-#define ROOM			8192	/* method and properties: a dozen short strings */
+#define ROOM			8192	/* method and properties: a dozen short
+								 * strings */
 
 static amqp_bytes_t
-bytes(OrionText text)
+as_bytes(OrionText string)
 {
-	return (amqp_bytes_t) {.len = text.len,.bytes = (void *) text.str};
+	amqp_bytes_t result = {string.len, (void *) string.str};
+
+	return result;
 }
 
 static void
@@ -63,16 +66,16 @@ digits(const char *at, int n, int *value)
 }
 
 bool
-orion_rfc3339_seconds(OrionText text, uint64_t *seconds)
+orion_rfc3339_seconds(OrionText string, uint64_t *seconds)
 {
 	struct tm	tm = {0};
-	const char *at = text.str;
-	const char *end = text.str + text.len;
+	const char *at = string.str;
+	const char *end = string.str + string.len;
 	int			hours = 0,
 				minutes = 0;
 	time_t		value;
 
-	if (text.len < 20 || !digits(at, 4, &tm.tm_year) || at[4] != '-' || !digits(at + 5, 2, &tm.tm_mon) ||
+	if (string.len < 20 || !digits(at, 4, &tm.tm_year) || at[4] != '-' || !digits(at + 5, 2, &tm.tm_mon) ||
 		at[7] != '-' || !digits(at + 8, 2, &tm.tm_mday) || (at[10] != 'T' && at[10] != 't' && at[10] != ' ') ||
 		!digits(at + 11, 2, &tm.tm_hour) || at[13] != ':' || !digits(at + 14, 2, &tm.tm_min) ||
 		at[16] != ':' || !digits(at + 17, 2, &tm.tm_sec))
@@ -107,7 +110,7 @@ add_header(amqp_table_t *headers, const char *name, OrionText value)
 		return;
 	entry->key = amqp_cstring_bytes(name);
 	entry->value.kind = AMQP_FIELD_KIND_UTF8;
-	entry->value.value.bytes = bytes(value);
+	entry->value.value.bytes = as_bytes(value);
 	headers->num_entries++;
 }
 
@@ -120,19 +123,19 @@ fill_properties(const OrionEvent *event, const char *source, amqp_basic_properti
 		AMQP_BASIC_HEADERS_FLAG | AMQP_BASIC_MESSAGE_ID_FLAG | AMQP_BASIC_TYPE_FLAG;
 	properties->content_type = amqp_cstring_bytes("application/json");
 	properties->delivery_mode = AMQP_DELIVERY_PERSISTENT;
-	properties->message_id = bytes(event->id);
-	properties->type = bytes(event->type);
+	properties->message_id = as_bytes(event->id);
+	properties->type = as_bytes(event->type);
 	if (event->correlationid.len > 0 && event->correlationid.len <= ORION_AMQP_SHORT)
 	{
 		properties->_flags |= AMQP_BASIC_CORRELATION_ID_FLAG;
-		properties->correlation_id = bytes(event->correlationid);
+		properties->correlation_id = as_bytes(event->correlationid);
 	}
 	if (orion_rfc3339_seconds(event->occurredat, &properties->timestamp))
 		properties->_flags |= AMQP_BASIC_TIMESTAMP_FLAG;
-	add_header(headers, "cloudEvents:specversion", (OrionText) {"1.0", 3});
+	add_header(headers, "cloudEvents:specversion", orion_text("1.0", 3));
 	add_header(headers, "cloudEvents:id", event->id);
 	add_header(headers, "cloudEvents:type", event->type);
-	add_header(headers, "cloudEvents:source", (OrionText) {source, strlen(source)});
+	add_header(headers, "cloudEvents:source", orion_text(source, strlen(source)));
 	add_header(headers, "cloudEvents:time", event->occurredat);
 	add_header(headers, "cloudEvents:subject", event->aggregateid);
 	add_header(headers, "x-orion-position", event->position);
@@ -144,12 +147,13 @@ put_head(OrionBuffer *out, const OrionEvent *event, uint16_t channel, const char
 {
 	amqp_table_entry_t entries[8];
 	amqp_basic_properties_t properties = {.headers = {0, entries}};
-	amqp_basic_publish_t publish = {.exchange = amqp_cstring_bytes(exchange),.routing_key = bytes(event->type),.mandatory = 1};
+	amqp_basic_publish_t publish = {.exchange = amqp_cstring_bytes(exchange),.routing_key = as_bytes(event->type),.mandatory = 1};
 	uint8_t    *at = out->data + out->end + FRAME_HEADER;
+	amqp_bytes_t room = {ROOM / 2 - 32, at + 4};
 	int			len;
 
 	put_u32(at, AMQP_BASIC_PUBLISH_METHOD);
-	len = amqp_encode_method(AMQP_BASIC_PUBLISH_METHOD, &publish, (amqp_bytes_t) {ROOM / 2 - 16, at + 4});
+	len = amqp_encode_method(AMQP_BASIC_PUBLISH_METHOD, &publish, room);
 	if (len < 0)
 		return false;
 	wrap_frame(out, AMQP_FRAME_METHOD, channel, 4 + len);
@@ -160,7 +164,8 @@ put_head(OrionBuffer *out, const OrionEvent *event, uint16_t channel, const char
 	put_u16(at + 2, 0);			/* weight: unused */
 	put_u32(at + 4, (uint64_t) event->envelope.len >> 32);
 	put_u32(at + 8, event->envelope.len);
-	len = amqp_encode_properties(AMQP_BASIC_CLASS, &properties, (amqp_bytes_t) {ROOM / 2 - 32, at + 12});
+	room.bytes = at + 12;
+	len = amqp_encode_properties(AMQP_BASIC_CLASS, &properties, room);
 	if (len < 0)
 		return false;
 	wrap_frame(out, AMQP_FRAME_HEADER, channel, 12 + len);

@@ -10,7 +10,8 @@
 
 #include "queue.h"
 
-#define ORION_AMQP_SHORT	255		/* longest short string: exchange, routing key, ids */
+#define ORION_AMQP_SHORT	255 /* longest short string: exchange, routing
+								 * key, ids */
 
 /*
  * Appends the frames to out: mandatory, persistent, application/json, with the
@@ -24,6 +25,6 @@ extern const char *orion_amqp_message(OrionBuffer *out, const OrionEvent *event,
 extern void orion_amqp_heartbeat(OrionBuffer *out);
 
 /* Seconds since 1970 of an RFC 3339 date and time; false when it is none. */
-extern bool orion_rfc3339_seconds(OrionText text, uint64_t *seconds);
+extern bool orion_rfc3339_seconds(OrionText string, uint64_t *seconds);
 
 #endif							/* ORION_COURIER_AMQP_MESSAGE_H */

@@ -183,15 +183,15 @@ orion_topology_exchange(const OrionTopology *topology, OrionText type)
 bool
 orion_amqp_fail(OrionSink *sink, const char *what, amqp_rpc_reply_t reply)
 {
-	amqp_bytes_t text = {0, NULL};
+	amqp_bytes_t string = {0, NULL};
 
 	if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION)
 		return orion_sink_fail(sink, "%s: %s", what, amqp_error_string2(reply.library_error));
 	if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION && reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD)
-		text = ((amqp_channel_close_t *) reply.reply.decoded)->reply_text;
+		string = ((amqp_channel_close_t *) reply.reply.decoded)->reply_text;
 	else if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION && reply.reply.id == AMQP_CONNECTION_CLOSE_METHOD)
-		text = ((amqp_connection_close_t *) reply.reply.decoded)->reply_text;
-	return orion_sink_fail(sink, "%s: %.*s", what, (int) text.len, text.len ? (char *) text.bytes : "unexpected answer");
+		string = ((amqp_connection_close_t *) reply.reply.decoded)->reply_text;
+	return orion_sink_fail(sink, "%s: %.*s", what, (int) string.len, string.len ? (char *) string.bytes : "unexpected answer");
 }
 
 /* After a declaration: did it work? */
@@ -230,13 +230,13 @@ bind_queue(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t channel
 }
 
 static void
-add_text(amqp_table_t *table, const char *key, const char *text)
+add_text(amqp_table_t *table, const char *key, const char *string)
 {
 	amqp_table_entry_t *entry = &table->entries[table->num_entries++];
 
 	entry->key = amqp_cstring_bytes(key);
 	entry->value.kind = AMQP_FIELD_KIND_UTF8;
-	entry->value.value.bytes = amqp_cstring_bytes(text);
+	entry->value.value.bytes = amqp_cstring_bytes(string);
 }
 
 static bool

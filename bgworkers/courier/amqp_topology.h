@@ -15,7 +15,8 @@
 
 typedef struct OrionTopology
 {
-	json_t	   *defaults;		/* owner of the strings when nothing was configured */
+	json_t	   *defaults;		/* owner of the strings when nothing was
+								 * configured */
 	struct
 	{
 		const char *name;
@@ -27,7 +28,8 @@ typedef struct OrionTopology
 		const char *name;
 		const char *type;		/* classic, quorum */
 		long long	ttl;		/* ms; 0: none */
-		const char *dead_letter;	/* exchange and queue of that name; NULL: none */
+		const char *dead_letter;	/* exchange and queue of that name; NULL:
+									 * none */
 	}			queues[ORION_TOPOLOGY_QUEUES];
 	int			nqueues;
 	struct

@@ -24,7 +24,7 @@ hex_digit(char c)
 
 /* A decoded copy of len bytes; NULL on a bad escape, %00, or no memory. */
 static char *
-percent_decode(const char *text, size_t len)
+percent_decode(const char *string, size_t len)
 {
 	char	   *copy = malloc(len + 1);
 	size_t		n = 0;
@@ -36,13 +36,13 @@ percent_decode(const char *text, size_t len)
 		int			high,
 					low;
 
-		if (text[i] != '%')
+		if (string[i] != '%')
 		{
-			copy[n++] = text[i];
+			copy[n++] = string[i];
 			continue;
 		}
-		high = i + 1 < len ? hex_digit(text[i + 1]) : -1;
-		low = i + 2 < len ? hex_digit(text[i + 2]) : -1;
+		high = i + 1 < len ? hex_digit(string[i + 1]) : -1;
+		low = i + 2 < len ? hex_digit(string[i + 2]) : -1;
 		if (high < 0 || low < 0 || (high | low) == 0)
 		{
 			explicit_bzero(copy, n);
@@ -57,12 +57,12 @@ percent_decode(const char *text, size_t len)
 }
 
 static bool
-parse_userinfo(const char *text, size_t len, OrionUrl *url)
+parse_userinfo(const char *string, size_t len, OrionUrl *url)
 {
-	const char *colon = memchr(text, ':', len);
-	size_t		user_len = colon ? (size_t) (colon - text) : len;
+	const char *colon = memchr(string, ':', len);
+	size_t		user_len = colon ? (size_t) (colon - string) : len;
 
-	url->user = percent_decode(text, user_len);
+	url->user = percent_decode(string, user_len);
 	if (url->user == NULL)
 		return false;
 	if (colon == NULL)
@@ -73,27 +73,27 @@ parse_userinfo(const char *text, size_t len, OrionUrl *url)
 
 /* host, host:port, [v6], [v6]:port. False: *what names the bad part. */
 static bool
-parse_host(const char *text, size_t len, OrionUrl *url, const char **what)
+parse_host(const char *string, size_t len, OrionUrl *url, const char **what)
 {
-	const char *end = text + len;
+	const char *end = string + len;
 	const char *host_end;
 	char	   *stop;
 
 	*what = "host";
-	if (len > 0 && *text == '[')
+	if (len > 0 && *string == '[')
 	{
-		host_end = memchr(text, ']', len);
+		host_end = memchr(string, ']', len);
 		if (host_end == NULL)
 			return false;
-		url->host = percent_decode(text + 1, host_end - text - 1);
+		url->host = percent_decode(string + 1, host_end - string - 1);
 		host_end++;
 	}
 	else
 	{
-		host_end = memchr(text, ':', len);
+		host_end = memchr(string, ':', len);
 		if (host_end == NULL)
 			host_end = end;
-		url->host = percent_decode(text, host_end - text);
+		url->host = percent_decode(string, host_end - string);
 	}
 	if (url->host == NULL || *url->host == '\0')
 		return false;
@@ -107,24 +107,24 @@ parse_host(const char *text, size_t len, OrionUrl *url, const char **what)
 }
 
 static bool
-parse_parts(const char *text, OrionUrl *url, const char **what)
+parse_parts(const char *string, OrionUrl *url, const char **what)
 {
-	size_t		len = strcspn(text, "/");
-	const char *at = memrchr(text, '@', len);
-	const char *path = text[len] == '/' ? text + len + 1 : text + len;
+	size_t		len = strcspn(string, "/");
+	const char *at = memrchr(string, '@', len);
+	const char *path = string[len] == '/' ? string + len + 1 : string + len;
 
 	*what = "query or fragment: none is known";
-	if (strpbrk(text, "?#"))
+	if (strpbrk(string, "?#"))
 		return false;
 	*what = "user or password: percent-encode special characters";
-	if (at && !parse_userinfo(text, at - text, url))
+	if (at && !parse_userinfo(string, at - string, url))
 		return false;
 	if (at)
 	{
-		len -= at + 1 - text;
-		text = at + 1;
+		len -= at + 1 - string;
+		string = at + 1;
 	}
-	if (!parse_host(text, len, url, what))
+	if (!parse_host(string, len, url, what))
 		return false;
 	*what = "path";
 	url->has_path = *path != '\0';
@@ -133,7 +133,7 @@ parse_parts(const char *text, OrionUrl *url, const char **what)
 }
 
 bool
-orion_url_parse(const char *text, const char *scheme, int default_port, OrionUrl *url,
+orion_url_parse(const char *string, const char *scheme, int default_port, OrionUrl *url,
 				char *err, size_t size)
 {
 	size_t		len = strlen(scheme);
@@ -141,17 +141,17 @@ orion_url_parse(const char *text, const char *scheme, int default_port, OrionUrl
 
 	memset(url, 0, sizeof(*url));
 	url->port = default_port;
-	if (strncmp(text, scheme, len) == 0 && strncmp(text + len, "s://", 4) == 0)
+	if (strncmp(string, scheme, len) == 0 && strncmp(string + len, "s://", 4) == 0)
 	{
 		snprintf(err, size, "%ss:// (TLS) is not supported yet", scheme);
 		return false;
 	}
-	if (strncmp(text, scheme, len) != 0 || strncmp(text + len, "://", 3) != 0)
+	if (strncmp(string, scheme, len) != 0 || strncmp(string + len, "://", 3) != 0)
 	{
 		snprintf(err, size, "must begin with %s://", scheme);
 		return false;
 	}
-	if (parse_parts(text + len + 3, url, &what))
+	if (parse_parts(string + len + 3, url, &what))
 		return true;
 	snprintf(err, size, "has a bad %s", what);
 	orion_url_free(url);
@@ -232,12 +232,12 @@ orion_config_array(OrionSink *sink, json_t *object, const char *key, json_t **va
 bool
 orion_config_url(OrionSink *sink, json_t *object, const char *scheme, int default_port, OrionUrl *url)
 {
-	const char *text;
+	const char *string;
 	char		err[160];
 
-	if (!orion_config_string(sink, object, "url", NULL, &text))
+	if (!orion_config_string(sink, object, "url", NULL, &string))
 		return false;
-	if (!orion_url_parse(text, scheme, default_port, url, err, sizeof(err)))
+	if (!orion_url_parse(string, scheme, default_port, url, err, sizeof(err)))
 		return orion_sink_fail(sink, "config: key \"url\" %s", err);
 	return true;
 }

@@ -26,7 +26,7 @@ typedef struct OrionUrl
  * in brackets (RFC 3986).  A query or fragment is refused.  On failure err says
  * what is wrong without showing any of the text.
  */
-extern bool orion_url_parse(const char *text, const char *scheme, int default_port,
+extern bool orion_url_parse(const char *string, const char *scheme, int default_port,
 							OrionUrl *url, char *err, size_t size);
 extern void orion_url_free(OrionUrl *url);
 
@@ -38,8 +38,10 @@ extern bool orion_config_string(OrionSink *sink, json_t *object, const char *key
 								const char *dflt, const char **value);
 extern bool orion_config_integer(OrionSink *sink, json_t *object, const char *key,
 								 long long min, long long max, long long dflt, long long *value);
+
 /* *value is NULL when the key is missing. */
 extern bool orion_config_array(OrionSink *sink, json_t *object, const char *key, json_t **value);
+
 /* Reads the required key "url". */
 extern bool orion_config_url(OrionSink *sink, json_t *object, const char *scheme,
 							 int default_port, OrionUrl *url);

@@ -31,9 +31,11 @@
 #include "sink.h"
 
 #define RELAY_FD		3
-#define FRAME_MAX		(256 * 1024 * 1024)	/* more than a jsonb can print */
-#define BUFFER_KEEP		(1024 * 1024)	/* a buffer grown past this is given back */
-#define FILLS_A_TURN	16		/* reads from the relay before the sink gets its turn */
+#define FRAME_MAX		(256 * 1024 * 1024) /* more than a jsonb can print */
+#define BUFFER_KEEP		(1024 * 1024)	/* a buffer grown past this is given
+										 * back */
+#define FILLS_A_TURN	16		/* reads from the relay before the sink gets
+								 * its turn */
 #define BACKOFF_MIN		100		/* ms */
 #define BACKOFF_MAX		10000
 #define TURN_MAX		1000	/* ms; timers are looked at this often */
@@ -46,9 +48,11 @@ typedef struct Courier
 	json_t	   *config;			/* the sink's strings point into it */
 	OrionBuffer in;
 	OrionBuffer out;
-	bool		held_back;		/* frames may be left in the buffer for want of room */
+	bool		held_back;		/* frames may be left in the buffer for want
+								 * of room */
 	bool		configured;
-	bool		broken;			/* the settings are wrong: only wait for the end */
+	bool		broken;			/* the settings are wrong: only wait for the
+								 * end */
 	bool		connected;
 	bool		ready;			/* READY was sent */
 	bool		troubled;
@@ -72,11 +76,11 @@ now_ms(void)
 /* ---- words for the relay ---- */
 
 static void
-say_trouble(const char *text)
+say_trouble(const char *string)
 {
 	char		words[512];
 
-	orion_sink_blot(text, courier.sink.secret, words, sizeof(words));
+	orion_sink_blot(string, courier.sink.secret, words, sizeof(words));
 	if (courier.troubled && strcmp(words, courier.trouble) == 0)
 		return;
 	strcpy(courier.trouble, words);
@@ -210,7 +214,7 @@ refuse_config(const char *why)
 
 /* {"sink": name, "kind": "redis", "config": {...}} */
 static void
-take_config(const char *text, size_t len)
+take_config(const char *string, size_t len)
 {
 	json_error_t error;
 	const char *kind;
@@ -218,7 +222,7 @@ take_config(const char *text, size_t len)
 	OrionSink  *sink = &courier.sink;
 
 	courier.configured = true;
-	courier.config = json_loadb(text, len, JSON_REJECT_DUPLICATES, &error);
+	courier.config = json_loadb(string, len, JSON_REJECT_DUPLICATES, &error);
 	sink->name = json_string_value(json_object_get(courier.config, "sink"));
 	kind = json_string_value(json_object_get(courier.config, "kind"));
 	settings = json_object_get(courier.config, "config");
@@ -242,15 +246,15 @@ take_config(const char *text, size_t len)
 static bool
 take_frame(OrionFrame *frame)
 {
-	const char *text;
+	const char *string;
 	size_t		len;
 
 	if (!courier.configured)
 	{
-		if (frame->type != ORION_FRAME_CONFIG || !orion_frame_get(frame, &text, &len))
+		if (frame->type != ORION_FRAME_CONFIG || !orion_frame_get(frame, &string, &len))
 			return false;
-		take_config(text, len);
-		explicit_bzero((char *) text, len);
+		take_config(string, len);
+		explicit_bzero((char *) string, len);
 		return true;
 	}
 	if (frame->type != ORION_FRAME_EVENT)

@@ -100,23 +100,23 @@ orion_queue_rewind(OrionQueue *queue)
 
 /* One numeric part up to (not including) stop, or to the end when stop is 0. */
 static bool
-parse_part(OrionText *text, char stop, uint64_t *value)
+parse_part(OrionText *string, char stop, uint64_t *value)
 {
 	size_t		i;
 
 	*value = 0;
-	for (i = 0; i < text->len && text->str[i] != stop; i++)
+	for (i = 0; i < string->len && string->str[i] != stop; i++)
 	{
-		unsigned	digit = (unsigned char) text->str[i] - '0';
+		unsigned	digit = (unsigned char) string->str[i] - '0';
 
 		if (digit > 9 || *value > (UINT64_MAX - digit) / 10)
 			return false;
 		*value = *value * 10 + digit;
 	}
-	if (i == 0 || (stop != 0) != (i < text->len))
+	if (i == 0 || (stop != 0) != (i < string->len))
 		return false;
-	text->str += i + (stop != 0);
-	text->len -= i + (stop != 0);
+	string->str += i + (stop != 0);
+	string->len -= i + (stop != 0);
 	return true;
 }
 

@@ -13,8 +13,10 @@
 
 #include "frame.h"
 
-#define ORION_QUEUE_EVENTS	8192	/* a power of two; confirms in flight by the thousand */
-#define ORION_QUEUE_BYTES	(16 * 1024 * 1024)	/* more than this unconfirmed: stop reading */
+#define ORION_QUEUE_EVENTS	8192	/* a power of two; confirms in flight by
+									 * the thousand */
+#define ORION_QUEUE_BYTES	(16 * 1024 * 1024)	/* more than this unconfirmed:
+												 * stop reading */
 
 /* Bytes inside an event; not terminated, may hold anything. */
 typedef struct OrionText
@@ -22,6 +24,14 @@ typedef struct OrionText
 	const char *str;
 	size_t		len;
 } OrionText;
+
+static inline OrionText
+orion_text(const char *str, size_t len)
+{
+	OrionText	result = {str, len};
+
+	return result;
+}
 
 typedef struct OrionEvent
 {

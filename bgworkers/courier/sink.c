@@ -20,22 +20,22 @@ orion_sink_fail(OrionSink *sink, const char *format,...)
 }
 
 void
-orion_sink_blot(const char *text, const char *secret, char *out, size_t size)
+orion_sink_blot(const char *string, const char *secret, char *out, size_t size)
 {
 	size_t		n = 0;
 	size_t		secret_len = secret ? strlen(secret) : 0;
 
-	while (*text && n + 4 < size)
+	while (*string && n + 4 < size)
 	{
-		if (secret_len > 0 && strncmp(text, secret, secret_len) == 0)
+		if (secret_len > 0 && strncmp(string, secret, secret_len) == 0)
 		{
 			memcpy(out + n, "***", 3);
 			n += 3;
-			text += secret_len;
+			string += secret_len;
 			continue;
 		}
-		out[n++] = *text >= 0x20 && *text < 0x7f ? *text : '?';
-		text++;
+		out[n++] = *string >= 0x20 && *string < 0x7f ? *string : '?';
+		string++;
 	}
 	out[n] = '\0';
 }
@@ -55,12 +55,12 @@ orion_sink_reject(OrionSink *sink, OrionEvent *event, const char *reason)
 }
 
 void
-orion_sink_log(OrionSink *sink, const char *text)
+orion_sink_log(OrionSink *sink, const char *string)
 {
 	char		words[512];
 	char		name[128];
 
-	orion_sink_blot(text, sink->secret, words, sizeof(words));
+	orion_sink_blot(string, sink->secret, words, sizeof(words));
 	orion_sink_blot(sink->name ? sink->name : "", NULL, name, sizeof(name));
 	fprintf(stderr, "orion-courier: sink \"%s\": %s\n", name, words);
 }

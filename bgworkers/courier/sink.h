@@ -17,7 +17,8 @@
 #include "queue.h"
 
 #define ORION_CONNECT_TIMEOUT	5	/* seconds, for each step of connecting */
-#define ORION_STALL_TIMEOUT		60000	/* ms without any confirmation while some are due */
+#define ORION_STALL_TIMEOUT		60000	/* ms without any confirmation while
+										 * some are due */
 
 typedef struct OrionSink OrionSink;
 
@@ -25,7 +26,10 @@ typedef struct OrionSinkOps
 {
 	const char *kind;
 
-	/* Takes the sink's settings; false: sink->why names the wrong key. Called once. */
+	/*
+	 * Takes the sink's settings; false: sink->why names the wrong key. Called
+	 * once.
+	 */
 	bool		(*configure) (OrionSink *sink, json_t *config);
 
 	/*
@@ -43,7 +47,10 @@ typedef struct OrionSinkOps
 	int			(*fd) (OrionSink *sink);
 	bool		(*on_readable) (OrionSink *sink);
 
-	/* At least once a second: heartbeats, stalls, retries. now is monotonic, ms. */
+	/*
+	 * At least once a second: heartbeats, stalls, retries. now is monotonic,
+	 * ms.
+	 */
 	bool		(*tick) (OrionSink *sink, long now);
 
 	/* Drops the connection without a word; also after a failed connect. */
@@ -55,12 +62,14 @@ struct OrionSink
 	const OrionSinkOps *ops;
 	void	   *state;			/* the driver's own */
 	const char *name;
-	const char *secret;			/* password: blotted out of every text; may be NULL */
+	const char *secret;			/* password: blotted out of every text; may be
+								 * NULL */
 	OrionQueue	queue;
 	OrionBuffer *out;			/* frames for the relay */
 	char		position[128];	/* stored at the sink, or empty */
 	char		why[512];		/* last failure */
-	char		slow[256];		/* connected, but the sink holds us up; empty: no */
+	char		slow[256];		/* connected, but the sink holds us up; empty:
+								 * no */
 	long		now;			/* monotonic ms, at the start of this turn */
 };
 
@@ -74,12 +83,12 @@ extern bool orion_sink_fail(OrionSink *sink, const char *format,...) __attribute
 extern void orion_sink_reject(OrionSink *sink, OrionEvent *event, const char *reason);
 
 /* A line for the server's log, through the same blotting. */
-extern void orion_sink_log(OrionSink *sink, const char *text);
+extern void orion_sink_log(OrionSink *sink, const char *string);
 
 /*
  * Makes text printable ASCII in out (size > 0), with every occurrence of secret
  * replaced: brokers' words go to logs and to views.
  */
-extern void orion_sink_blot(const char *text, const char *secret, char *out, size_t size);
+extern void orion_sink_blot(const char *string, const char *secret, char *out, size_t size);
 
 #endif							/* ORION_COURIER_SINK_H */

@@ -37,7 +37,8 @@
 #include "sink.h"
 
 #define CHANNEL			1
-#define HEARTBEAT		30		/* seconds; a peer silent for two of them is gone */
+#define HEARTBEAT		30		/* seconds; a peer silent for two of them is
+								 * gone */
 #define FRAME_SIZE		131072	/* what brokers offer */
 #define WINDOW			4096	/* messages in flight; a power of two */
 #define UNWRITTEN_MAX	(1024 * 1024)	/* bytes encoded ahead of the socket */
@@ -62,7 +63,8 @@ typedef struct AmqpState
 	uint64_t	retry[WINDOW];	/* events that came back with basic.nack */
 	int			nretry;
 	long		retry_at;
-	long		last_confirm;	/* or when messages went out with none in flight */
+	long		last_confirm;	/* or when messages went out with none in
+								 * flight */
 	long		last_received;
 	long		last_sent;
 	bool		blocked;
@@ -164,7 +166,8 @@ amqp_connect(OrionSink *sink)
 	amqp_tune_connection(state->conn, amqp_get_channel_max(state->conn), (int) state->frame_max, 0);
 	state->low_tag = state->next_tag = 1;
 	state->last_confirm = state->last_received = state->last_sent = sink->now;
-	return amqp_readable(sink); /* what came behind an answer waits in the library */
+	return amqp_readable(sink); /* what came behind an answer waits in the
+								 * library */
 }
 
 /* ---- publishing ---- */
@@ -287,15 +290,15 @@ on_confirm(OrionSink *sink, AmqpState *state, uint64_t tag, bool multiple, bool 
 static void
 on_return(OrionSink *sink, AmqpState *state, const amqp_basic_return_t *returned)
 {
-	char		text[400];
+	char		string[400];
 
 	if (state->returned)
 		return;
 	state->returned = true;
-	snprintf(text, sizeof(text), "no queue is bound for \"%.*s\" at exchange \"%.*s\"; such events count as delivered",
+	snprintf(string, sizeof(string), "no queue is bound for \"%.*s\" at exchange \"%.*s\"; such events count as delivered",
 			 (int) returned->routing_key.len, (char *) returned->routing_key.bytes,
 			 (int) returned->exchange.len, (char *) returned->exchange.bytes);
-	orion_sink_log(sink, text);
+	orion_sink_log(sink, string);
 }
 
 /* The broker gave up on the channel. Over one message? */

@@ -38,10 +38,12 @@
 #include "template.h"
 
 #define BATCH_EVENTS	1000
-#define BATCH_BYTES		(1024 * 1024)	/* an event larger than that goes alone */
+#define BATCH_BYTES		(1024 * 1024)	/* an event larger than that goes
+										 * alone */
 #define MAX_RULES		64
 #define MAX_KEYS		16
-#define OVERTAKEN_LIMIT	5		/* lost races in a row before an operator hears of it */
+#define OVERTAKEN_LIMIT	5		/* lost races in a row before an operator
+								 * hears of it */
 
 typedef struct CacheRule
 {
@@ -55,11 +57,13 @@ typedef struct Batch
 	bool		active;
 	uint64_t	first;
 	uint64_t	end;			/* first event behind it */
-	uint64_t   *owner;			/* event of each queued command; 0: the position */
+	uint64_t   *owner;			/* event of each queued command; 0: the
+								 * position */
 	size_t		ncommands;
 	size_t		room;
 	size_t		replies;		/* received so far */
-	bool		refused;		/* some command was not queued: EXEC will abort */
+	bool		refused;		/* some command was not queued: EXEC will
+								 * abort */
 	char		position[128];	/* what it sets the key to */
 	long		sent_at;
 } Batch;
@@ -81,17 +85,18 @@ typedef struct RedisState
 	int			overtaken;
 	bool		unwritten;		/* some of the batch waits for the socket */
 	bool		known;			/* the position has been read before */
-	char		floor[128];		/* events up to here were delivered by another courier */
+	char		floor[128];		/* events up to here were delivered by another
+								 * courier */
 } RedisState;
 
 /* ---- settings ---- */
 
 static bool
-check_template(OrionSink *sink, const char *key, const char *text, bool *fixed)
+check_template(OrionSink *sink, const char *key, const char *string, bool *fixed)
 {
 	char		err[200];
 
-	if (orion_template_check(text, fixed, err, sizeof(err)))
+	if (orion_template_check(string, fixed, err, sizeof(err)))
 		return true;
 	return orion_sink_fail(sink, "config: key \"%s\": %s", key, err);
 }
@@ -113,13 +118,13 @@ configure_rule(OrionSink *sink, json_t *item, CacheRule *rule)
 		return orion_sink_fail(sink, "config: key \"del\" must be an array of 1 to %d keys", MAX_KEYS);
 	for (size_t i = 0; i < json_array_size(keys); i++)
 	{
-		const char *text = json_string_value(json_array_get(keys, i));
+		const char *string = json_string_value(json_array_get(keys, i));
 
-		if (text == NULL || *text == '\0')
+		if (string == NULL || *string == '\0')
 			return orion_sink_fail(sink, "config: key \"del\" must hold strings that are not empty");
-		if (!check_template(sink, "del", text, &fixed))
+		if (!check_template(sink, "del", string, &fixed))
 			return false;
-		rule->keys[rule->nkeys++] = text;
+		rule->keys[rule->nkeys++] = string;
 	}
 	return true;
 }
@@ -183,10 +188,10 @@ configure(OrionSink *sink, json_t *config)
 
 /* Runs one command; the reply is the caller's. NULL: sink->why is set. */
 static redisReply *
-ask(OrionSink *sink, const char *what, int argc, const char **argv, const size_t *lengths)
+ask(OrionSink *sink, const char *what, int argc, const char **argv)
 {
 	RedisState *state = sink->state;
-	redisReply *reply = redisCommandArgv(state->ctx, argc, argv, lengths);
+	redisReply *reply = redisCommandArgv(state->ctx, argc, argv, NULL);
 
 	if (reply == NULL)
 	{
@@ -203,12 +208,21 @@ ask(OrionSink *sink, const char *what, int argc, const char **argv, const size_t
 	return reply;
 }
 
-static bool
-tell(OrionSink *sink, const char *what, int argc, const char **argv)
+/* The same for a command of two words. */
+static redisReply *
+ask_about(OrionSink *sink, const char *command, const char *key)
 {
-	redisReply *reply = ask(sink, what, argc, argv, NULL);
+	const char *argv[2] = {command, key};
 
-	freeReplyObject(reply);
+	return ask(sink, command, 2, argv);
+}
+
+/* An answer that says no more than that it worked. */
+static bool
+worked(redisReply *reply)
+{
+	if (reply)
+		freeReplyObject(reply);
 	return reply != NULL;
 }
 
@@ -224,13 +238,13 @@ authenticate(OrionSink *sink, RedisState *state)
 	if (state->url.password)
 	{
 		argv[argc++] = state->url.password;
-		if (!tell(sink, "authentication", argc, argv))
+		if (!worked(ask(sink, "authentication", argc, argv)))
 			return false;
 	}
 	if (state->db == 0)
 		return true;
 	snprintf(db, sizeof(db), "%d", state->db);
-	return tell(sink, "SELECT", 2, (const char *[]) {"SELECT", db});
+	return worked(ask_about(sink, "SELECT", db));
 }
 
 /* WRONGTYPE would show only inside EXEC, when the position is stored already. */
@@ -242,7 +256,7 @@ check_stream(OrionSink *sink, RedisState *state)
 
 	if (!state->stream_fixed)
 		return true;
-	reply = ask(sink, "TYPE", 2, (const char *[]) {"TYPE", state->stream}, NULL);
+	reply = ask_about(sink, "TYPE", state->stream);
 	if (reply == NULL)
 		return false;
 	good = reply->type == REDIS_REPLY_STATUS &&
@@ -258,16 +272,16 @@ read_position(OrionSink *sink, RedisState *state)
 	int			order;
 	bool		good = true;
 
-	if (!tell(sink, "WATCH", 2, (const char *[]) {"WATCH", state->position_key}))
+	if (!worked(ask_about(sink, "WATCH", state->position_key)))
 		return false;
-	reply = ask(sink, "GET", 2, (const char *[]) {"GET", state->position_key}, NULL);
+	reply = ask_about(sink, "GET", state->position_key);
 	if (reply == NULL)
 		return false;
 	if (reply->type == REDIS_REPLY_NIL)
 		sink->position[0] = '\0';
 	else if (reply->type == REDIS_REPLY_STRING && reply->len < sizeof(sink->position) &&
-			 orion_position_compare((OrionText) {reply->str, reply->len},
-									(OrionText) {reply->str, reply->len}, &order))
+			 orion_position_compare(orion_text(reply->str, reply->len),
+									orion_text(reply->str, reply->len), &order))
 	{
 		memcpy(sink->position, reply->str, reply->len);
 		sink->position[reply->len] = '\0';
@@ -285,7 +299,7 @@ is_behind(const OrionEvent *event, const char *position)
 	int			order;
 
 	return *position &&
-		orion_position_compare(event->position, (OrionText) {position, strlen(position)}, &order) &&
+		orion_position_compare(event->position, orion_text(position, strlen(position)), &order) &&
 		order <= 0;
 }
 
@@ -494,7 +508,8 @@ redis_publish(OrionSink *sink)
 	batch->refused = false;
 	if (redisAppendCommand(state->ctx, "MULTI") != REDIS_OK || !fill_batch(sink, state, &last))
 		return orion_sink_fail(sink, "out of memory");
-	batch->active = true;		/* even when empty: MULTI and EXEC are answered */
+	batch->active = true;		/* even when empty: MULTI and EXEC are
+								 * answered */
 	batch->position[0] = '\0';
 	batch->sent_at = sink->now;
 	if (last)
@@ -514,18 +529,18 @@ redis_publish(OrionSink *sink)
 /* ---- replies ---- */
 
 static bool
-begins_with(const char *text, const char *word)
+begins_with(const char *string, const char *word)
 {
-	return strncmp(text, word, strlen(word)) == 0;
+	return strncmp(string, word, strlen(word)) == 0;
 }
 
 /* Is this error the event's own fault, and will it be tomorrow? */
 static bool
-error_is_permanent(const char *text)
+error_is_permanent(const char *string)
 {
-	if (begins_with(text, "ERR unknown command") || begins_with(text, "ERR max number of clients"))
+	if (begins_with(string, "ERR unknown command") || begins_with(string, "ERR max number of clients"))
 		return false;
-	return begins_with(text, "ERR ") || begins_with(text, "WRONGTYPE ");
+	return begins_with(string, "ERR ") || begins_with(string, "WRONGTYPE ");
 }
 
 static bool

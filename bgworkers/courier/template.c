@@ -21,21 +21,21 @@ static const struct
 
 /* The placeholder that text begins with, or -1. */
 static int
-placeholder_at(const char *text)
+placeholder_at(const char *string)
 {
 	for (size_t i = 0; i < sizeof(placeholders) / sizeof(placeholders[0]); i++)
 	{
-		if (strncmp(text, placeholders[i].name, strlen(placeholders[i].name)) == 0)
+		if (strncmp(string, placeholders[i].name, strlen(placeholders[i].name)) == 0)
 			return (int) i;
 	}
 	return -1;
 }
 
 bool
-orion_template_check(const char *text, bool *fixed, char *err, size_t size)
+orion_template_check(const char *string, bool *fixed, char *err, size_t size)
 {
 	*fixed = true;
-	for (const char *at = strchr(text, '{'); at; at = strchr(at + 1, '{'))
+	for (const char *at = strchr(string, '{'); at; at = strchr(at + 1, '{'))
 	{
 		if (placeholder_at(at) < 0)
 		{
@@ -60,26 +60,26 @@ append(OrionBuffer *out, const char *bytes, size_t len)
 }
 
 bool
-orion_template_expand(const char *text, const OrionEvent *event, OrionBuffer *out)
+orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *out)
 {
-	while (*text)
+	while (*string)
 	{
-		size_t		plain = strcspn(text, "{");
+		size_t		plain = strcspn(string, "{");
 		int			found;
 		const OrionText *value;
 
-		if (!append(out, text, plain))
+		if (!append(out, string, plain))
 			return false;
-		text += plain;
-		if (*text == '\0')
+		string += plain;
+		if (*string == '\0')
 			break;
-		found = placeholder_at(text);
+		found = placeholder_at(string);
 		if (found < 0)
 			return false;		/* orion_template_check was not asked */
 		value = (const OrionText *) ((const char *) event + placeholders[found].offset);
 		if (!append(out, value->str, value->len))
 			return false;
-		text += strlen(placeholders[found].name);
+		string += strlen(placeholders[found].name);
 	}
 	return true;
 }

@@ -12,9 +12,9 @@
 #include "queue.h"
 
 /* False with the offending part in err. *fixed: it has no placeholder. */
-extern bool orion_template_check(const char *text, bool *fixed, char *err, size_t size);
+extern bool orion_template_check(const char *string, bool *fixed, char *err, size_t size);
 
 /* Appends the expansion to out; false when memory is out. */
-extern bool orion_template_expand(const char *text, const OrionEvent *event, OrionBuffer *out);
+extern bool orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *out);
 
 #endif							/* ORION_COURIER_TEMPLATE_H */

@@ -17,7 +17,7 @@
 #include "courier/config.h"
 #include "courier/template.h"
 
-#define TEXT(s) ((OrionText) {s, strlen(s)})
+#define TEXT(s) orion_text(s, strlen(s))
 
 static OrionEvent *
 make_event(void)
@@ -40,7 +40,7 @@ test_template(void **state)
 {
 	static const struct
 	{
-		const char *text;
+		const char *string;
 		const char *expansion;
 	}			cases[] = {
 		{"plain", "plain"},
@@ -57,9 +57,9 @@ test_template(void **state)
 	{
 		OrionBuffer out = {0};
 
-		assert_true(orion_template_check(cases[i].text, &fixed, err, sizeof(err)));
-		assert_int_equal(fixed, strchr(cases[i].text, '{') == NULL);
-		assert_true(orion_template_expand(cases[i].text, event, &out));
+		assert_true(orion_template_check(cases[i].string, &fixed, err, sizeof(err)));
+		assert_int_equal(fixed, strchr(cases[i].string, '{') == NULL);
+		assert_true(orion_template_expand(cases[i].string, event, &out));
 		assert_int_equal(orion_buffer_len(&out), strlen(cases[i].expansion));
 		assert_memory_equal(out.data + out.start, cases[i].expansion, strlen(cases[i].expansion));
 		orion_buffer_free(&out);
@@ -324,7 +324,7 @@ test_topology_wrong(void **state)
 	static const struct
 	{
 		const char *config;
-		const char *text;
+		const char *string;
 	}			cases[] = {
 		{"{\"exchanges\": {}}", "\"exchanges\" must be an array"},
 		{"{\"exchanges\": []}", "\"exchanges\" must name"},
@@ -345,7 +345,7 @@ test_topology_wrong(void **state)
 		json_t	   *config = json_loads(cases[i].config, 0, NULL);
 
 		assert_false(orion_topology_configure(sink, config, topology));
-		if (strstr(sink->why, cases[i].text) == NULL)
+		if (strstr(sink->why, cases[i].string) == NULL)
 			fail_msg("%s: %s", cases[i].config, sink->why);
 		json_decref(config);
 	}
@@ -358,7 +358,7 @@ test_seconds(void **state)
 {
 	static const struct
 	{
-		const char *text;
+		const char *string;
 		uint64_t	seconds;
 	}			cases[] = {
 		{"1970-01-01T00:00:00Z", 0}, {"2026-01-02T03:04:05Z", 1767323045},
@@ -373,7 +373,7 @@ test_seconds(void **state)
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
 	{
-		assert_true(orion_rfc3339_seconds(TEXT(cases[i].text), &seconds));
+		assert_true(orion_rfc3339_seconds(TEXT(cases[i].string), &seconds));
 		assert_int_equal(seconds, cases[i].seconds);
 	}
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
@@ -417,7 +417,7 @@ test_message_sizes(void **state)
 		OrionBuffer out = {0};
 		int			counts[4] = {0};
 
-		event->envelope = (OrionText) {big, sizes[i]};
+		event->envelope = orion_text(big, sizes[i]);
 		assert_null(orion_amqp_message(&out, event, 1, "user.events", "/orion/x", 4096));
 		assert_int_equal(walk(&out, 4096, counts), sizes[i]);
 		assert_int_equal(counts[1], 1);
@@ -439,19 +439,19 @@ test_message_limits(void **state)
 
 	memset(longest, 'x', sizeof(longest));
 	event->id = event->type = event->correlationid = event->aggregateid = event->occurredat = event->position =
-		(OrionText) {longest, ORION_AMQP_SHORT};
+		orion_text(longest, ORION_AMQP_SHORT);
 	longest[255] = '\0';
 	assert_null(orion_amqp_message(&out, event, 1, longest, longest, 4096));
 	walk(&out, 4096, counts);
 	longest[255] = 'x';
 	orion_buffer_consume(&out, orion_buffer_len(&out));
-	event->correlationid = event->aggregateid = event->occurredat = event->position = (OrionText) {longest, 300};
+	event->correlationid = event->aggregateid = event->occurredat = event->position = orion_text(longest, 300);
 	assert_null(orion_amqp_message(&out, event, 1, "e", "s", 4096));
 	orion_buffer_consume(&out, orion_buffer_len(&out));
-	event->type = (OrionText) {longest, 256};
+	event->type = orion_text(longest, 256);
 	assert_non_null(orion_amqp_message(&out, event, 1, "e", "s", 4096));
 	event->type = TEXT("t");
-	event->id = (OrionText) {longest, 256};
+	event->id = orion_text(longest, 256);
 	assert_non_null(orion_amqp_message(&out, event, 1, "e", "s", 4096));
 	assert_int_equal(orion_buffer_len(&out), 0);
 	orion_buffer_free(&out);

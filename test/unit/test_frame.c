@@ -62,7 +62,8 @@ test_every_prefix_is_incomplete(void **state)
 	write_event(&buf, 1);
 	for (size_t n = 0; n < buf.end; n++)
 	{
-		uint8_t    *copy = malloc(n + 1);	/* so that an overrun shows under ASan */
+		uint8_t    *copy = malloc(n + 1);	/* so that an overrun shows under
+											 * ASan */
 
 		memcpy(copy, buf.data, n);
 		assert_int_equal(orion_frame_parse(copy, n, 1000, &frame), 0);
@@ -208,7 +209,8 @@ test_overlong_field_fails(void **state)
 	OrionBuffer buf = {0};
 
 	orion_frame_begin(&buf, ORION_FRAME_EVENT, 1);
-	orion_frame_put(&buf, "", (size_t) UINT32_MAX + 1);	/* refused before it is read */
+	orion_frame_put(&buf, "", (size_t) UINT32_MAX + 1); /* refused before it is
+														 * read */
 	assert_true(buf.failed);
 	orion_frame_end(&buf);
 	assert_true(buf.failed);

@@ -260,11 +260,12 @@ port_used()
 		awk -v port="$(printf %04X "$1")" '$4 == "0A" && $2 ~ ":" port "$" { found = 1 } END { exit !found }'
 }
 
-# free_port FIRST: the first free port from FIRST on.
+# free_port FIRST: the first port from FIRST on that nothing here uses in any way.
 free_port()
 {
 	local port=$1
-	while port_used "$port"; do port=$((port + 1)); done
+	while cat /proc/net/tcp /proc/net/tcp6 2> /dev/null | awk -v port="$(printf %04X "$port")" \
+		'$2 ~ ":" port "$" { found = 1 } END { exit !found }'; do port=$((port + 1)); done
 	echo "$port"
 }
 

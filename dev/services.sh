@@ -44,7 +44,7 @@ start_redis()
 {
 	local dir=$STATE/redis
 
-	service_places redis 56330
+	service_places redis 16330
 	step redis "on port $PORT"
 	REDIS_URL=redis://default:$PASSWORD@127.0.0.1:$PORT/0
 	if alive "$(pid_of redis)" "$dir"; then
@@ -76,7 +76,7 @@ start_rabbitmq()
 {
 	local dir=$STATE/rabbitmq epmd_port dist_port
 
-	service_places rabbitmq 57330
+	service_places rabbitmq 25330
 	step rabbitmq "on port $PORT"
 	AMQP_URL=amqp://orion:$PASSWORD@127.0.0.1:$PORT/%2f
 	if alive "$(pid_of rabbitmq)" "$dir"; then

@@ -1,4 +1,4 @@
-// uses:bgworkers / gateway / http.c
+// uses: bgworkers/gateway/http.c
 /*
  * fuzz_gateway_http.c
  *	  The gateway's checks on any bytes; what passes must be as promised.

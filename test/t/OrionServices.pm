@@ -24,11 +24,16 @@ use Time::HiRes qw(sleep time);
 
 my @running;
 
+# Below the range that the kernel gives to outgoing connections: such a port might be
+# taken again before its server starts.
 sub free_port
 {
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp', Listen => 1)
-	  or die "no free port: $!";
-	return $socket->sockport;
+	for (1 .. 100)
+	{
+		my $port = 20000 + int(rand(12000));
+		return $port if IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'tcp', Listen => 1);
+	}
+	die "no free port: $!";
 }
 
 # Polls until code is true; false when the time is over.

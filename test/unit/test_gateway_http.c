@@ -1,4 +1,4 @@
-// uses:bgworkers / gateway / http.c bgworkers / gateway / queue.c
+// uses: bgworkers/gateway/http.c bgworkers/gateway/queue.c
 /*
  * test_gateway_http.c
  *	  What the gateway lets through, and its queue.

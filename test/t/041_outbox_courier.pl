@@ -1,0 +1,106 @@
+# From commit to a real Redis: what arrives in the stream while the relay, the courier
+# and Redis itself are killed.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::Bin;
+
+use OrionServices;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $redis = OrionServices->start_redis(password => 'pass-word');
+my $node = PostgreSQL::Test::Cluster->new('outbox');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'orion'
+max_worker_processes = 16
+orion.http_port = 0
+restart_after_crash = on
+});
+$node->start;
+
+sub value { return $node->safe_psql('postgres', $_[0]); }
+
+value('CREATE EXTENSION orion');
+value('CREATE TABLE published (n bigserial, id uuid PRIMARY KEY)');
+my $config = '{"url": "' . $redis->url . '", "stream": "orion:events"}';
+value("SELECT orion_sink_create('stream', 'redis', '$config', 'user.*')");
+ok($node->poll_query_until('postgres', "SELECT state = 'running' AND program_pid IS NOT NULL FROM orion.workers WHERE kind = 'relay'"),
+	'the relay runs a courier');
+is(value("SELECT count(*) FROM orion_private.sinks WHERE position('pass-word'::bytea IN config) > 0"), '0', 'the password is sealed');
+
+sub arrived { return $redis->command('XLEN', 'orion:events'); }
+
+# Everything published arrives, once: positions are stored with the effect.
+sub all_arrive
+{
+	my ($what) = @_;
+	my $want = value('SELECT count(*) FROM published');
+	ok(OrionServices::poll_until(sub { return arrived() >= $want }, 60), "$what: everything arrives");
+	is(arrived(), $want, "$what: and nothing else");
+	my @ids = $redis->command('XRANGE', 'orion:events', '-', '+') =~ /\b([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f-]{17})\n/g;
+	my %distinct = map { $_ => 1 } @ids;
+	is(scalar(keys %distinct), $want, "$what: each event is there");
+}
+
+sub publish
+{
+	my ($count) = @_;
+	value(qq{
+		BEGIN; SELECT count(orion_publish('user.undone', '{}')) FROM generate_series(1, 50); ROLLBACK;
+		SELECT count(orion_publish('order.other', '{}')) FROM generate_series(1, 50);
+		INSERT INTO published (id) SELECT orion_publish('user.moved', jsonb_build_object('i', i), 'user', i::text) FROM generate_series(1, $count) i});
+}
+
+sub worker { return value("SELECT $_[0] FROM orion.workers WHERE kind = 'relay'"); }
+
+publish(10);
+all_arrive('ten events');
+publish(20000);
+all_arrive('20,000 events');
+
+my $courier = worker('program_pid');
+publish(5000);
+kill 'KILL', $courier;
+publish(5000);
+all_arrive('the courier was killed');
+isnt(worker('program_pid'), $courier, 'another one runs');
+
+my $relay = worker('pid');
+publish(5000);
+value("SELECT pg_terminate_backend($relay)");
+publish(5000);
+all_arrive('the relay was terminated');
+
+$redis->stop;
+publish(5000);
+ok($node->poll_query_until('postgres', "SELECT state = 'degraded' AND last_error <> '' FROM orion.sinks"), 'orion.sinks says that Redis is gone');
+unlike(value('SELECT last_error FROM orion.sinks'), qr/pass-word/, 'without the password');
+ok($node->poll_query_until('postgres', 'SELECT lag_events >= 5000 AND lag IS NOT NULL FROM orion.sinks'), 'and how many events wait');
+$redis->start;
+all_arrive('Redis was stopped');
+ok($node->poll_query_until('postgres', "SELECT state = 'running' AND lag_events = 0 FROM orion.sinks"), 'and that all is well again');
+
+publish(5000);
+$node->stop('immediate');
+$node->start;
+all_arrive('the server crashed');
+
+value("SELECT orion_sink_pause('stream')");
+ok($node->poll_query_until('postgres', "SELECT state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'relay'"), 'a paused sink has no courier');
+my $before = arrived();
+publish(100);
+is(arrived(), $before, 'and takes no events');
+value("SELECT orion_sink_resume('stream')");
+all_arrive('the sink was resumed');
+
+value("SELECT orion_sink_drop('stream')");
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM orion.workers WHERE kind = 'relay'"), 'a dropped sink has no relay');
+my $log = slurp_file($node->logfile);
+unlike($log =~ s/^.*LOG:  statement: .*$//mgr, qr/pass-word/, 'the log does not show the password');
+
+$node->stop;
+done_testing();

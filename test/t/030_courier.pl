@@ -455,18 +455,22 @@ subtest 'rabbitmq: courier killed in mid-stream' => sub {
 	queue_has('audit.queue', 10000, 'all there');
 };
 
-subtest 'rabbitmq: stopped and started in mid-stream' => sub {
+subtest 'rabbitmq: stopped, killed and started in mid-stream' => sub {
 	my $courier = Courier->new(rabbit_config(%$one_queue));
 	ok($courier->is_ready, 'ready');
-	send_range($courier, 1, 20000);
-	$courier->until(sub { $_[0]{acked} > 3000 });
-	$rabbit->stop;
-	cmp_ok($courier->{acked}, '<', 20000, "stopped at $courier->{acked}");
-	ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
-	$rabbit->start;
-	ok($courier->all_acked, 'all acknowledged after the restart');
-	ok($courier->until(sub { $_[0]->last_trouble eq '' }, 5), 'well again');
-	queue_has('audit.queue', 20000, 'all there');
+	foreach my $way ('stop', 'kill9')
+	{
+		my $from = $courier->{sent};
+		send_range($courier, $from + 1, $from + 20000);
+		$courier->until(sub { $_[0]{acked} > $from + 3000 });
+		$rabbit->$way;
+		cmp_ok($courier->{acked}, '<', $courier->{sent}, "$way at $courier->{acked}");
+		ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);
+		$rabbit->start;
+		ok($courier->all_acked, 'all acknowledged after the start');
+		ok($courier->until(sub { $_[0]->last_trouble eq '' }, 5), 'well again');
+	}
+	queue_has('audit.queue', 40000, 'all there');
 	is($courier->leave, 0, 'exit status');
 };
 

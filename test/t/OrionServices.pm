@@ -274,6 +274,7 @@ sub environment
 		LC_ALL => 'C.UTF-8',
 		ERL_EPMD_PORT => $self->{epmd_port},
 		ERL_EPMD_ADDRESS => '127.0.0.1',
+		RUNNING_UNDER_SYSTEMD => 'true',	# the script becomes the server, so our pid is its pid
 		RABBITMQ_NODENAME => "orion$self->{port}\@localhost",
 		RABBITMQ_DIST_PORT => $self->{dist_port},
 		RABBITMQ_CONF_ENV_FILE => "$dir/env.conf",

@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS public.notes (
 	version bigint NOT NULL DEFAULT 1,
 	created_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE OR REPLACE TRIGGER version BEFORE UPDATE ON public.notes FOR EACH ROW EXECUTE FUNCTION orion_version_bump();
 COMMENT ON TABLE public.notes IS 'Demonstration: everybody reads and writes only their own notes';
 ALTER TABLE public.notes ENABLE ROW LEVEL SECURITY;
 DROP POLICY IF EXISTS own ON public.notes;

@@ -366,6 +366,6 @@ $pid = $node->safe_psql('postgres', "SELECT program_pid FROM orion.workers WHERE
 $from = time;
 $node->stop('fast');
 cmp_ok(time - $from, '<', 10, 'a fast shutdown is fast');
-ok(!kill(0, $pid), 'and leaves no gateway behind');
+ok(becomes_true(sub { return !kill 0, $pid; }, 5), 'and leaves no gateway behind');
 
 done_testing();

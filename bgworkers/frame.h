@@ -21,6 +21,10 @@
 #define ORION_FRAME_HEADER	16
 #define ORION_PROTOCOL		1	/* raised with any change of a frame's fields */
 
+/* Where executors find the gateway, below the data directory; the directory has mode 0700. */
+#define ORION_GATEWAY_DIRECTORY "orion"
+#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"
+
 typedef enum OrionFrameType
 {
 	/* worker -> program, right after start */

@@ -5,9 +5,6 @@
 #ifndef ORION_GATEWAY_WORKER_H
 #define ORION_GATEWAY_WORKER_H
 
-#define ORION_GATEWAY_DIRECTORY "orion" /* below the data directory, mode 0700 */
-#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"
-
 extern int	orion_http_port;	/* 0: no HTTP */
 extern int	orion_http_max_body_size;	/* kB */
 

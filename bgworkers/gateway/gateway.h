@@ -16,8 +16,6 @@
 #include "gateway/http.h"
 #include "gateway/queue.h"
 
-#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"	/* below the data
-														 * directory */
 #define ORION_GATEWAY_MAX_LISTENERS 16
 
 /* From the CONFIG frame; the worker has the settings these come from. */
@@ -77,8 +75,8 @@ typedef struct Request
 								 * a second try */
 	size_t		sent;			/* bytes of it sent */
 	size_t		body_at;		/* offset of the body's length field */
-	uint64_t	body_len;
-	bool		too_large;		/* body over the limit: read on, answer 413 */
+	uint64_t	body_len;		/* bytes of body read */
+	uint64_t	held;			/* of them in memory */
 	bool		safe;			/* GET or HEAD: may be given to another
 								 * executor */
 	bool		retried;

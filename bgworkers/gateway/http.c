@@ -21,6 +21,7 @@ const OrionHttpError orion_http_headers_too_large =
 {431, "ORH431", "the headers are too large or too many", "The limit is the setting orion.http_max_header_size."};
 const OrionHttpError orion_http_bad_answer = {500, "ORH500", "the server gave an answer that cannot be sent", NULL};
 const OrionHttpError orion_http_queue_full = {503, "ORH503", "too many requests are waiting", "Try again later."};
+const OrionHttpError orion_http_no_memory = {503, "ORH503", "too many large bodies are being received", "Try again later."};
 const OrionHttpError orion_http_queue_timeout = {503, "ORH503", "no server process became free in time", "Try again later."};
 const OrionHttpError orion_http_executor_lost =
 {503, "ORH503", "the process serving the request ended", "Check whether the request took effect before sending it again."};

@@ -116,6 +116,7 @@ extern const OrionHttpError orion_http_target_too_long;
 extern const OrionHttpError orion_http_headers_too_large;
 extern const OrionHttpError orion_http_bad_answer;
 extern const OrionHttpError orion_http_queue_full;
+extern const OrionHttpError orion_http_no_memory;
 extern const OrionHttpError orion_http_queue_timeout;
 extern const OrionHttpError orion_http_executor_lost;
 extern const OrionHttpError orion_http_not_ready;

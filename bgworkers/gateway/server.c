@@ -38,11 +38,13 @@
 #define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
 #define ACCEPT_BATCH	64		/* connections taken before others get their
 								 * turn */
+#define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four of the largest allowed */
 #define ANSWER_ROOM		8192	/* the library's memory for a response's
 								 * headers */
 
 static Request *free_requests;
 static int	nfree;
+static uint64_t held;			/* bytes of bodies in memory */
 static uint64_t last_id;
 static uint64_t id_prefix;
 static struct MHD_Response *health;
@@ -75,6 +77,7 @@ request_new(void)
 static void
 request_free(Request *request)
 {
+	held -= request->held;
 	if (request->frame.cap > KEEP_FRAME || request->frame.failed)
 		orion_buffer_free(&request->frame);
 	if (nfree >= KEEP_REQUESTS)
@@ -585,8 +588,16 @@ body_seen(Request *request, const char *data, size_t len)
 	}
 	if (request->error || request->own)
 		return MHD_YES;
+	if (held + len > BODY_MEMORY && held + len > orion_gateway.config.max_body * 4)
+	{
+		request->error = &orion_http_no_memory;
+		request->close = true;
+		return MHD_YES;
+	}
 	if (!orion_buffer_reserve(&request->frame, len))
 		return MHD_NO;
+	held += len;
+	request->held += len;
 	memcpy(request->frame.data + request->frame.end, data, len);
 	request->frame.end += len;
 	return MHD_YES;

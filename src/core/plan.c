@@ -56,7 +56,7 @@ create_cache(void)
 static bool
 same(const PlanEntry *entry, const char *text, size_t len, int nargs, const Oid *types)
 {
-	return entry->text && entry->len == len &&
+	return entry->text &&entry->len == len &&
 		memcmp(entry->text, text, len) == 0 &&
 		(nargs == 0 || memcmp(entry->types, types, nargs * sizeof(Oid)) == 0);
 }

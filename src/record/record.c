@@ -33,7 +33,8 @@
 #include "core/error.h"
 #include "core/plan.h"
 
-#define VIEW_DEPTH	16			/* views over views looked through for a trigger */
+#define VIEW_DEPTH	16			/* views over views looked through for a
+								 * trigger */
 
 PG_FUNCTION_INFO_V1(orion_update);
 

@@ -73,7 +73,9 @@ check_json(const char *text)
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
-		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_TO_CATEGORY(ERRCODE_INVALID_TEXT_REPRESENTATION))
+		/* invalid, or nested deeper than the stack allows */
+		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_TO_CATEGORY(ERRCODE_INVALID_TEXT_REPRESENTATION) &&
+			error->sqlerrcode != ERRCODE_STATEMENT_TOO_COMPLEX)
 			PG_RE_THROW();
 		FlushErrorState();
 		problem = error->detail ? error->detail : error->message;
@@ -84,7 +86,7 @@ check_json(const char *text)
 		refuse_json(problem);
 }
 
-char *
+char	   *
 orion_body_json(const OrionCall *call)
 {
 	const char *type = orion_call_header(call, "content-type");
@@ -97,6 +99,7 @@ orion_body_json(const OrionCall *call)
 		!pg_verify_mbstr(PG_UTF8, call->request->body, len, true))
 		refuse_json("The body is not valid UTF-8.");
 	text = pnstrdup(call->request->body, len);
+
 	if (type && is_type(type, "application/x-www-form-urlencoded"))
 		return form_json(call, text);
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
@@ -170,7 +173,7 @@ has_key(List *keys, const char *key)
 
 	foreach(lc, keys)
 		if (strcmp(lfirst(lc), key) == 0)
-			return true;
+		return true;
 	return false;
 }
 

@@ -13,10 +13,12 @@
 
 typedef struct OrionBody
 {
-	char	   *text;			/* valid JSON; forms are made into an object of strings */
+	char	   *text;			/* valid JSON; forms are made into an object
+								 * of strings */
 	bool		array;			/* an array of objects, else one object */
 	bool		object;
-	List	   *keys;			/* char *: of the object, or of each object of the array */
+	List	   *keys;			/* char *: of the object, or of each object of
+								 * the array */
 } OrionBody;
 
 /*

@@ -22,7 +22,8 @@
 
 typedef struct StatusRule
 {
-	const char *state;			/* SQLSTATE or the beginning of one; first match counts */
+	const char *state;			/* SQLSTATE or the beginning of one; first
+								 * match counts */
 	int			status;
 } StatusRule;
 

@@ -99,7 +99,7 @@ accept_text(Parser *p, const char *text)
 {
 	size_t		len = strlen(text);
 
-	if (strncmp(p->text + p->pos, text, len) != 0)
+	if (strncmp(p->text +p->pos, text, len) != 0)
 		return false;
 	p->pos += len;
 	return true;
@@ -137,7 +137,7 @@ utf8_length(const unsigned char *text, size_t len)
 	if (len < (size_t) need || text[1] < low || text[1] > high)
 		return 0;
 	for (int i = 2; i < need; i++)
-		if ((text[i] & 0xC0) != 0x80)
+		if ((text[i] & 0xC0) !=0x80)
 			return 0;
 	return need;
 }
@@ -147,7 +147,7 @@ orion_utf8_valid(const char *text, size_t len)
 {
 	for (size_t i = 0; i < len;)
 	{
-		int			step = utf8_length((const unsigned char *) text + i, len - i);
+		int			step = utf8_length((const unsigned char *) text +i, len - i);
 
 		if (step == 0)
 			return false;
@@ -168,7 +168,7 @@ hex(char c)
 	return -1;
 }
 
-char *
+char	   *
 orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool plus)
 {
 	char	   *result = arena->alloc(arena->context, len + 1);
@@ -223,7 +223,7 @@ orion_query_split(const OrionArena *arena, const char *text, size_t len,
 	*params = NULL;
 	for (size_t start = 0; start < len;)
 	{
-		const char *ampersand = memchr(text + start, '&', len - start);
+		const char *ampersand = memchr(text +start, '&', len - start);
 		size_t		end = ampersand ? (size_t) (ampersand - text) : len;
 
 		p.pos = start;
@@ -231,7 +231,7 @@ orion_query_split(const OrionArena *arena, const char *text, size_t len,
 		{
 			if (++n > ORION_QUERY_MAX_PARAMS)
 				return fail(&p, "too many parameters");
-			if (!split_one(&p, text + start, end - start, tail))
+			if (!split_one(&p, text +start, end - start, tail))
 				return false;
 			tail = &(*tail)->next;
 		}
@@ -297,7 +297,7 @@ name(Parser *p)
 		fail(p, "a name was expected");
 		return NULL;
 	}
-	return copy(p, p->text + start, p->pos - start);
+	return copy(p, p->text +start, p->pos - start);
 }
 
 /* [relation.]column */
@@ -324,7 +324,7 @@ operator_name(Parser *p)
 		size_t		len = strlen(operators[i].name);
 		char		behind;
 
-		if (strncmp(p->text + p->pos, operators[i].name, len) != 0)
+		if (strncmp(p->text +p->pos, operators[i].name, len) != 0)
 			continue;
 		behind = p->text[p->pos + len];
 		if (behind != '.' && behind != '(')
@@ -343,17 +343,17 @@ value(Parser *p, bool inside)
 	size_t		start = p->pos;
 
 	if (!inside)
-		p->pos += strlen(p->text + p->pos);
+		p->pos += strlen(p->text +p->pos);
 	else
 	{
 		if (p->text[p->pos] == '"')
 			return quoted(p);
 		/* an array literal keeps its commas */
 		if (p->text[p->pos] == '{')
-			p->pos += strcspn(p->text + p->pos, "}");
-		p->pos += strcspn(p->text + p->pos, ",)");
+			p->pos += strcspn(p->text +p->pos, "}");
+		p->pos += strcspn(p->text +p->pos, ",)");
 	}
-	return copy(p, p->text + start, p->pos - start);
+	return copy(p, p->text +start, p->pos - start);
 }
 
 /* Room for one more in filter->values: full at every power of two, then doubled. */
@@ -395,7 +395,7 @@ static bool
 is_value(Parser *p, OrionFilter *filter)
 {
 	static const char *const words[] = {"null", "not_null", "true", "false", "unknown"};
-	size_t		len = strcspn(p->text + p->pos, ",)");
+	size_t		len = strcspn(p->text +p->pos, ",)");
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 	{
@@ -427,6 +427,7 @@ plain_value(Parser *p, OrionFilter *filter, bool inside)
 			if (*c == '*')
 				*c = '%';
 	filter->value = text;
+
 	return true;
 }
 
@@ -611,14 +612,14 @@ cast(Parser *p, OrionSelect *item)
 		return fail(p, "a type was expected");
 	if (p->text[p->pos] == '(')
 	{
-		size_t		digits = strspn(p->text + p->pos + 1, "0123456789, ");
+		size_t		digits = strspn(p->text +p->pos + 1, "0123456789, ");
 
 		if (p->text[p->pos + 1 + digits] != ')')
 			return fail(p, "a type modifier was expected");
 		p->pos += digits + 2;
-		p->pos += strspn(p->text + p->pos, "[]");
+		p->pos += strspn(p->text +p->pos, "[]");
 	}
-	item->cast = copy(p, p->text + start, p->pos - start);
+	item->cast = copy(p, p->text +start, p->pos - start);
 	return item->cast != NULL;
 }
 

@@ -50,7 +50,8 @@ typedef enum OrionOperator
 	ORION_OP_ADJ,
 	ORION_OP_ISDISTINCT,
 	ORION_OP_IN,				/* value list instead of value */
-	ORION_OP_IS,				/* value: null, not_null, true, false or unknown, lower case */
+	ORION_OP_IS,				/* value: null, not_null, true, false or
+								 * unknown, lower case */
 } OrionOperator;
 
 typedef enum OrionQuantifier
@@ -133,7 +134,8 @@ typedef struct OrionColumnName
 typedef struct OrionQuery
 {
 	OrionSelect *select;		/* NULL: all columns */
-	OrionFilter *filters;		/* and/or groups; params are added by orion_query_filter */
+	OrionFilter *filters;		/* and/or groups; params are added by
+								 * orion_query_filter */
 	OrionOrder *order;
 	OrionColumnName *columns;	/* columns=, NULL when not given */
 	const char *on_conflict;

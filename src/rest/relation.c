@@ -66,7 +66,7 @@ orion_relation_schema(const OrionCall *call)
 		return linitial(schemas);
 	foreach(lc, schemas)
 		if (strcmp(lfirst(lc), wanted) == 0)
-			return lfirst(lc);
+		return lfirst(lc);
 	orion_refuse(406, "PGRST106", psprintf("Invalid schema: %s", wanted), NULL,
 				 psprintf("Only the following schemas are exposed: %s", orion_rest_schemas));
 }
@@ -136,7 +136,7 @@ orion_source_column(const OrionSource *source, const char *name, OrionColumn *co
 				 errmsg("column %s.%s does not exist", source->name, name)));
 }
 
-List *
+List	   *
 orion_relation_primary_key(Oid relid)
 {
 	Relation	relation = relation_open(relid, AccessShareLock);
@@ -157,7 +157,7 @@ orion_relation_primary_key(Oid relid)
 	return names;
 }
 
-char *
+char	   *
 orion_type_name(Oid type, int32 typmod)
 {
 	return format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);

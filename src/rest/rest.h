@@ -22,7 +22,8 @@ typedef struct OrionHeader
 typedef struct OrionRequest
 {
 	const char *method;
-	const char *path;			/* as on the wire (percent-encoded), before the question mark */
+	const char *path;			/* as on the wire (percent-encoded), before
+								 * the question mark */
 	const char *query;			/* as on the wire, behind '?'; empty when none */
 	const char *peer;			/* address of the client, text */
 	const char *body;

@@ -39,6 +39,11 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'A route''s function takes the request as one jsonb argument and returns the body as jsonb.';
 	END IF;
+	IF orion_route_add.path IS NULL OR orion_route_add.path !~ '^(/([A-Za-z0-9._~-]+|\{[A-Za-z_][A-Za-z0-9_]*\}))+$' THEN
+		RAISE EXCEPTION '"%" is not a path of a route', orion_route_add.path
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'A path is /segment/segment...; a segment is letters, digits and ._~-, or {name}.';
+	END IF;
 	INSERT INTO orion_private.routes AS r (method, path, function, role_required, comment)
 		VALUES (pg_catalog.upper(orion_route_add.method), orion_route_add.path,
 			orion_route_add.function::text, orion_route_add.role_required, orion_route_add.comment)

@@ -34,7 +34,7 @@ orion_result_int(int n, int64 absent)
 	return isnull ? absent : DatumGetInt64(datum);
 }
 
-char *
+char	   *
 orion_result_text(int n)
 {
 	bool		isnull;
@@ -71,15 +71,15 @@ orion_result_check_one(const OrionCall *call, int64 rows)
 void
 orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total)
 {
-	char		text[80];
+	char text[	80];
 	int			n = rows > 0 ?
-		snprintf(text, sizeof(text), INT64_FORMAT "-" INT64_FORMAT, offset, offset + rows - 1) :
-		snprintf(text, sizeof(text), "*");
+	snprintf(text, sizeof(text), INT64_FORMAT "-" INT64_FORMAT, offset, offset + rows - 1) :
+	snprintf(text, sizeof(text), "*");
 
 	if (total >= 0)
-		snprintf(text + n, sizeof(text) - n, "/" INT64_FORMAT, total);
+		snprintf(text +n, sizeof(text) - n, "/" INT64_FORMAT, total);
 	else
-		snprintf(text + n, sizeof(text) - n, "/*");
+		snprintf(text +n, sizeof(text) - n, "/*");
 	orion_response_header(call->response, "Content-Range", text);
 }
 

@@ -46,7 +46,8 @@ typedef struct Route
 	char	   *method;
 	char	   *pattern;		/* begins with a slash; segments may be {name} */
 	Oid			function;		/* jsonb to jsonb; InvalidOid: is gone */
-	char	   *role;			/* that the caller must be a member of, or NULL */
+	char	   *role;			/* that the caller must be a member of, or
+								 * NULL */
 } Route;
 
 static MemoryContext routes_context = NULL;
@@ -61,13 +62,13 @@ static uint32 loaded_changes = 0;
  * 3802 is jsonb.
  */
 static const char read_routes[] =
-	"SELECT r.method, r.path, p.oid, r.role_required::pg_catalog.text"
-	" FROM orion_private.routes r LEFT JOIN pg_catalog.pg_proc p"
-	" ON p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(r.function)"
-	" AND p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset"
-	" AND p.prorettype OPERATOR(pg_catalog.=) 3802 AND p.pronargs OPERATOR(pg_catalog.=) 1"
-	" AND p.proargtypes[0] OPERATOR(pg_catalog.=) 3802"
-	" ORDER BY pg_catalog.replace(r.path, '{', '~') COLLATE \"C\", r.method";
+"SELECT r.method, r.path, p.oid, r.role_required::pg_catalog.text"
+" FROM orion_private.routes r LEFT JOIN pg_catalog.pg_proc p"
+" ON p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(r.function)"
+" AND p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset"
+" AND p.prorettype OPERATOR(pg_catalog.=) 3802 AND p.pronargs OPERATOR(pg_catalog.=) 1"
+" AND p.proargtypes[0] OPERATOR(pg_catalog.=) 3802"
+" ORDER BY pg_catalog.replace(r.path, '{', '~') COLLATE \"C\", r.method";
 
 /* A copy in the current context; NULL for null. */
 static char *

@@ -67,7 +67,7 @@ has_name(List *names, const char *name)
 
 	foreach(lc, names)
 		if (strcmp(lfirst(lc), name) == 0)
-			return true;
+		return true;
 	return false;
 }
 
@@ -90,7 +90,7 @@ accepts(const Function *f, List *given, bool strict)
 	if (strict)
 		foreach(lc, given)
 			if (find_input(f, lfirst(lc)) < 0)
-				return false;
+			return false;
 	return true;
 }
 
@@ -218,7 +218,10 @@ result_source(const Function *f, OrionSource *source)
 		for (int i = 0; i < f->nargs; i++)
 			if (f->modes[i] != PROARGMODE_IN && f->modes[i] != PROARGMODE_VARIADIC)
 				source->columns[source->ncolumns++] =
-					(OrionColumn) {f->names ? f->names[i] : "", f->types[i], -1};
+					(OrionColumn)
+			{
+				f->names ? f->names[i] : "", f->types[i], -1
+			};
 		return true;
 	}
 	source->relid = get_typ_typrelid(f->result);
@@ -249,11 +252,11 @@ add_call(OrionStatement *st, const OrionCall *call, const Function *f, List *giv
 		orion_statement_input(st, f->types[0], whole);
 	else if (!orion_call_reads(call))
 		foreach(lc, given)
-		{
-			begin_argument(st, f, find_input(f, lfirst(lc)), foreach_current_index(lc) == 0);
-			orion_statement_add(st, "r.");
-			orion_statement_name(st, lfirst(lc));
-		}
+	{
+		begin_argument(st, f, find_input(f, lfirst(lc)), foreach_current_index(lc) == 0);
+		orion_statement_add(st, "r.");
+		orion_statement_name(st, lfirst(lc));
+	}
 	else
 		for (const OrionParam *p = call->query.params; p; p = p->next)
 		{
@@ -294,7 +297,8 @@ typedef struct RpcCall
 	Function	f;
 	OrionBody	body;
 	List	   *given;			/* argument names */
-	const char *whole;			/* the body, for a function of one unnamed json argument */
+	const char *whole;			/* the body, for a function of one unnamed
+								 * json argument */
 	bool		from_body;		/* arguments come as columns of r */
 } RpcCall;
 
@@ -406,7 +410,8 @@ read_arguments(RpcCall *rpc, const char *name)
 	}
 	rpc->whole = orion_body_json(call);
 	if (rpc->whole && rpc->whole[strspn(rpc->whole, " \t\r\n")] != '{')
-		rpc->body.text = NULL;	/* only a function of one json argument takes this */
+		rpc->body.text = NULL;	/* only a function of one json argument takes
+								 * this */
 	else
 		orion_body_read(call, false, true, &rpc->body);
 	rpc->given = rpc->body.keys;

@@ -134,7 +134,7 @@ add_answer(OrionStatement *st, const OrionCall *call, List *keys)
 static void
 append_escaped(StringInfo out, const char *text)
 {
-	for (; *text; text++)
+	for (; *text; text ++)
 	{
 		unsigned char c = *text;
 

@@ -1,4 +1,4 @@
-// uses: src/rest/query.c
+// uses:src / rest / query.c
 /*
  * fuzz_query.c
  *	  Any bytes as a query string: no crash, no read outside, and only UTF-8 comes out.
@@ -23,7 +23,7 @@ alloc(void *context, size_t size)
 static void
 check(const char *text)
 {
-	if (text && !orion_utf8_valid(text, strlen(text)))
+	if (text &&!orion_utf8_valid(text, strlen(text)))
 		abort();
 }
 
@@ -71,7 +71,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_filters(query.filters);
 		check_select(query.select);
 	}
-	else if (!error.what || !error.problem || (error.text && error.at > strlen(error.text)))
+	else if (!error.what || !error.problem || (error.text &&error.at > strlen(error.text)))
 		abort();
 	while (allocated > 0)
 		free(memory[--allocated]);

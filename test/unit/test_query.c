@@ -1,4 +1,4 @@
-// uses: src/rest/query.c
+// uses:src / rest / query.c
 /*
  * test_query.c
  *	  The grammar of query strings: what a text means, and which texts mean nothing.
@@ -22,9 +22,9 @@ typedef struct Block
 {
 	struct Block *next;
 	char		data[];
-} Block;
+}			Block;
 
-static Block *blocks = NULL;
+static Block * blocks = NULL;
 static size_t fail_after = SIZE_MAX;
 static char out[65536];
 static size_t used;
@@ -205,10 +205,10 @@ typedef struct Case
 {
 	const char *text;
 	const char *tree;
-} Case;
+}			Case;
 
 static void
-check(const Case *cases, size_t n)
+check(const Case * cases, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 	{
@@ -392,24 +392,25 @@ test_limits(void **state)
 
 	memset(text, '(', size);
 	memcpy(text, "or=", 3);
-	text[size] = '\0';
+	text[		size] = '\0';
+
 	assert_non_null(strstr(parse_bytes(text, size), "a name was expected"));
 
 	for (size_t i = 3; i + 3 <= size; i += 3)
-		memcpy(text + i, i == 3 ? "(or" : "(or", 3);
+		memcpy(text +i, i == 3 ? "(or" : "(or", 3);
 	assert_non_null(strstr(parse_bytes(text, size), "nested too deeply"));
 
 	memcpy(text, "select=", 7);
 	for (size_t i = 7; i + 2 <= size; i += 2)
-		memcpy(text + i, "a(", 2);
+		memcpy(text +i, "a(", 2);
 	assert_non_null(strstr(parse_bytes(text, size), "too deeply"));
 
 	for (size_t i = 7; i + 2 <= size; i += 2)
-		memcpy(text + i, "a,", 2);
+		memcpy(text +i, "a,", 2);
 	assert_non_null(strstr(parse_bytes(text, size), "too many items"));
 
 	for (size_t i = 0; i + 2 <= size; i += 2)
-		memcpy(text + i, "a&", 2);
+		memcpy(text +i, "a&", 2);
 	assert_non_null(strstr(parse_bytes(text, size), "too many parameters"));
 	free(text);
 }
@@ -454,7 +455,8 @@ test_mutations(void **state)
 		for (int c = 0; c < 256; c++)
 		{
 			memcpy(text, valid, len);
-			text[i] = (char) c;
+			text[		i] = (char) c;
+
 			parse_bytes(text, len);
 		}
 	free(text);

@@ -1,0 +1,99 @@
+# OrionHttp: HTTP requests over a plain socket, for tests that want every byte.
+#
+#   my $answer = OrionHttp::request($port, 'POST', '/rest/v1/items', {'Content-Type' => 'application/json'}, '{"a":1}');
+#   $answer->{status}, $answer->{headers}{lower-case name}, $answer->{body}
+#
+# In list context: (status, headers, body). One connection a request; the path is
+# sent as it is. raw() sends bytes and returns what comes back until the end.
+package OrionHttp;
+use strict;
+use warnings;
+use IO::Select;
+use IO::Socket::INET;
+use Time::HiRes qw(time sleep);
+
+our $timeout = 30;    # seconds for a whole answer
+
+sub connection
+{
+	my ($port) = @_;
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp', Timeout => 5);
+	binmode $socket if $socket;
+	return $socket;
+}
+
+# Everything the server sends until it closes, or until complete($bytes) is true.
+sub receive
+{
+	my ($socket, $complete) = @_;
+	my $bytes = '';
+	my $deadline = time + $timeout;
+	my $select = IO::Select->new($socket);
+	while ((my $left = $deadline - time) > 0)
+	{
+		next unless $select->can_read($left);
+		my $n = sysread($socket, $bytes, 65536, length $bytes);
+		return $bytes if !$n || $complete->($bytes);
+	}
+	die "no complete answer within $timeout s";
+}
+
+sub raw
+{
+	my ($port, $bytes) = @_;
+	my $socket = connection($port) or die "cannot connect to port $port: $@";
+	syswrite($socket, $bytes);
+	return receive($socket, sub { 0 });
+}
+
+sub parse
+{
+	my ($bytes) = @_;
+	my ($head, $body) = split /\r\n\r\n/, $bytes, 2;
+	my ($first, @lines) = split /\r\n/, $head // '';
+	my ($status) = ($first // '') =~ m{^HTTP/1\.[01] (\d{3})} or die 'not an answer: ' . substr($bytes, 0, 200);
+	my %headers;
+	for my $line (@lines)
+	{
+		my ($name, $value) = split /:\s*/, $line, 2;
+		$name = lc $name;
+		$headers{$name} = exists $headers{$name} ? "$headers{$name}, $value" : $value;
+	}
+	$body = join '', map { s/^[0-9a-fA-F]+\r\n//r } split /\r\n(?=[0-9a-fA-F]+\r\n)/, $body
+		if ($headers{'transfer-encoding'} // '') eq 'chunked';
+	return { status => $status, headers => \%headers, body => $body // '' };
+}
+
+sub request
+{
+	my ($port, $method, $path, $headers, $body) = @_;
+	my $socket = connection($port) or die "cannot connect to port $port: $@";
+	my $text = "$method $path HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
+	$text .= "$_: $headers->{$_}\r\n" for sort keys %{ $headers // {} };
+	$text .= 'Content-Length: ' . length($body) . "\r\n" if defined $body;
+	$text .= "\r\n" . ($body // '');
+	local $SIG{PIPE} = 'IGNORE';
+	while (length $text)
+	{
+		my $n = syswrite($socket, $text) or last;
+		substr($text, 0, $n) = '';
+	}
+	my $answer = parse(receive($socket, sub { 0 }));
+	return wantarray ? @$answer{qw(status headers body)} : $answer;
+}
+
+# Waits until GET path answers with the status.
+sub await
+{
+	my ($port, $path, $status, $seconds) = @_;
+	my $deadline = time + ($seconds // 30);
+	while (time < $deadline)
+	{
+		my $answer = eval { request($port, 'GET', $path) };
+		return 1 if $answer && $answer->{status} == $status;
+		sleep 0.05;
+	}
+	return 0;
+}
+
+1;

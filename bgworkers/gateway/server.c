@@ -38,7 +38,8 @@
 #define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
 #define ACCEPT_BATCH	64		/* connections taken before others get their
 								 * turn */
-#define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four of the largest allowed */
+#define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four
+												 * of the largest allowed */
 #define ANSWER_ROOM		8192	/* the library's memory for a response's
 								 * headers */
 
@@ -720,7 +721,8 @@ orion_gateway_server_start(void)
 						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
 						 MHD_OPTION_NOTIFY_COMPLETED, request_completed, NULL,
 						 MHD_OPTION_NOTIFY_CONNECTION, notify_connection, NULL,
-						 MHD_OPTION_STRICT_FOR_CLIENT, 0,	/* 1 hangs up without an answer */
+						 MHD_OPTION_STRICT_FOR_CLIENT, 0,	/* 1 hangs up without an
+															 * answer */
 						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 						 MHD_OPTION_END);
 	if (orion_gateway.daemon == NULL)

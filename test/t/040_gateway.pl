@@ -111,6 +111,8 @@ $node->safe_psql('postgres', q{
 CREATE FUNCTION echo(v text) RETURNS text LANGUAGE sql VOLATILE RETURN v;
 CREATE FUNCTION slow(seconds float8) RETURNS text LANGUAGE plpgsql VOLATILE AS
 	$$BEGIN PERFORM pg_sleep(seconds); RETURN 'slept'; END$$;
+CREATE FUNCTION slow_read(seconds float8) RETURNS text LANGUAGE plpgsql STABLE AS
+	$$BEGIN PERFORM pg_sleep(seconds); RETURN 'slept'; END$$;
 CREATE FUNCTION leave_things() RETURNS text LANGUAGE plpgsql VOLATILE AS
 	$$BEGIN
 		PERFORM set_config('app.secret', 'mine', false), set_config('work_mem', '1234kB', false);
@@ -342,6 +344,23 @@ gateway_is("state = 'running' AND last_error IS NULL", 'the gateway starts once 
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET orion.http_port');
 $node->reload;
 ok(becomes_true(\&is_ready, 10), 'and goes back to the old port');
+
+# --- an executor that is terminated ----------------------------------------------------------
+
+my $terminate = q{SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'};
+my $sleeping = q{SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'};
+$socket = dial();
+syswrite($socket, rpc_bytes('slow', '{"seconds":600}'));
+$node->poll_query_until('postgres', $sleeping);
+$node->safe_psql('postgres', $terminate);
+$answer = hear($socket, qr/\}\z/);
+is(status($answer), '503', 'POST is not repeated when its executor ends');
+like($answer, qr/the process serving the request ended/, 'and the answer says so');
+$socket = dial();
+syswrite($socket, "GET /rest/v1/rpc/slow_read?seconds=1 HTTP/1.1\r\n$end");
+$node->poll_query_until('postgres', $sleeping);
+$node->safe_psql('postgres', $terminate);
+like(hear($socket), qr/slept/, 'GET is, once');
 
 # --- kill -9 of an executor -------------------------------------------------------------------
 

@@ -21,7 +21,9 @@
  * trouble of the server: hang up, back off, try again.  Redis undoes nothing when
  * a command fails inside EXEC, so there a failed command always means REJECT.
  *
- * A Redis that evicts or loses the position key makes duplicates, not losses.
+ * A Redis that evicts the position key makes duplicates, not losses.  One that
+ * loses confirmed writes in a crash (appendfsync everysec) loses those events; the
+ * log says so.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -304,6 +306,28 @@ is_behind(const OrionEvent *event, const char *position)
 }
 
 /*
+ * Has the server forgotten what it had confirmed?  With appendfsync everysec a
+ * crash may cost it two seconds.  The relay has moved on, so an operator must know.
+ */
+static void
+report_loss(OrionSink *sink, const char *before)
+{
+	char		line[400];
+	int			order = -1;
+
+	if (before[0] == '\0')
+		return;
+	if (sink->position[0])
+		orion_position_compare(orion_text(sink->position, strlen(sink->position)),
+							   orion_text(before, strlen(before)), &order);
+	if (order >= 0)
+		return;
+	snprintf(line, sizeof(line), "redis lost confirmed events: its position went back from %s to %s",
+			 before, sink->position[0] ? sink->position : "none");
+	orion_sink_log(sink, line);
+}
+
+/*
  * What became of the events in flight?  before is the position known when the
  * batch was sent.  If it still stands, nothing was applied; if it is what the
  * batch would set, all of it was.  Anything else was written by a predecessor of
@@ -348,6 +372,7 @@ redis_connect(OrionSink *sink)
 	redisEnableKeepAlive(state->ctx);
 	if (!authenticate(sink, state) || !check_stream(sink, state) || !read_position(sink, state))
 		return false;
+	report_loss(sink, before);
 	resolve_batch(sink, state, before);
 	state->ctx->flags &= ~REDIS_BLOCK;
 	fcntl(state->ctx->fd, F_SETFL, fcntl(state->ctx->fd, F_GETFL) | O_NONBLOCK);

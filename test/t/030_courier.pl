@@ -232,6 +232,20 @@ subtest 'redis: server killed in mid-stream' => sub {
 	is($courier->leave, 0, 'exit status');
 };
 
+subtest 'redis: a server that forgets' => sub {
+	$redis->command('FLUSHALL');
+	my $courier = Courier->new(redis_config($redis));
+	ok($courier->is_ready, 'ready');
+	send_range($courier, 1, 10);
+	ok($courier->all_acked, 'acknowledged');
+	$redis->command('SET', 'orion:position:test', '1:4');
+	send_range($courier, 11, 12);
+	ok($courier->all_acked, 'goes on');
+	like($courier->words, qr/lost confirmed events: its position went back from 1:10 to 1:4/, 'the log tells');
+	stream_is($redis, 12, 'none doubled');
+	is($courier->leave, 0, 'exit status');
+};
+
 subtest 'redis: refusals' => sub {
 	$redis->command('FLUSHALL');
 	$redis->command('SET', 'events:bad', 'a string');

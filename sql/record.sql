@@ -87,6 +87,17 @@ SELECT owner, body, hidden, version, changed IS NOT NULL AS changed FROM counted
 ALTER TABLE counted DISABLE TRIGGER bump;
 SELECT try('counted', '00000000-0000-0000-0000-000000000001', 1, '{"body": "x"}');
 
+-- one on some columns counts their updates only; a view's columns are what they stand for
+DROP TRIGGER bump ON counted;
+CREATE TRIGGER bump BEFORE UPDATE OF body ON counted FOR EACH ROW EXECUTE FUNCTION orion_version_bump('changed');
+CREATE VIEW counted_turned AS SELECT version, hidden, body AS words, id FROM counted WHERE owner <> 'orion_admin';
+GRANT SELECT (id, words, version), UPDATE (words) ON counted_turned TO orion_user;
+SET ROLE orion_user;
+SELECT try('counted_turned', '6f1c7a52-0b1d-4b3e-9d4e-0a1b2c3d4e5f', 3, '{"words": "by a trigger"}');
+RESET ROLE;
+SELECT try('counted_turned', '6f1c7a52-0b1d-4b3e-9d4e-0a1b2c3d4e5f', 4, '{"hidden": "by the statement"}');
+SELECT try('counted', '6f1c7a52-0b1d-4b3e-9d4e-0a1b2c3d4e5f', 5, '{"hidden": "x", "body": "once for both"}')::jsonb - 'changed';
+
 -- what it does not work on
 CREATE TABLE unversioned (id int PRIMARY KEY, version text);
 CREATE TABLE two_keys (a int, b int, version int, PRIMARY KEY (a, b));

@@ -46,7 +46,7 @@ typedef struct Target
 	AttrNumber	version;
 	Oid			equals;			/* = of the key's type */
 	Oid			key_type;		/* what that operator takes */
-	bool		bumped;			/* a trigger counts the version */
+	bool		bumped;			/* a trigger counts the version of this update */
 } Target;
 
 static Form_pg_attribute
@@ -114,9 +114,22 @@ version_column(Relation relation)
 	return version;
 }
 
-/* Does a BEFORE UPDATE row trigger of this table call orion_version_bump of the schema? */
+/* UPDATE OF: an update of any of its columns fires the trigger. */
 static bool
-has_bump(Relation relation, Oid schema)
+fires_for(const Trigger *trigger, const Bitmapset *columns)
+{
+	for (int i = 0; i < trigger->tgnattr; i++)
+		if (bms_is_member(trigger->tgattr[i], columns))
+			return true;
+	return trigger->tgnattr == 0;
+}
+
+/*
+ * Does a BEFORE UPDATE row trigger of this table call orion_version_bump of the
+ * schema when these columns are updated?
+ */
+static bool
+has_bump(Relation relation, const Bitmapset *columns, Oid schema)
 {
 	TriggerDesc *desc = relation->trigdesc;
 
@@ -127,7 +140,7 @@ has_bump(Relation relation, Oid schema)
 
 		if (!TRIGGER_FOR_BEFORE(trigger->tgtype) || !TRIGGER_FOR_ROW(trigger->tgtype) ||
 			!TRIGGER_FOR_UPDATE(trigger->tgtype) || trigger->tgenabled == TRIGGER_DISABLED ||
-			trigger->tgnattr > 0 || trigger->tgqual != NULL)
+			trigger->tgqual != NULL || !fires_for(trigger, columns))
 			continue;			/* may not fire for this change */
 		name = get_func_name(trigger->tgfoid);
 		if (name && strcmp(name, "orion_version_bump") == 0 && get_func_namespace(trigger->tgfoid) == schema)
@@ -153,17 +166,40 @@ view_base(Relation view)
 	return rte->rtekind == RTE_RELATION ? rte->relid : InvalidOid;
 }
 
-/* Is the version counted by a trigger, on the table or on the one under the view? */
+/* The columns of the table under a view that an update of these columns of it sets. */
+static Bitmapset *
+base_columns(Relation view, const Bitmapset *columns)
+{
+	Bitmapset  *base = NULL;
+	ListCell   *lc;
+
+	foreach(lc, get_view_query(view)->targetList)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		if (bms_is_member(entry->resno, columns) && IsA(entry->expr, Var) &&
+			((Var *) entry->expr)->varattno > 0)
+			base = bms_add_member(base, ((Var *) entry->expr)->varattno);
+	}
+	return base;
+}
+
+/*
+ * Is the version counted by a trigger when these columns are updated, on the
+ * table or on the one under the view?
+ */
 static bool
-is_bumped(Oid relid, Oid schema)
+is_bumped(Oid relid, Bitmapset *columns, Oid schema)
 {
 	for (int depth = 0; depth < VIEW_DEPTH && OidIsValid(relid); depth++)
 	{
 		Relation	relation = relation_open(relid, AccessShareLock);
-		bool		found = has_bump(relation, schema);
+		bool		found = has_bump(relation, columns, schema);
 		bool		view = relation->rd_rel->relkind == RELKIND_VIEW;
 
 		relid = view ? view_base(relation) : InvalidOid;
+		if (view)
+			columns = base_columns(relation, columns);
 		relation_close(relation, AccessShareLock);
 		if (found)
 			return true;
@@ -190,7 +226,7 @@ find_equals(Target *target)
 }
 
 static void
-open_target(Target *target, Oid relid, Oid schema)
+open_target(Target *target, Oid relid)
 {
 	char		relkind;
 
@@ -207,7 +243,6 @@ open_target(Target *target, Oid relid, Oid schema)
 	target->key = key_column(target->relation);
 	target->version = version_column(target->relation);
 	find_equals(target);
-	target->bumped = is_bumped(relid, schema);
 }
 
 static const char *
@@ -372,9 +407,11 @@ explain_failure(const Target *target, Datum key, const char *id, int64 expected)
 }
 
 static Datum
-update_row(const Target *target, const char *id, int64 expected, Jsonb *changes)
+update_row(Target *target, Oid schema, const char *id, int64 expected, Jsonb *changes)
 {
 	List	   *columns = changed_columns(target, changes);
+	Bitmapset  *set = NULL;
+	ListCell   *lc;
 	Oid			types[3] = {target->key_type, INT8OID, JSONBOID};
 	Datum		values[3];
 	MemoryContext caller = CurrentMemoryContext;
@@ -383,6 +420,9 @@ update_row(const Target *target, const char *id, int64 expected, Jsonb *changes)
 	bool		isnull;
 	Datum		row;
 
+	foreach(lc, columns)
+		set = bms_add_member(set, lfirst_int(lc));
+	target->bumped = is_bumped(RelationGetRelid(target->relation), set, schema);
 	getTypeInputInfo(target->key_type, &input, &param);
 	values[0] = OidInputFunctionCall(input, unconstify(char *, id), param, -1);
 	values[1] = Int64GetDatum(expected);
@@ -423,9 +463,9 @@ orion_update(PG_FUNCTION_ARGS)
 	for (int i = 0; i < lengthof(arguments); i++)
 		if (PG_ARGISNULL(i))
 			refuse_null(arguments[i]);
+	open_target(&target, PG_GETARG_OID(0));
 	/* the trigger function and this one live in the same schema */
-	open_target(&target, PG_GETARG_OID(0), get_func_namespace(fcinfo->flinfo->fn_oid));
-	row = update_row(&target, text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_INT64(2), PG_GETARG_JSONB_P(3));
+	row = update_row(&target, get_func_namespace(fcinfo->flinfo->fn_oid), text_to_cstring(PG_GETARG_TEXT_PP(1)), PG_GETARG_INT64(2), PG_GETARG_JSONB_P(3));
 	relation_close(target.relation, AccessShareLock);
 	PG_RETURN_DATUM(row);
 }

@@ -71,6 +71,13 @@
 #define orion_acl_function(oid, user) pg_proc_aclcheck((oid), (user), ACL_EXECUTE)
 #endif
 
+/* 16 made SET ROLE an option of membership. */
+#if PG_VERSION_NUM >= 160000
+#define orion_may_set_role(member, role) member_can_set_role((member), (role))
+#else
+#define orion_may_set_role(member, role) is_member_of_role_nosuper((member), (role))
+#endif
+
 /* 16 gave parseTypeString an error context instead of a flag. */
 #include "parser/parse_type.h"
 #if PG_VERSION_NUM >= 160000

@@ -18,8 +18,15 @@
 
 #include "core/plan.h"
 
-/* Some 20 kB each: 10 MB at most in a process. */
 #define MAX_PLANS	500
+
+/*
+ * Trees and plans take some hundred times the room of the text, and texts may be
+ * made by strangers: a long one is not kept, and all together stay below some
+ * 30 MB.
+ */
+#define MAX_TEXT	(8 * 1024)
+#define MAX_TEXTS	(256 * 1024)
 
 typedef struct PlanKey
 {
@@ -32,7 +39,7 @@ typedef struct PlanEntry
 {
 	PlanKey		key;			/* must be first */
 	dlist_node	node;			/* most recently used first */
-	char	   *text;			/* NULL while there is no plan */
+	char	   *text;
 	Oid		   *types;			/* same allocation */
 	size_t		len;
 	SPIPlanPtr	plan;
@@ -40,6 +47,7 @@ typedef struct PlanEntry
 
 static HTAB *plans = NULL;
 static dlist_head recent = DLIST_STATIC_INIT(recent);
+static size_t texts = 0;		/* bytes of all kept texts */
 
 static void
 create_cache(void)
@@ -65,6 +73,7 @@ static void
 forget(PlanEntry *entry)
 {
 	dlist_delete(&entry->node);
+	texts -= entry->len;
 	SPI_freeplan(entry->plan);
 	pfree(entry->types);
 	hash_search(plans, &entry->key, HASH_REMOVE, NULL);
@@ -86,7 +95,7 @@ remember(const PlanKey *key, const char *text, size_t len, const Oid *types, SPI
 	Oid		   *memory = MemoryContextAlloc(TopMemoryContext, key->nargs * sizeof(Oid) + len + 1);
 	PlanEntry  *entry;
 
-	if (hash_get_num_entries(plans) >= MAX_PLANS)
+	while (hash_get_num_entries(plans) >= MAX_PLANS || texts + len > MAX_TEXTS)
 		forget(dlist_tail_element(PlanEntry, node, &recent));
 	entry = hash_search(plans, key, HASH_ENTER, NULL);
 	entry->types = memory;
@@ -96,6 +105,7 @@ remember(const PlanKey *key, const char *text, size_t len, const Oid *types, SPI
 	if (key->nargs > 0)
 		memcpy(entry->types, types, key->nargs * sizeof(Oid));
 	memcpy(entry->text, text, len + 1);
+	texts += len;
 	dlist_push_head(&recent, &entry->node);
 	SPI_keepplan(plan);
 }
@@ -126,6 +136,7 @@ orion_plan_get(const char *text, size_t len, int nargs, const Oid *types)
 		forget(entry);			/* two texts of one hash: the newer one stays */
 	}
 	plan = prepare(text, nargs, types);
-	remember(&key, text, len, types, plan);
+	if (len <= MAX_TEXT)
+		remember(&key, text, len, types, plan);
 	return plan;
 }

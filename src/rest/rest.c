@@ -115,14 +115,22 @@ read_accept(OrionCall *call)
 				 NULL, NULL);
 }
 
-/* What is behind the prefix and its slash; NULL when the path is elsewhere. */
-static const char *
-rest_path(const char *path)
+size_t
+orion_rest_prefix_length(void)
 {
 	size_t		len = strlen(orion_rest_prefix);
 
 	while (len > 0 && orion_rest_prefix[len - 1] == '/')
 		len--;
+	return len;
+}
+
+/* What is behind the prefix and its slash; NULL when the path is elsewhere. */
+static const char *
+rest_path(const char *path)
+{
+	size_t		len = orion_rest_prefix_length();
+
 	if (strncmp(path, orion_rest_prefix, len) != 0 || path[len] != '/')
 		return NULL;
 	return path + len + 1;
@@ -176,8 +184,8 @@ serve(OrionCall *call)
 	const char *path = rest_path(call->request->path);
 
 	orion_session_begin(call);
-	if ((path == NULL || orion_rest_prefix[1] == '\0') && orion_route_serve(call))
-		;
+	if ((path == NULL || orion_rest_prefix_length() == 0) && orion_route_serve(call))
+		;						/* without a prefix, routes come first */
 	else if (path)
 		serve_rest(call, path);
 	else
@@ -211,7 +219,7 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 		orion_error_answer(response, call.authenticated, context);
 	}
 	PG_END_TRY();
-	orion_session_end();
+	orion_session_end(response->status >= 400);
 	MemoryContextSwitchTo(context);
 }
 

@@ -18,18 +18,28 @@
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/catcache.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "core/compat.h"
 #include "rest/error.h"
 #include "rest/relation.h"
 #include "rest/response.h"
 #include "rest/session.h"
 #include "rest/settings.h"
 #include "token/token.h"
+
+/*
+ * Postgres remembers names that do not exist, for ever.  Names come from
+ * strangers, so now and then they are forgotten.
+ */
+#define FORGET_AFTER	10000	/* failed requests: some megabytes */
+
+static int	failures = 0;
 
 static void
 set_local(const char *name, const char *value)
@@ -81,7 +91,7 @@ become(const char *role)
 	Oid			oid = strlen(role) < NAMEDATALEN ? get_role_oid(role, true) : InvalidOid;
 
 	if (strcmp(role, "none") == 0 || !OidIsValid(oid) || oid == GetSessionUserId() ||
-		superuser_arg(oid) || !is_member_of_role_nosuper(GetSessionUserId(), oid))
+		superuser_arg(oid) || !orion_may_set_role(GetSessionUserId(), oid))
 		orion_refuse(403, "42501", psprintf("permission denied to set role \"%s\"", role), NULL, NULL);
 	set_local("role", role);
 }
@@ -188,6 +198,11 @@ orion_session_begin(OrionCall *call)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	if (failures >= FORGET_AFTER)
+	{
+		failures = 0;
+		ResetCatalogCaches();
+	}
 	debug_query_string = "orion: request";
 	pgstat_report_activity(STATE_RUNNING, "orion: request");
 	if (orion_call_reads(call))
@@ -223,8 +238,9 @@ orion_session_commit(void)
 }
 
 void
-orion_session_end(void)
+orion_session_end(bool failed)
 {
+	failures += failed;
 	if (get_timeout_active(STATEMENT_TIMEOUT))
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	debug_query_string = NULL;

@@ -21,6 +21,6 @@ extern void orion_session_commit(void);
 extern void orion_session_read_only(void);
 
 /* After the transaction, also a failed one. */
-extern void orion_session_end(void);
+extern void orion_session_end(bool failed);
 
 #endif							/* ORION_REST_SESSION_H */

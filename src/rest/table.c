@@ -154,7 +154,7 @@ put_location(OrionCall *call, const OrionSource *source, List *keys)
 	char		joint = '?';
 
 	initStringInfo(&url);
-	appendStringInfoString(&url, strcmp(orion_rest_prefix, "/") == 0 ? "" : orion_rest_prefix);
+	appendBinaryStringInfo(&url, orion_rest_prefix, orion_rest_prefix_length());
 	appendStringInfoChar(&url, '/');
 	append_escaped(&url, source->name);
 	foreach(lc, keys)

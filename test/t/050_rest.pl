@@ -384,6 +384,34 @@ is(code('POST', "$rpc/orion_update", { %json, %ann }, '{"relation":"items","id":
 is(code('POST', "$rpc/orion_update", { %json, %ann }, '{"relation":"items","id":"999","expected_version":1,"changes":{"name":"second"}}'), '404 PT404', 'no such row');
 is(code('POST', "$rpc/orion_update", \%json, '{"relation":"items","id":"1","expected_version":2,"changes":{"name":"x"}}'), '401 42501', 'not for anonymous');
 
+# --- without a prefix, with other limits
+$node->append_conf('postgresql.conf', "orion.rest_prefix = '/'\norion.rest_max_rows = 2\norion.rest_anon_role = ''");
+$node->reload;
+ok(OrionHttp::await($port, '/items', 401), 'anonymous access can be switched off');
+is(code('GET', '/items'), '401 PGRST302', 'and says so');
+is(short('GET', '/items?select=id&id=lt.10&order=id', \%ann), '200 [{"id":1},{"id":2}]', 'the most rows');
+is(call('POST', '/items', { %json, %ann, Prefer => 'return=headers-only' }, '{"id":200,"name":"c"}')->{headers}{location}, '/items?id=eq.200', 'Location without a prefix');
+$node->append_conf('postgresql.conf', "orion.rest_prefix = ''\norion.rest_max_rows = -1\norion.rest_anon_role = 'orion_anon'");
+$node->reload;
+ok(OrionHttp::await($port, '/items?limit=0', 200), 'an empty prefix is none');
+is(code('POST', '/api/auth/login', \%json, '{"email":"nobody@example.org","password":"wrong password"}'), '401 invalid_credentials', 'routes come first');
+$node->append_conf('postgresql.conf', "orion.rest_prefix = '/rest/v1/'");
+$node->reload;
+ok(OrionHttp::await($port, "$items?limit=0", 200), 'a prefix with a slash too many');
+
+# --- many plans, long statements, many names that are not: the executor stays small
+{
+	my $size = sub { my ($pid) = @_; slurp_file("/proc/$pid/status") =~ /VmRSS:\s+(\d+)/; return $1; };
+	my $pid = $node->safe_psql('postgres', q{SELECT pid FROM orion.workers WHERE kind = 'executor'});
+	my $group = sub { return 'and=(' . join(',', map { "id.neq.$_" } 1 .. $_[0]) . ')'; };
+	my $long = $group->(700);
+	is(short('GET', "$items?select=id&id=eq.5&$long"), '200 []', 'a long statement');
+	call('GET', "$items?select=a$_:id&limit=1") for 1 .. 600;
+	my $before = $size->($pid);
+	call('GET', "$items?select=b$_:id&limit=1&" . $group->(100)) for 1 .. 1200;
+	cmp_ok($size->($pid), '<', $before + 60_000, 'kept plans are bounded (kB)');
+}
+
 # --- a long statement ends in time, and the executor lives
 $node->safe_psql('postgres', q{ALTER ROLE orion_authenticator SET statement_timeout = '200ms'});
 my $pid = $node->safe_psql('postgres', q{SELECT pid FROM orion.workers WHERE kind = 'executor'});

@@ -14,14 +14,17 @@ package OrionStack;
 use strict;
 use warnings;
 
+use IO::Handle;
 use IO::Select;
 use IO::Socket::INET;
 use JSON::PP ();
 use OrionServices;
+use POSIX ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time);
 
+my @stacks;
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 
 sub new
@@ -29,8 +32,9 @@ sub new
 	my ($class, $name, %options) = @_;
 	my $port = PostgreSQL::Test::Cluster::get_free_port();
 	my $node = PostgreSQL::Test::Cluster->new($name);
-	my $self = bless { http_port => $port, node => $node }, $class;
+	my $self = bless { http_port => $port, node => $node, owner => $$ }, $class;
 
+	push @stacks, $self;
 	$self->{redis} = OrionServices->start_redis(password => 'the-password-of-redis') if $options{redis};
 	$self->{rabbit} = OrionServices->start_rabbitmq() if $options{rabbitmq};
 	$node->init;
@@ -176,6 +180,117 @@ sub http { my ($self, @request) = @_; return parse($self->talk(request_bytes(@re
 
 sub is_ready { return $_[0]->http('GET', '/ready')->{status} == 200; }
 
+# --- load ------------------------------------------------------------------------
+#
+# Writers publish events and note each event's id in the table "committed", in the
+# same transaction: whatever happens to it, the table holds exactly what was committed.
+
+my $publish = 'SELECT load_publish';
+
+sub prepare_load
+{
+	my ($self) = @_;
+	$self->sql(q{
+CREATE TABLE committed (id uuid NOT NULL, type text NOT NULL);
+CREATE FUNCTION load_publish(type text, n int DEFAULT 0) RETURNS uuid LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
+DECLARE
+	event uuid := public.orion_publish(type, pg_catalog.jsonb_build_object('n', n), 'thing', n::text, 'correlation');
+BEGIN
+	INSERT INTO public.committed VALUES (event, type);
+	RETURN event;
+END $$;
+CREATE FUNCTION write_one(n int, undo boolean) RETURNS uuid LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
+DECLARE
+	event uuid := public.load_publish('load.http', n);
+BEGIN
+	IF undo THEN
+		RAISE EXCEPTION 'undone';
+	END IF;
+	RETURN event;
+END $$;
+});
+	$self->{script} = $self->{node}->basedir . '/load.sql';
+	OrionServices::write_file($self->{script}, <<"SCRIPT");
+\\set n random(1, 1000)
+BEGIN;
+$publish('load.first', :n);
+SAVEPOINT a;
+$publish('load.second', :n);
+\\if :n <= 300
+ROLLBACK TO a;
+\\else
+RELEASE a;
+\\endif
+\\if :n % 10 = 0
+ROLLBACK;
+\\else
+COMMIT;
+\\endif
+SCRIPT
+}
+
+# Starts a process in which code runs, or which the code becomes; it must not return.
+sub spawn
+{
+	my ($code) = @_;
+	my $pid = fork // die "fork: $!";
+	if ($pid == 0)
+	{
+		eval { $code->() };
+		POSIX::_exit(1);
+	}
+	return $pid;
+}
+
+# pgbench with rollbacks and savepoints, that many transactions a second; started again
+# when the server has broken its connections.
+sub tend_writers
+{
+	my ($self, $rate) = @_;
+	$self->{rate} = $rate // $self->{rate};
+	return if $self->{writers} && waitpid($self->{writers}, POSIX::WNOHANG()) == 0;
+	my $node = $self->{node};
+	$self->{writers} = spawn(sub {
+		open(STDOUT, '>>', "$self->{script}.log");
+		open(STDERR, '>&', \*STDOUT);
+		exec('pgbench', '-n', '-h', $node->host, '-p', $node->port, '-c', 4, '-T', 600, '-R', $self->{rate}, '-f', $self->{script}, 'postgres');
+	});
+}
+
+# Requests over HTTP, every fifth of which fails; the ids of those answered with 200 go to a file.
+sub start_http_writer
+{
+	my ($self) = @_;
+	$self->{answers} = $self->{node}->basedir . '/answers';
+	$self->{http_writer} = spawn(sub {
+		open(my $answers, '>', $self->{answers});
+		$answers->autoflush(1);
+		for (my $n = 1;; $n++)
+		{
+			my $answer = $self->http('POST', '/rest/v1/rpc/write_one', json => { n => $n, undo => $n % 5 ? \0 : \1 });
+			print $answers "$answer->{status} $answer->{body}\n";
+			select(undef, undef, undef, 0.01);
+		}
+	});
+}
+
+# Ends the writers; returns the ids that clients over HTTP were told are committed.
+sub stop_writers
+{
+	my ($self) = @_;
+	foreach my $pid (grep { $_ } delete @$self{qw(writers http_writer)})
+	{
+		kill 'KILL', $pid;
+		waitpid($pid, 0);
+	}
+	# a statement of a killed client may go on for a moment
+	$self->until_true(sub { ($self->try_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgbench' OR backend_type = 'orion executor' AND state = 'active'") // '') eq '0' }, 30);
+	return [ OrionServices::slurp($self->{answers} // '') =~ /^200 "([0-9a-f-]{36})"$/mg ];
+}
+
+sub committed { return [ split /\n/, $_[0]->sql('SELECT id FROM committed') ]; }
+sub committed_count { return $_[0]->try_sql('SELECT count(*) FROM committed') || 0; }
+
 # --- what has arrived --------------------------------------------------------------
 
 my $lua = <<'LUA';
@@ -216,6 +331,17 @@ sub rabbit_count
 	return $count // -1;
 }
 
+# Publishes a last event and waits until every sink has been given all up to it.
+sub drained
+{
+	my ($self, $seconds) = @_;
+	my $out = $self->sql("BEGIN; $publish('load.last'); SELECT pg_current_xact_id(); COMMIT");
+	my ($xid) = $out =~ /(\d+)\s*$/;
+	return $self->until_true(sub {
+		($self->try_sql("SELECT bool_and(upto_snapshot IS NULL AND pg_visible_in_snapshot('$xid', from_snapshot)) FROM orion_private.cursors") // '') eq 't';
+	}, $seconds // 60);
+}
+
 # Compares what arrived with what was committed: (lost, never committed, extra copies).
 sub compare
 {
@@ -230,6 +356,17 @@ sub compare
 		$doubled++ if $seen{$_}++;
 	}
 	return (scalar(grep { !$seen{$_} } @$committed), $strange, $doubled);
+}
+
+END
+{
+	my $status = $?;
+	foreach my $stack (@stacks)
+	{
+		next if $stack->{owner} != $$;
+		kill 'KILL', $_ foreach grep { $_ } @$stack{qw(writers http_writer)};
+	}
+	$? = $status;
 }
 
 1;

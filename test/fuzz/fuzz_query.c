@@ -1,4 +1,4 @@
-// uses:src / rest / query.c
+// uses: src/rest/query.c
 /*
  * fuzz_query.c
  *	  Any bytes as a query string: no crash, no read outside, and only UTF-8 comes out.

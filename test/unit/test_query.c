@@ -1,4 +1,4 @@
-// uses:src / rest / query.c
+// uses: src/rest/query.c
 /*
  * test_query.c
  *	  The grammar of query strings: what a text means, and which texts mean nothing.

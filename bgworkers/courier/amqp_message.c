@@ -5,11 +5,11 @@
  */
 #include "amqp_message.h"
 
-#include <amqp.h>
-#include <amqp_framing.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+
+#include "rabbitmq_c.h"
 
 #define FRAME_HEADER	7
 #define FRAME_EXTRA		(FRAME_HEADER + 1)

@@ -5,7 +5,7 @@
 #ifndef ORION_COURIER_AMQP_TOPOLOGY_H
 #define ORION_COURIER_AMQP_TOPOLOGY_H
 
-#include <amqp.h>
+#include "rabbitmq_c.h"
 
 #include "sink.h"
 

@@ -23,9 +23,6 @@
  * When the broker closes the channel over a message (406, larger than it allows),
  * events go one at a time until the culprit is found and refused.
  */
-#include <amqp.h>
-#include <amqp_framing.h>
-#include <amqp_tcp_socket.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +31,7 @@
 #include "amqp_message.h"
 #include "amqp_topology.h"
 #include "config.h"
+#include "rabbitmq_c.h"
 #include "sink.h"
 
 #define CHANNEL			1

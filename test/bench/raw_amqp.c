@@ -12,14 +12,13 @@
  *
  * The first two fail when the queue does not have exactly COUNT messages in the end.
  */
-#include <amqp.h>
-#include <amqp_framing.h>
-#include <amqp_tcp_socket.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "courier/rabbitmq_c.h"
 
 #define BATCH	1000
 

@@ -113,7 +113,7 @@ open_socket(OrionSink *sink, AmqpState *state)
 	amqp_set_rpc_timeout(state->conn, &timeout);
 	status = amqp_socket_open_noblock(socket, state->url.host, state->url.port, &timeout);
 	if (status != AMQP_STATUS_OK)
-		return orion_sink_fail(sink, "rabbitmq %s:%d: %s", state->url.host, state->url.port, amqp_error_string2(status));
+		return orion_sink_fail(sink, "rabbitmq %s:%d: could not connect: %s", state->url.host, state->url.port, amqp_error_string2(status));
 	return true;
 }
 

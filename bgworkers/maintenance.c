@@ -1,7 +1,8 @@
 /*
  * maintenance.c
  *	  The maintenance worker: finds the extension in the database, tells the
- *	  launcher which sinks there are, and keeps the outbox in order.
+ *	  launcher which sinks there are, keeps the outbox in order and makes
+ *	  partitions of the audit log ahead.
  *
  * One process.  It leaves quietly when the extension is not there; the launcher
  * starts another after CREATE EXTENSION, and looks every half a minute anyway.
@@ -14,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "audit/audit.h"
 #include "core/wake.h"
 #include "outbox/outbox.h"
 #include "pool.h"
@@ -84,7 +86,10 @@ maintain(void)
 		if (!look())
 			break;
 		if (!RecoveryInProgress())
+		{
 			orion_outbox_maintain();
+			orion_audit_maintain();
+		}
 		MemoryContextReset(round);
 		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
 	}

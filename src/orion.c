@@ -17,6 +17,7 @@
 #include "rest/rest.h"
 #include "seal/seal.h"
 #include "token/token.h"
+#include "audit/audit.h"
 #include "auth/auth.h"
 #include "gateway_worker.h"
 #include "launcher.h"
@@ -38,6 +39,7 @@ _PG_init(void)
 	orion_wake_init();
 	orion_seal_init();
 	orion_token_init();
+	orion_audit_init();
 	orion_auth_init();
 	orion_outbox_init();
 	orion_rest_init();

@@ -25,6 +25,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "audit/audit.h"
 #include "core/compat.h"
 #include "rest/error.h"
 #include "rest/relation.h"
@@ -150,6 +151,7 @@ set_request(OrionCall *call)
 {
 	const char *cookies = orion_call_header(call, "cookie");
 
+	orion_audit_origin_set(call->request->peer, orion_call_header(call, "user-agent"));
 	set_local("request.method", call->request->method);
 	set_local("request.path", call->request->path);
 	set_local("request.headers", headers_json(call));

@@ -168,6 +168,11 @@ extern bool orion_gateway_config_parse(const char *json, size_t len, GatewayConf
 extern bool orion_gateway_listen(char *why, size_t size);
 extern bool orion_gateway_open_door(char *why, size_t size);
 
+/* library.c: the library's own answers; our responses are queued through it */
+extern bool orion_gateway_library_init(void);
+extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connection, unsigned int status,
+												   struct MHD_Response *response);
+
 /* server.c */
 extern bool orion_gateway_server_start(void);
 extern void orion_gateway_server_accept(Source *listener);

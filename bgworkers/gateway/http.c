@@ -19,6 +19,7 @@ const OrionHttpError orion_http_body_too_large =
 const OrionHttpError orion_http_target_too_long = {414, "ORH414", "the request target is too long", NULL};
 const OrionHttpError orion_http_headers_too_large =
 {431, "ORH431", "the headers are too large or too many", "The limit is the setting orion.http_max_header_size."};
+const OrionHttpError orion_http_bad_version = {505, "ORH505", "the HTTP version is not supported", "Send HTTP/1.1."};
 const OrionHttpError orion_http_bad_answer = {500, "ORH500", "the server gave an answer that cannot be sent", NULL};
 const OrionHttpError orion_http_queue_full = {503, "ORH503", "too many requests are waiting", "Try again later."};
 const OrionHttpError orion_http_no_memory = {503, "ORH503", "too many large bodies are being received", "Try again later."};

@@ -114,6 +114,7 @@ extern const OrionHttpError orion_http_method_unknown;
 extern const OrionHttpError orion_http_body_too_large;
 extern const OrionHttpError orion_http_target_too_long;
 extern const OrionHttpError orion_http_headers_too_large;
+extern const OrionHttpError orion_http_bad_version;
 extern const OrionHttpError orion_http_bad_answer;
 extern const OrionHttpError orion_http_queue_full;
 extern const OrionHttpError orion_http_no_memory;

@@ -347,7 +347,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 	if (request->close)
 		MHD_add_response_header(response, "Connection", "close");
 	request->state = REQUEST_ANSWERED;
-	result = MHD_queue_response(request->connection, status, response);
+	result = orion_gateway_library_queue(request->connection, status, response);
 	MHD_destroy_response(response);
 	return result;
 }
@@ -515,7 +515,7 @@ reply_own(Request *request)
 	if (response == ready && orion_gateway.nexecutors == 0)
 		return reply_error(request, &orion_http_not_ready);
 	request->state = REQUEST_ANSWERED;
-	return MHD_queue_response(request->connection, 200, response);
+	return orion_gateway_library_queue(request->connection, 200, response);
 }
 
 /* What is wrong with the headers so that the end of the request is not known. */
@@ -707,7 +707,7 @@ orion_gateway_server_start(void)
 	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", orion_gateway.config.version);
 	health = make_own_response(body);
 	ready = make_own_response("{\"status\":\"ready\"}");
-	if (getrandom(&id_prefix, sizeof(id_prefix), 0) != sizeof(id_prefix))
+	if (!orion_gateway_library_init() || getrandom(&id_prefix, sizeof(id_prefix), 0) != sizeof(id_prefix))
 		return false;
 	orion_gateway.daemon =
 		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,

@@ -1,0 +1,82 @@
+/*
+ * library.c
+ *	  Stands in for the answers that libmicrohttpd would give by itself.
+ *
+ * What it cannot parse it answers with HTML of its own, for which it has no
+ * setting; version 0.9.75 even sends the head twice when it refuses a
+ * Content-Length.  Such an answer goes, as everybody's, to MHD_queue_response,
+ * and finds the function below: the dynamic linker prefers a program's functions
+ * to those of its libraries.  It writes an error like all others to the socket
+ * and returns MHD_NO, upon which the library closes the connection.
+ *
+ * The socket is free for that: a request is read when the answers to those
+ * before it were sent.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+#include "gateway/gateway.h"
+
+typedef enum MHD_Result (*QueueResponse) (struct MHD_Connection *, unsigned int, struct MHD_Response *);
+
+static QueueResponse queue_response;
+static bool ours;				/* the response that is being queued */
+
+bool
+orion_gateway_library_init(void)
+{
+	queue_response = (QueueResponse) dlsym(RTLD_NEXT, "MHD_queue_response");
+	return queue_response != NULL;
+}
+
+enum MHD_Result
+orion_gateway_library_queue(struct MHD_Connection *connection, unsigned int status, struct MHD_Response *response)
+{
+	enum MHD_Result result;
+
+	ours = true;
+	result = MHD_queue_response(connection, status, response);
+	ours = false;
+	return result;
+}
+
+/* Answers a request that the library is about to drop with its connection. */
+static void
+refuse(struct MHD_Connection *connection, const OrionHttpError *error)
+{
+	int			fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+	char		body[1024];
+	char		answer[2048];
+	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
+
+	len = snprintf(answer, sizeof(answer),
+				   "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
+				   "X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+				   error->status, MHD_get_reason_phrase_for(error->status), len, body);
+	/* it fits into the empty buffer of the socket; if not, the client is told less */
+	(void) !send(fd, answer, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+enum MHD_Result
+MHD_queue_response(struct MHD_Connection *connection, unsigned int status, struct MHD_Response *response)
+{
+	static const OrionHttpError *const known[] = {
+		&orion_http_bad_request, &orion_http_body_too_large, &orion_http_target_too_long,
+		&orion_http_headers_too_large, &orion_http_bad_version
+	};
+	char		code[16];
+	OrionHttpError error = {status, code, "the request cannot be read", NULL};
+
+	if (ours)
+		return queue_response(connection, status, response);
+	snprintf(code, sizeof(code), "ORH%u", status);
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+	{
+		if (known[i]->status == (int) status)
+			error = *known[i];
+	}
+	refuse(connection, &error);
+	return MHD_NO;
+}

@@ -3,7 +3,7 @@
  *	  The HTTP side: clients, their requests, and the limits put on them.
  *
  * libmicrohttpd reads and writes; it is run from the gateway's own loop.  Facts
- * about 0.9.75 that the code leans on: the target is only seen whole by the URI
+ * about 0.9 (0.9.75 was read) that the code leans on: the target is only seen whole by the URI
  * callback; method, target, version and headers lie one behind the other in its
  * read buffer with their separators overwritten by NUL, so any other distance
  * between them means a NUL, a folded line or a bare line feed, which it does not
@@ -29,6 +29,19 @@
 #include <unistd.h>
 
 #include "gateway/gateway.h"
+
+/*
+ * From 1.0 the library itself refuses, at discipline 1, what is looked for below
+ * in the layout of its buffer, and lays it out differently.
+ */
+#if MHD_VERSION >= 0x01000000
+#define LIBRARY_IS_STRICT	true
+#define STRICTNESS			MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1
+#else
+#define LIBRARY_IS_STRICT	false
+#define STRICTNESS			MHD_OPTION_STRICT_FOR_CLIENT, 0 /* 1 hangs up without an
+															 * answer */
+#endif
 
 #define MIN_RATE		16		/* bytes of a body per millisecond; a modem's
 								 * 128 kbit/s */
@@ -360,6 +373,21 @@ reply_error(Request *request, const OrionHttpError *error)
 
 /* --- requests as they are read ------------------------------------------------ */
 
+/*
+ * Makes one parameter of the query, in the library's own buffer: it would take
+ * memory for each of them, and a target of a few kilobytes could exhaust that.
+ * Nobody asks the library for parameters.
+ */
+static void
+join_parameters(const char *target)
+{
+	for (char *c = strchr((char *) target, '?'); c && *c; c++)
+	{
+		if (*c == '&')
+			*c = '.';
+	}
+}
+
 static void *
 target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
 {
@@ -375,6 +403,8 @@ target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
 	request->target_len = uri ? strlen(uri) : 0;
 	if (request->target_len <= ORION_HTTP_MAX_TARGET)
 		memcpy(request->target, uri ? uri : "", request->target_len + 1);
+	if (uri)
+		join_parameters(uri);
 	return request;
 }
 
@@ -446,6 +476,8 @@ request_line_is_whole(const Request *request, const char *method, const char *ur
 {
 	if (strcmp(version, "HTTP/1.1") != 0 && strcmp(version, "HTTP/1.0") != 0)
 		return false;
+	if (LIBRARY_IS_STRICT)
+		return true;
 	return url == method + strlen(method) + 1 && version == url + request->target_len + 1;
 }
 
@@ -524,8 +556,8 @@ judge_head(Request *request, const HeadScan *scan, const char *method, const cha
 {
 	if (request->target_len > ORION_HTTP_MAX_TARGET)
 		return &orion_http_target_too_long;
-	if (!request_line_is_whole(request, method, url, version) || scan->gap ||
-		(scan->end && !ends_cleanly(scan->end)))
+	if (!request_line_is_whole(request, method, url, version) ||
+		(!LIBRARY_IS_STRICT && (scan->gap || (scan->end && !ends_cleanly(scan->end)))))
 		return &orion_http_bad_request;
 	if (scan->head.nhost == 0 && strcmp(version, "HTTP/1.1") == 0)
 		return &orion_http_bad_request; /* RFC 9112 section 3.2 */
@@ -721,8 +753,7 @@ orion_gateway_server_start(void)
 						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
 						 MHD_OPTION_NOTIFY_COMPLETED, request_completed, NULL,
 						 MHD_OPTION_NOTIFY_CONNECTION, notify_connection, NULL,
-						 MHD_OPTION_STRICT_FOR_CLIENT, 0,	/* 1 hangs up without an
-															 * answer */
+						 STRICTNESS,
 						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 						 MHD_OPTION_END);
 	if (orion_gateway.daemon == NULL)

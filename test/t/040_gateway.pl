@@ -239,6 +239,7 @@ refused("POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\nzz\r\n
 refused("POST /x HTTP/1.1\r\nContent-Length: 65537\r\nHost: x\r\n\r\n", '413', 'a body over the limit, before it is sent');
 refused("POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n10001\r\n" . ('a' x 65537) . "\r\n0\r\n\r\n", '413', 'a chunked body over the limit');
 refused("GET /" . ('a' x 9000) . " HTTP/1.1\r\n$end", '414', 'a target over the limit');
+refused("GET /nowhere?" . join('&', ('a') x 3000) . " HTTP/1.1\r\n$end", '404', 'thousands of parameters');
 refused("GET /health HTTP/1.1\r\n" . join('', map { "X-$_: " . ('a' x 1000) . "\r\n" } 1 .. 9) . $end, '431', 'headers over the limit');
 refused("GET /health HTTP/1.1\r\n" . join('', map { "X-$_: a\r\n" } 1 .. 101) . $end, '431', 'too many headers');
 is(status(talk(rpc_bytes('echo', '{"v":"' . ('a' x 65000) . '"}', "Connection: close\r\n"))), '200', 'a body just below the limit');

@@ -15,7 +15,7 @@ use IO::Socket::INET;
 use POSIX ();
 use Time::HiRes qw(sleep time);
 
-our @EXPORT = qw($server %option figure compare median poll_until free_port file run_program cpu_of cpu_total);
+our @EXPORT = qw($server %option figure compare median poll_until free_port file run_program);
 
 # reps, seconds (of one sample), smoke, bin (PostgreSQL's programs), work (a directory
 # for this run), out (a directory for the samples; raw/ holds
@@ -120,6 +120,22 @@ sub cpu_of
 	return $sum / $ticks;
 }
 
+# cpu_settled PID: the same once nothing starts or ends below it. A process that is being
+# reaped is for a moment counted neither by itself nor by its parent.
+sub cpu_settled
+{
+	my ($root) = @_;
+	my $before = '';
+	foreach (1 .. 100)
+	{
+		my $now = join ' ', tree_of($root);
+		last if $now eq $before;
+		$before = $now;
+		sleep 0.02;
+	}
+	return cpu_of($root);
+}
+
 # (busy, all) seconds of processor time of the machine.
 sub cpu_total
 {
@@ -206,9 +222,9 @@ sub compare
 				my (%rate, %each);
 				foreach my $side ($rep % 2 ? qw(ours other) : qw(other ours))
 				{
-					my $cpu = cpu_of($server->{pid});
+					my $cpu = cpu_settled($server->{pid});
 					($rate{$side}, my $count) = $c{$side}->();
-					$each{"cpu_$side"} = (cpu_of($server->{pid}) - $cpu) / $count * 1e6 if $count;
+					$each{"cpu_$side"} = (cpu_settled($server->{pid}) - $cpu) / $count * 1e6 if $count;
 					push @{ $samples{$side} }, $rate{$side};
 				}
 				push @{ $cpu{$_} }, $each{$_} foreach keys %each;
@@ -271,6 +287,7 @@ max_worker_processes = 32
 orion.database = '$self->{database}'
 orion.http_listen_addresses = '127.0.0.1'
 orion.http_port = $self->{http_port}
+$option{conf}
 CONF
 	close $conf;
 	my $pid = fork // die "fork: $!\n";

@@ -3,7 +3,8 @@
 #
 # From the environment: ORION_BIN (PostgreSQL's programs, with Orion installed), BENCH_DIR
 # (raw/*; samples go there), BENCH_WORK (a
-# directory for this run), SMOKE, ONLY, REPS, SECONDS.
+# directory for this run), SMOKE, ONLY, REPS, SECONDS,
+# CONF (lines for postgresql.conf).
 use strict;
 use warnings;
 
@@ -26,6 +27,7 @@ my $smoke = $ENV{SMOKE} ? 1 : 0;
 	reps => $ENV{REPS} || ($smoke ? 1 : 3),
 	seconds => $ENV{SECONDS} || ($smoke ? 1 : 5),
 	here => $here,
+	conf => $ENV{CONF} // '',
 	cores => scalar(() = glob '/sys/devices/system/cpu/cpu[0-9]*'),
 	bin => $ENV{ORION_BIN} // die("ORION_BIN is not set; run dev/bench\n"),
 	out => $ENV{BENCH_DIR} // die("BENCH_DIR is not set; run dev/bench\n"),
@@ -50,6 +52,7 @@ OrionBench->start_server;
 printf "%s; %d cores; load average before: %s\n", $server->sql(q{SELECT 'PostgreSQL ' || current_setting('server_version')}), $option{cores}, $load;
 printf "%d repetition%s of %s s each; ratios are made within a repetition; beside = processor time that others took\n",
   $option{reps}, $option{reps} == 1 ? '' : 's', $option{seconds};
+print "with $option{conf}\n" if $option{conf};
 print "SMOKE: too short to mean anything, only that every figure comes out\n" if $smoke;
 print "\n";
 OrionBench::table_head();

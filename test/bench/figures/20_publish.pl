@@ -54,7 +54,7 @@ figure publish => sub {
 	$server->needs('orion_publish', 'orion_sink_create');
 	prepare();
 	clients(8, 'no sink', '');
-	my $redis = OrionServices->start_redis;
+	my $redis = OrionServices->start_redis(conf => "appendonly no\n");
 	$server->sql("SELECT orion_sink_create('bench_publish', 'redis', jsonb_build_object('url', '" . $redis->url . "', 'maxlen', 10000), 'user.#')");
 	clients($_, 'a Redis sink', $_ == 1 ? '' : '>= 0.90') foreach 1, 8, 32;
 	$server->sql("SELECT orion_sink_drop('bench_publish')");

@@ -32,7 +32,7 @@ sub drain
 sub redis
 {
 	my ($count) = @_;
-	my $redis = OrionServices->start_redis;
+	my $redis = OrionServices->start_redis(conf => "appendonly no\n");
 	my @raw = ("$option{out}/raw/raw_redis", $redis->port);
 
 	$server->sql("SELECT orion_sink_create('bench_redis', 'redis', jsonb_build_object('url', '" . $redis->url

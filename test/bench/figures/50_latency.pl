@@ -8,7 +8,7 @@ use OrionServices;
 
 figure latency => sub {
 	$server->needs('orion_sink_create');
-	my $redis = OrionServices->start_redis;
+	my $redis = OrionServices->start_redis(conf => "appendonly no\n");
 	my (@p50, @p99, @max);
 
 	$server->sql("SELECT orion_sink_create('bench_latency', 'redis', jsonb_build_object('url', '" . $redis->url

@@ -8,8 +8,11 @@
 #ifndef ORION_REST_CALL_H
 #define ORION_REST_CALL_H
 
+#include "rest/prefer.h"
 #include "rest/query.h"
 #include "rest/rest.h"
+
+struct OrionSource;
 
 typedef enum OrionMethod
 {
@@ -22,22 +25,15 @@ typedef enum OrionMethod
 	ORION_OTHER,
 } OrionMethod;
 
-typedef enum OrionReturn
-{
-	ORION_RETURN_DEFAULT,
-	ORION_RETURN_MINIMAL,
-	ORION_RETURN_HEADERS,
-	ORION_RETURN_REPRESENTATION,
-} OrionReturn;
-
 typedef struct OrionCall
 {
 	const OrionRequest *request;
 	OrionResponse *response;
 	OrionArena	arena;
 	OrionMethod method;
-	OrionReturn returns;		/* Prefer: return= */
-	bool		count_exact;	/* Prefer: count=exact */
+	OrionPrefer prefer;			/* not for routes */
+	const char *rpc;			/* name of the function called, or NULL */
+	bool		upserts;		/* a row that exists already is no error */
 	bool		one;			/* Accept: one object instead of an array */
 	const char *schema;			/* exposed schema of this request, once known */
 	bool		authenticated;	/* came with a valid token */
@@ -55,6 +51,7 @@ orion_call_reads(const OrionCall *call)
 
 /* The resources; each answers within the transaction of the session. */
 extern void orion_table_serve(OrionCall *call, const char *name);
+extern void orion_write_serve(OrionCall *call, const struct OrionSource *source);
 extern void orion_rpc_serve(OrionCall *call, const char *name);
 
 #endif							/* ORION_REST_CALL_H */

@@ -18,48 +18,22 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
-#include "utils/varlena.h"
 
 #include "rest/error.h"
 #include "rest/relation.h"
 #include "rest/settings.h"
-
-/* orion.rest_schemas, split; made again when the setting differs. */
-static char *schemas_text = NULL;
-static char *schemas_split = NULL;
-static List *schemas = NIL;
-
-static void
-split_schemas(void)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-	list_free(schemas);
-	schemas = NIL;
-	if (schemas_split)
-		pfree(schemas_split);
-	schemas_split = pstrdup(orion_rest_schemas);
-	if (!SplitIdentifierString(schemas_split, ',', &schemas))
-		schemas = NIL;
-	if (schemas_text)
-		pfree(schemas_text);
-	schemas_text = pstrdup(orion_rest_schemas);
-	MemoryContextSwitchTo(old);
-}
 
 const char *
 orion_relation_schema(const OrionCall *call)
 {
 	const char *wanted = orion_call_header(call, orion_call_reads(call) ?
 										   "accept-profile" : "content-profile");
+	List	   *schemas = orion_rest_schema_list();
 	ListCell   *lc;
 
-	if (schemas_text == NULL || strcmp(schemas_text, orion_rest_schemas) != 0)
-		split_schemas();
 	if (schemas == NIL)
 		orion_refuse(406, "PGRST106", "No schema is exposed", NULL, "Set orion.rest_schemas.");
 	if (wanted == NULL)

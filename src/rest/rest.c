@@ -1,15 +1,13 @@
 /*
  * rest.c
- *	  HTTP requests over tables, views, functions and named routes: the settings
- *	  and the way of a request.
+ *	  HTTP requests over tables, views, functions and named routes: the way of
+ *	  a request.
  *
  * Runs in executors, one request at a time, in one transaction a request.  An
  * answer is given only after its commit.  Whatever goes wrong inside is caught
  * here, aborted and answered; nothing of a request reaches the next one.
  */
 #include "postgres.h"
-
-#include <limits.h>
 
 #include "access/xact.h"
 #include "miscadmin.h"
@@ -25,11 +23,6 @@
 #include "rest/route.h"
 #include "rest/session.h"
 #include "rest/settings.h"
-
-char	   *orion_rest_prefix = NULL;
-char	   *orion_rest_schemas = NULL;
-char	   *orion_rest_anon_role = NULL;
-int			orion_rest_max_rows = -1;
 
 static void *
 arena_alloc(void *context, size_t size)
@@ -64,28 +57,6 @@ method_of(const char *method)
 	return ORION_OTHER;
 }
 
-/* Prefer (RFC 7240): several in a header, several headers. */
-static void
-read_prefer(OrionCall *call, const char *header)
-{
-	char	   *rest = pstrdup(header);
-	char	   *one;
-
-	while ((one = strsep(&rest, ",;")) != NULL)
-	{
-		one += strspn(one, " \t");
-		one[strcspn(one, " \t")] = '\0';
-		if (strcmp(one, "return=minimal") == 0)
-			call->returns = ORION_RETURN_MINIMAL;
-		else if (strcmp(one, "return=headers-only") == 0)
-			call->returns = ORION_RETURN_HEADERS;
-		else if (strcmp(one, "return=representation") == 0)
-			call->returns = ORION_RETURN_REPRESENTATION;
-		else if (strcmp(one, "count=exact") == 0)
-			call->count_exact = true;
-	}
-}
-
 /* The first media type of Accept that can be made; the quality is not weighed. */
 static void
 read_accept(OrionCall *call)
@@ -113,16 +84,6 @@ read_accept(OrionCall *call)
 	}
 	orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", header),
 				 NULL, NULL);
-}
-
-size_t
-orion_rest_prefix_length(void)
-{
-	size_t		len = strlen(orion_rest_prefix);
-
-	while (len > 0 && orion_rest_prefix[len - 1] == '/')
-		len--;
-	return len;
 }
 
 /* What is behind the prefix and its slash; NULL when the path is elsewhere. */
@@ -163,9 +124,8 @@ serve_rest(OrionCall *call, const char *path)
 	char	   *name = decode_name(call, rpc ? path + 4 : path);
 	OrionQueryError error;
 
-	for (int i = 0; i < call->request->nheaders; i++)
-		if (strcmp(call->request->headers[i].name, "prefer") == 0)
-			read_prefer(call, call->request->headers[i].value);
+	call->rpc = rpc ? name : NULL;
+	orion_prefer_read(call);
 	read_accept(call);
 	if (!orion_query_parse(&call->arena, call->request->query, strlen(call->request->query),
 						   &call->query, &error))
@@ -176,6 +136,7 @@ serve_rest(OrionCall *call, const char *path)
 		orion_rpc_serve(call, name);
 	else
 		orion_table_serve(call, name);
+	orion_prefer_applied(call);
 }
 
 static void
@@ -191,7 +152,7 @@ serve(OrionCall *call)
 	else
 		refuse_path();
 	orion_response_settings(call->response);
-	orion_session_commit();
+	orion_session_commit(call->schema && orion_prefer_rolls_back(call));
 	if (call->method == ORION_HEAD || call->response->status == 204)
 		resetStringInfo(&call->response->body);
 }
@@ -226,24 +187,5 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 void
 orion_rest_init(void)
 {
-	DefineCustomStringVariable("orion.rest_prefix",
-							   "Path in front of tables, views and functions.",
-							   "A single slash leaves no prefix.",
-							   &orion_rest_prefix, "/rest/v1",
-							   PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomStringVariable("orion.rest_schemas",
-							   "Schemas whose tables, views and functions are served.",
-							   "The first is the default; clients choose with Accept-Profile and Content-Profile.",
-							   &orion_rest_schemas, "public, orion",
-							   PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomStringVariable("orion.rest_anon_role",
-							   "Role of requests without a token.",
-							   "Empty: they are refused.",
-							   &orion_rest_anon_role, "orion_anon",
-							   PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("orion.rest_max_rows",
-							"Most rows in one answer.",
-							"-1 sets no limit.",
-							&orion_rest_max_rows, -1, -1, INT_MAX,
-							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	orion_rest_settings_init();
 }

@@ -87,7 +87,7 @@ void
 orion_result_page(OrionCall *call)
 {
 	int64		rows = orion_result_int(0, 0);
-	int64		total = call->count_exact ? orion_result_int(2, -1) : -1;
+	int64		total = call->prefer.count == ORION_COUNT_EXACT ? orion_result_int(2, -1) : -1;
 	int64		offset = call->query.has_offset ? call->query.offset : 0;
 
 	orion_result_check_one(call, rows);
@@ -98,8 +98,6 @@ orion_result_page(OrionCall *call)
 	call->response->status = total >= 0 && rows < total ? 206 : 200;
 	orion_result_range(call, offset, rows, total);
 	orion_result_body(call, 1, call->one ? "null" : "[]");
-	if (call->count_exact)
-		orion_response_header(call->response, "Preference-Applied", "count=exact");
 }
 
 void

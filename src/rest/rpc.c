@@ -339,7 +339,7 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 		orion_statement_limit(&st, &call->query);
 	orion_statement_add(&st, ") AS w");
 	orion_statement_run(&st, false);
-	call->count_exact = false;	/* counting would call the function twice */
+	call->prefer.count = ORION_COUNT_NONE;	/* counting would call the function twice */
 	if (rpc->f.set)
 		orion_result_page(call);
 	else
@@ -364,7 +364,7 @@ call_scalar(RpcCall *rpc)
 		orion_statement_limit(&st, &call->query);
 	orion_statement_add(&st, ") AS w");
 	orion_statement_run(&st, false);
-	call->count_exact = false;
+	call->prefer.count = ORION_COUNT_NONE;
 	call->one = false;
 	if (rows)
 		orion_result_page(call);

@@ -11,6 +11,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -231,12 +232,21 @@ orion_session_read_only(void)
 }
 
 void
-orion_session_commit(void)
+orion_session_commit(bool roll_back)
 {
 	PopActiveSnapshot();
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
-	CommitTransactionCommand();
+	if (roll_back)
+	{
+		/* what would have failed at the commit fails here as well */
+		ConstraintsSetStmt all = {.type = T_ConstraintsSetStmt};
+
+		AfterTriggerSetState(&all);
+		AbortCurrentTransaction();
+	}
+	else
+		CommitTransactionCommand();
 }
 
 void

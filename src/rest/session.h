@@ -15,7 +15,9 @@ extern void orion_session_begin(OrionCall *call);
  * be NULL) and connects to SPI.
  */
 extern void orion_session_enter(OrionCall *call, const char *search_schema);
-extern void orion_session_commit(void);
+
+/* Ends the transaction. */
+extern void orion_session_commit(bool roll_back);
 
 /* From now on the transaction may only read. */
 extern void orion_session_read_only(void);

@@ -341,9 +341,14 @@ orion_statement_limit(OrionStatement *st, const OrionQuery *query)
 void
 orion_statement_run(OrionStatement *st, bool read_only)
 {
-	SPIPlanPtr	plan = orion_plan_get(st->text.data, st->text.len, st->nparams, st->types);
-	int			result = SPI_execute_plan(plan, st->values, st->nulls, read_only, 0);
+	int			result;
 
+	if (orion_rest_prepared_statements)
+		result = SPI_execute_plan(orion_plan_get(st->text.data, st->text.len, st->nparams, st->types),
+								  st->values, st->nulls, read_only, 0);
+	else
+		result = SPI_execute_with_args(st->text.data, st->nparams, st->types, st->values, st->nulls,
+									   read_only, 0);
 	if (result < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
 }

@@ -25,6 +25,7 @@
 
 static MemoryContext claims_context = NULL;
 static const Jsonb *current_claims = NULL;
+static uint64 generation = 0;
 
 PG_FUNCTION_INFO_V1(orion_claims);
 PG_FUNCTION_INFO_V1(orion_role);
@@ -38,6 +39,7 @@ at_transaction_end(XactEvent event, void *arg)
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 	{
 		current_claims = NULL;
+		generation++;
 		MemoryContextReset(claims_context);
 	}
 }
@@ -57,6 +59,13 @@ orion_claims_set(const Jsonb *claims)
 	if (current_claims)
 		pfree(unconstify(Jsonb *, current_claims));
 	current_claims = copy;
+	generation++;
+}
+
+uint64
+orion_claims_generation(void)
+{
+	return generation;
 }
 
 const Jsonb *
@@ -65,7 +74,7 @@ orion_claims_get(void)
 	return current_claims;
 }
 
-char *
+char	   *
 orion_claims_string(const Jsonb *claims, const char *name)
 {
 	JsonbValue	buffer;
@@ -127,6 +136,19 @@ orion_uid(PG_FUNCTION_ARGS)
 	if (!subject || !looks_like_uuid(subject))
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(DirectFunctionCall1(uuid_in, CStringGetDatum(subject)));
+}
+
+bool
+orion_claims_user(pg_uuid_t *user)
+{
+	LOCAL_FCINFO(asked, 0);
+	Datum		found;
+
+	InitFunctionCallInfoData(*asked, NULL, 0, InvalidOid, NULL, NULL);
+	found = orion_uid(asked);
+	if (!asked->isnull)
+		*user = *DatumGetUUIDP(found);
+	return !asked->isnull;
 }
 
 void

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "utils/jsonb.h"
+#include "utils/uuid.h"
 
 typedef enum OrionTokenStatus
 {
@@ -31,6 +32,12 @@ extern OrionTokenStatus orion_token_verify(const char *token, size_t len,
  */
 extern void orion_claims_set(const Jsonb *claims);
 extern const Jsonb *orion_claims_get(void);
+
+/* Another number whenever the claims are others: for what is worked out of them. */
+extern uint64 orion_claims_generation(void);
+
+/* The claim "sub"; false when nobody is signed in or it is no UUID. */
+extern bool orion_claims_user(pg_uuid_t *user);
 
 /* A top-level string claim, palloc'ed, or NULL. */
 extern char *orion_claims_string(const Jsonb *claims, const char *key);

@@ -351,20 +351,29 @@ $function$;
 COMMENT ON FUNCTION orion_private.route_error(int, text, text, text, text) IS 'Sets the HTTP status and returns the body of an error';
 REVOKE ALL ON FUNCTION orion_private.route_error(int, text, text, text, text) FROM PUBLIC;
 
+-- Assignments only: the body holds passwords, and a query's parameters can be logged
+-- (auto_explain of PostgreSQL 16 and later).
 CREATE FUNCTION orion_private.body_problem(body jsonb, required text[], optional text[]) RETURNS text
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT CASE WHEN jsonb_typeof(body) IS DISTINCT FROM 'object' THEN 'the body must be a JSON object'
-	ELSE (
-		SELECT CASE WHEN coalesce(jsonb_typeof(body -> f.name), 'null') = 'null'
-			THEN format('field "%s" is missing', f.name)
-			ELSE format('field "%s" must be a string', f.name) END
-		FROM (SELECT unnest(required) AS name, ARRAY['string'] AS types
-			UNION ALL SELECT unnest(optional), ARRAY['string', 'null']) AS f
-		WHERE NOT coalesce(jsonb_typeof(body -> f.name), 'null') = ANY (f.types)
-		LIMIT 1)
-	END;
+DECLARE
+	name text;
+	kind text;
+BEGIN
+	IF jsonb_typeof(body) IS DISTINCT FROM 'object' THEN
+		RETURN 'the body must be a JSON object';
+	END IF;
+	FOREACH name IN ARRAY required || optional LOOP
+		kind := coalesce(jsonb_typeof(body -> name), 'null');
+		IF kind = 'null' AND name = ANY (required) THEN
+			RETURN format('field "%s" is missing', name);
+		ELSIF kind NOT IN ('string', 'null') THEN
+			RETURN format('field "%s" must be a string', name);
+		END IF;
+	END LOOP;
+	RETURN NULL;
+END
 $function$;
 COMMENT ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) IS 'What is wrong with the fields of a request, or null';
 REVOKE ALL ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) FROM PUBLIC;

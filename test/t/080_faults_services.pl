@@ -127,7 +127,8 @@ foreach my $round (1, 2)
 	# The next one asks whether a process has this number. A zombie has, and where
 	# process 1 takes no notice of zombies, as in some containers, it stays one.
 	$stack->until_true(sub { OrionStack::is_gone($server) }, 10) or die 'the server does not die';
-	unlink $node->data_dir . '/postmaster.pid' unless $stack->until_true(sub { !kill(0, $server) }, 2);
+	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock'
+	  unless $stack->until_true(sub { !kill(0, $server) }, 2);
 	my $from = time;
 	$node->start;
 	ok($stack->until_true(sub { $stack->is_ready && $stack->sinks_run }, 10), 'gateway and relays are back');

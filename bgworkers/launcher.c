@@ -60,40 +60,55 @@ static TimestampTz last_no_slot_warning = 0;
 
 /* ---- with OrionShared.lock held ---- */
 
-static int
-list_wanted(Wanted *wanted, TimestampTz now)
+typedef struct WantedList
 {
-	int			n = 0;
+	Wanted		items[ORION_MAX_SLOTS];
+	int			count;
+} WantedList;
 
+static void
+want(WantedList *list, OrionWorkerKind kind, int32 index, const char *name)
+{
+	Wanted	   *item = &list->items[list->count++];
+
+	item->kind = kind;
+	item->index = index;
+	item->name = name;
+}
+
+static void
+list_wanted(WantedList *list, TimestampTz now)
+{
+	list->count = 0;
 	if (orion_database == NULL || orion_database[0] == '\0' || orion_shared->hold_until > now)
-		return 0;
-	wanted[n++] = (Wanted) {ORION_WORKER_MAINTENANCE, 0, ""};
+		return;
+	want(list, ORION_WORKER_MAINTENANCE, 0, "");
 	if (!orion_shared->extension_ready)
-		return n;
-	wanted[n++] = (Wanted) {ORION_WORKER_GATEWAY, 0, ""};
+		return;
+	want(list, ORION_WORKER_GATEWAY, 0, "");
 	for (int i = 0; i < orion_executor_count; i++)
-		wanted[n++] = (Wanted) {ORION_WORKER_EXECUTOR, i, ""};
-	if (!RecoveryInProgress())
-		for (int i = 0; i < orion_shared->nsinks; i++)
-			wanted[n++] = (Wanted) {ORION_WORKER_RELAY, orion_shared->sinks[i].id, orion_shared->sinks[i].name};
-	return n;
+		want(list, ORION_WORKER_EXECUTOR, i, "");
+	if (RecoveryInProgress())
+		return;
+	for (int i = 0; i < orion_shared->nsinks; i++)
+		want(list, ORION_WORKER_RELAY, orion_shared->sinks[i].id, orion_shared->sinks[i].name);
 }
 
 static OrionWorkerSlot *
-find_slot(const Wanted *want)
+find_slot(const Wanted *wanted)
 {
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 	{
 		OrionWorkerSlot *slot = &orion_shared->slots[i];
 
-		if (slot->in_use && slot->kind == want->kind && slot->index == want->index)
+		if (slot->in_use && slot->kind == wanted->kind && slot->index == wanted->index)
 			return slot;
 	}
 	return NULL;
 }
 
 static OrionWorkerSlot *
-new_slot(const Wanted *want)
+new_slot(const Wanted *wanted)
 {
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 	{
@@ -102,9 +117,9 @@ new_slot(const Wanted *want)
 		if (slot->in_use)
 			continue;
 		slot->in_use = true;
-		slot->kind = want->kind;
-		slot->index = want->index;
-		strlcpy(slot->name, want->name, sizeof(slot->name));
+		slot->kind = wanted->kind;
+		slot->index = wanted->index;
+		strlcpy(slot->name, wanted->name, sizeof(slot->name));
 		slot->proc = NULL;
 		slot->pid = slot->program_pid = 0;
 		slot->state = ORION_STATE_STOPPED;
@@ -150,23 +165,25 @@ mark_started(OrionWorkerSlot *slot, TimestampTz now)
 }
 
 static bool
-is_wanted(const OrionWorkerSlot *slot, const Wanted *wanted, int nwanted)
+is_wanted(const OrionWorkerSlot *slot, const WantedList *wanted)
 {
-	for (int i = 0; i < nwanted; i++)
-		if (slot->kind == wanted[i].kind && slot->index == wanted[i].index)
+	for (int i = 0; i < wanted->count; i++)
+	{
+		if (slot->kind == wanted->items[i].kind && slot->index == wanted->items[i].index)
 			return true;
+	}
 	return false;
 }
 
 /* Asks workers that nobody wants to leave, and frees the slots of those gone. */
 static void
-dismiss_unwanted(const Wanted *wanted, int nwanted, TimestampTz now)
+dismiss_unwanted(const WantedList *wanted, TimestampTz now)
 {
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 	{
 		OrionWorkerSlot *slot = &orion_shared->slots[i];
 
-		if (!slot->in_use || is_wanted(slot, wanted, nwanted))
+		if (!slot->in_use || is_wanted(slot, wanted))
 			continue;
 		slot->stop = true;
 		if (slot->proc)
@@ -180,20 +197,19 @@ dismiss_unwanted(const Wanted *wanted, int nwanted, TimestampTz now)
 static int
 reconcile(int *due, TimestampTz *next)
 {
-	Wanted		wanted[ORION_MAX_SLOTS];
+	WantedList	wanted;
 	TimestampTz now = GetCurrentTimestamp();
-	int			nwanted,
-				ndue = 0;
+	int			ndue = 0;
 
 	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
-	nwanted = list_wanted(wanted, now);
-	dismiss_unwanted(wanted, nwanted, now);
-	for (int i = 0; i < nwanted; i++)
+	list_wanted(&wanted, now);
+	dismiss_unwanted(&wanted, now);
+	for (int i = 0; i < wanted.count; i++)
 	{
-		OrionWorkerSlot *slot = find_slot(&wanted[i]);
+		OrionWorkerSlot *slot = find_slot(&wanted.items[i]);
 
 		if (slot == NULL)
-			slot = new_slot(&wanted[i]);
+			slot = new_slot(&wanted.items[i]);
 		if (slot == NULL)
 			continue;			/* a dismissed worker still holds it */
 		if (slot->stop && slot->proc)
@@ -300,7 +316,8 @@ orion_launcher_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnection(NULL, NULL, 0);	/* to be seen in pg_stat_activity */
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);	/* to be seen in
+															 * pg_stat_activity */
 	launcher_attach();
 
 	for (;;)

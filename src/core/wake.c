@@ -144,14 +144,15 @@ exclusive_database(Node *statement)
 	if (IsA(statement, RenameStmt) &&
 		((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
 		return ((RenameStmt *) statement)->subname;
-	if (IsA(statement, CreatedbStmt))
-		foreach(lc, ((CreatedbStmt *) statement)->options)
-		{
-			DefElem    *option = lfirst_node(DefElem, lc);
+	if (!IsA(statement, CreatedbStmt))
+		return NULL;
+	foreach(lc, ((CreatedbStmt *) statement)->options)
+	{
+		DefElem    *option = lfirst_node(DefElem, lc);
 
-			if (strcmp(option->defname, "template") == 0 && option->arg && IsA(option->arg, String))
-				return strVal(option->arg);
-		}
+		if (strcmp(option->defname, "template") == 0 && option->arg && IsA(option->arg, String))
+			return strVal(option->arg);
+	}
 	return NULL;
 }
 
@@ -181,7 +182,8 @@ set_hold(TimestampTz until)
 {
 	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
 	orion_shared->hold_until = until;
-	orion_shared->extension_ready = false;	/* until maintenance has looked again */
+	orion_shared->extension_ready = false;	/* until maintenance has looked
+											 * again */
 	LWLockRelease(orion_shared->lock);
 	orion_wake_launcher();
 }

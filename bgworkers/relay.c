@@ -124,6 +124,7 @@ pin_settings(void)
 		{"statement_timeout", "0"},
 		{"lock_timeout", "0"},
 		{"enable_seqscan", "off"},
+		{"enable_sort", "off"},
 		{"jit", "off"},
 	};
 

@@ -88,7 +88,7 @@ static SPIPlanPtr plans[QUERY_KINDS][1 << ORION_OUTBOX_SEGMENTS];
 static const char *const arms[QUERY_KINDS] = {
 	"SELECT seq FROM orion_private.outbox_%d"
 	" WHERE (xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) OR xid >= pg_snapshot_xmax($1))"
-	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2) AND seq > $3",
+	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2) AND seq + 0 > $3",
 	"SELECT seq, id, aggregatetype, aggregateid, type, payload, version,"
 	" correlation_id, causation_id, metadata, occurred_at FROM orion_private.outbox_%d"
 	" WHERE seq >= $3 AND seq <= $4"

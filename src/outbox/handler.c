@@ -54,7 +54,7 @@ stop_timeout(void)
 static void
 restore_settings(void)
 {
-	static const char *const names[] = {"search_path", "enable_seqscan", "jit"};
+	static const char *const names[] = {"search_path", "enable_seqscan", "enable_sort", "jit"};
 
 	for (int i = 0; i < lengthof(names); i++)
 	{

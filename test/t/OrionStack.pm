@@ -96,6 +96,13 @@ SELECT count(*) = (SELECT count(*) FROM orion_private.sinks) FROM orion.workers
 WHERE kind = 'relay' AND state = 'running' AND program_pid IS NOT NULL}) // '') eq 't';
 }
 
+# Do all workers run, or will they in a moment?
+sub all_run
+{
+	my ($self) = @_;
+	return $self->until_true(sub { ($self->try_sql("SELECT count(*) FROM orion.workers WHERE state <> 'running'") // '') eq '0' }, 10);
+}
+
 # --- polling ---------------------------------------------------------------------
 
 sub until_true
@@ -119,6 +126,20 @@ sub is_gone
 	open(my $status, '<', "/proc/$pid/status") or return 1;
 	local $/;
 	return <$status> =~ /^State:\s+[ZX]/m ? 1 : 0;
+}
+
+# The processes that these have started.
+sub children_of
+{
+	my %parents = map { $_ => 1 } @_;
+	my @children;
+
+	foreach my $dir (glob '/proc/[0-9]*')
+	{
+		my ($pid, $parent) = OrionServices::slurp("$dir/stat") =~ /^(\d+) \(.*\) \S (\d+) /s or next;
+		push @children, $pid if $parents{$parent};
+	}
+	return @children;
 }
 
 # --- HTTP ------------------------------------------------------------------------

@@ -187,5 +187,6 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 void
 orion_rest_init(void)
 {
+	orion_session_init();
 	orion_rest_settings_init();
 }

@@ -71,7 +71,9 @@ COMMENT ON FUNCTION @extschema@.orion_route_remove(text, text) IS 'Removes a rou
 REVOKE ALL ON FUNCTION @extschema@.orion_route_remove(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_route_remove(text, text) TO orion_admin;
 
--- Routes of the other modules.
+-- Routes of the other modules. Rows and no calls: in the schema of the extension
+-- somebody may have put a function that fits untyped arguments better.
 
-SELECT @extschema@.orion_route_add('POST', '/api/auth/register', 'orion_private.route_register(jsonb)', NULL, 'Registers a user');
-SELECT @extschema@.orion_route_add('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', NULL, 'Signs a user in');
+INSERT INTO orion_private.routes (method, path, function, comment) VALUES
+	('POST', '/api/auth/register', 'orion_private.route_register(jsonb)', 'Registers a user'),
+	('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', 'Signs a user in');

@@ -42,6 +42,7 @@
 #define FORGET_AFTER	10000	/* failed requests: some megabytes */
 
 static int	failures = 0;
+static bool role_is_fixed = false;
 
 static void
 set_local(const char *name, const char *value)
@@ -82,6 +83,43 @@ verify_token(OrionCall *call)
 }
 
 /*
+ * The session user may become any role of a request, and so could each function,
+ * trigger or policy that a request calls, whoever wrote it.  In this context SET
+ * ROLE is refused, as in a SECURITY DEFINER function.
+ */
+static void
+fix_role(void)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(user, context | SECURITY_LOCAL_USERID_CHANGE);
+	role_is_fixed = true;
+}
+
+/*
+ * Deferred triggers have run before the first event; what is left of a commit puts
+ * the role back.  An abort has done so by itself.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	Oid			user;
+	int			context;
+
+	if (!role_is_fixed)
+		return;
+	if (event == XACT_EVENT_PRE_COMMIT)
+	{
+		GetUserIdAndSecContext(&user, &context);
+		SetUserIdAndSecContext(user, context & ~SECURITY_LOCAL_USERID_CHANGE);
+	}
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_ABORT)
+		role_is_fixed = false;
+}
+
+/*
  * Becomes the role.  check_role of the setting itself sees to it that the
  * session user is a member; "none", the session user and superusers are no roles for a
  * request however somebody granted them.  One answer for all: which roles exist
@@ -96,6 +134,7 @@ become(const char *role)
 		superuser_arg(oid) || !orion_may_set_role(GetSessionUserId(), oid))
 		orion_refuse(403, "42501", psprintf("permission denied to set role \"%s\"", role), NULL, NULL);
 	set_local("role", role);
+	fix_role();
 }
 
 static void
@@ -256,4 +295,10 @@ orion_session_end(bool failed)
 	if (get_timeout_active(STATEMENT_TIMEOUT))
 		disable_timeout(STATEMENT_TIMEOUT, false);
 	debug_query_string = NULL;
+}
+
+void
+orion_session_init(void)
+{
+	RegisterXactCallback(at_transaction_end, NULL);
 }

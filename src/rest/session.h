@@ -25,4 +25,7 @@ extern void orion_session_read_only(void);
 /* After the transaction, also a failed one. */
 extern void orion_session_end(bool failed);
 
+/* Once, when the server starts. */
+extern void orion_session_init(void);
+
 #endif							/* ORION_REST_SESSION_H */

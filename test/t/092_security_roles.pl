@@ -1,0 +1,83 @@
+# Who may write a function must not become an administrator by it: neither through
+# requests, whose session could take any role, nor through CREATE EXTENSION.
+use strict;
+use warnings;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use OrionHttp;
+
+my $port = PostgreSQL::Test::Cluster::get_free_port();
+my $node = PostgreSQL::Test::Cluster->new('roles');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'orion'
+orion.http_port = $port
+orion.executor_count = 1
+max_worker_processes = 16
+});
+$node->start;
+
+# Before the extension is there, a developer puts a function for every number of
+# untyped arguments in the place of each of Orion's.
+my $script = slurp_file(($ENV{ORION_TREE} // ".") . "/orion--1.0.sql");
+my %names = map { $_ => 1 } $script =~ /CREATE FUNCTION \@extschema\@\.(\w+)/g;
+cmp_ok(keys %names, '>', 20, 'the install script has functions');
+my @hostile = map {
+	my $name = $_;
+	map { "CREATE FUNCTION public.$name(" . join(', ', ('text') x $_) . ') RETURNS void LANGUAGE plpgsql AS $$'
+		  . " BEGIN ALTER ROLE developer SUPERUSER; END \$\$;" } 4 .. 9;
+} sort keys %names;
+$node->safe_psql('postgres', 'CREATE ROLE developer; GRANT CREATE ON SCHEMA public TO developer;');
+$node->safe_psql('postgres', join("\n", 'SET ROLE developer;', @hostile));
+$node->safe_psql('postgres', 'CREATE EXTENSION orion');
+is($node->safe_psql('postgres', q{SELECT rolsuper FROM pg_roles WHERE rolname = 'developer'}), 'f',
+	'CREATE EXTENSION calls no function that was there before');
+$node->safe_psql('postgres', 'DROP OWNED BY developer; GRANT CREATE ON SCHEMA public TO developer;');
+
+$node->safe_psql('postgres', q{
+CREATE TABLE letters (id int);
+ALTER TABLE letters OWNER TO developer;
+SET ROLE developer;
+GRANT INSERT ON letters TO orion_anon;
+CREATE FUNCTION who() RETURNS json LANGUAGE sql AS 'SELECT json_build_array(current_user, current_setting(''role''))';
+CREATE FUNCTION by_setting() RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('role', 'orion_admin', true); RETURN who(); END $$;
+CREATE FUNCTION by_session() RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('role', 'orion_admin', false); RETURN who(); END $$;
+CREATE FUNCTION by_set() RETURNS json LANGUAGE plpgsql AS $$ BEGIN SET ROLE orion_admin; RETURN who(); END $$;
+CREATE FUNCTION by_reset() RETURNS json LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; RETURN who(); END $$;
+CREATE FUNCTION by_authorization() RETURNS json LANGUAGE plpgsql AS $$ BEGIN SET SESSION AUTHORIZATION orion_admin; RETURN who(); END $$;
+CREATE FUNCTION by_clause() RETURNS json LANGUAGE plpgsql SET role = 'orion_admin' AS $$ BEGIN RETURN who(); END $$;
+CREATE FUNCTION by_block() RETURNS json LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DO $x$ BEGIN SET LOCAL ROLE orion_admin; END $x$'; RETURN who(); END $$;
+CREATE FUNCTION after_error() RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+	BEGIN PERFORM 1 / 0; EXCEPTION WHEN division_by_zero THEN NULL; END;
+	SET ROLE orion_admin;
+	RETURN who();
+END $$;
+CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET ROLE orion_admin; RAISE EXCEPTION 'now %', current_user USING ERRCODE = 'PT418'; END $$;
+CREATE CONSTRAINT TRIGGER later AFTER INSERT ON letters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
+
+});
+ok(OrionHttp::await($port, '/ready', 200), 'the gateway is ready');
+
+sub post
+{
+	my ($path, $body) = @_;
+	return OrionHttp::request($port, 'POST', $path, { 'Content-Type' => 'application/json' }, $body);
+}
+
+my $anon = encode_json(['orion_anon', 'orion_anon']);
+is(post('/rest/v1/rpc/who', '{}')->{body} =~ s/\s//gr, $anon, 'a request runs as its role');
+for my $how (qw(setting session set reset authorization clause block))
+{
+	my $answer = post("/rest/v1/rpc/by_$how", '{}');
+	is($answer->{status}, 401, "a function cannot take another role: $how") or diag $answer->{body};
+	is(post('/rest/v1/rpc/who', '{}')->{body} =~ s/\s//gr, $anon, '... nor leave it to the next request');
+}
+is(post('/rest/v1/rpc/after_error', '{}')->{status}, 401, '... nor behind an error it has caught');
+is(post('/rest/v1/letters', '{"id":1}')->{status}, 401, '... nor in a deferred trigger');
+is(post('/rest/v1/rpc/who', '{}')->{body} =~ s/\s//gr, $anon, 'and requests go on');
+
+$node->stop;
+done_testing();

@@ -3,7 +3,8 @@
 \pset null '(null)'
 \set SHOW_CONTEXT never
 
-SELECT method, path, function, role_required, comment IS NOT NULL AS commented FROM orion_private.routes ORDER BY path, method;
+SELECT method, path, function, role_required, comment IS NOT NULL AS commented FROM orion_private.routes
+	WHERE path IN ('/api/auth/login', '/api/auth/register') ORDER BY path;
 
 CREATE FUNCTION good(request jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT request';
 CREATE FUNCTION "odd ""name""; --"(request jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT request';

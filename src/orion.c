@@ -19,6 +19,7 @@
 #include "token/token.h"
 #include "audit/audit.h"
 #include "auth/auth.h"
+#include "apikey/apikey.h"
 #include "gateway_worker.h"
 #include "launcher.h"
 
@@ -41,6 +42,7 @@ _PG_init(void)
 	orion_token_init();
 	orion_audit_init();
 	orion_auth_init();
+	orion_api_key_init();
 	orion_outbox_init();
 	orion_rest_init();
 	orion_gateway_init();

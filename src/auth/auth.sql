@@ -351,6 +351,27 @@ $function$;
 COMMENT ON FUNCTION orion_private.route_error(int, text, text, text, text) IS 'Sets the HTTP status and returns the body of an error';
 REVOKE ALL ON FUNCTION orion_private.route_error(int, text, text, text, text) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.route_invalid(status int, errors jsonb) RETURNS jsonb
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT orion_private.route_error(route_invalid.status,
+		CASE route_invalid.status WHEN 400 THEN 'invalid_request' ELSE 'validation_failed' END,
+		errors #>> '{0,message}') || jsonb_build_object('errors', errors);
+$function$;
+COMMENT ON FUNCTION orion_private.route_invalid(int, jsonb) IS
+	'The body of an error about fields: a list of {"field", "code", "message"}; 400 for their form, 422 for what a rule refuses';
+REVOKE ALL ON FUNCTION orion_private.route_invalid(int, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.field_error(field text, code text, message text) RETURNS jsonb
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT jsonb_build_array(jsonb_build_object('field', field, 'code', code, 'message', message));
+$function$;
+COMMENT ON FUNCTION orion_private.field_error(text, text, text) IS 'A list of one error, for route_invalid; lists are joined with ||';
+REVOKE ALL ON FUNCTION orion_private.field_error(text, text, text) FROM PUBLIC;
+
 -- Assignments only: the body holds passwords, and a query's parameters can be logged
 -- (auto_explain of PostgreSQL 16 and later).
 CREATE FUNCTION orion_private.body_problem(body jsonb, required text[], optional text[]) RETURNS text

@@ -68,6 +68,7 @@ static struct
 	char	   *message;
 	char	   *details;
 	char	   *hint;
+	int			retry_after;	/* seconds; 0: not said */
 }			refusal;
 
 static char *
@@ -91,6 +92,13 @@ orion_refuse(int status, const char *code, const char *message,
 	errmsg_internal("the request was refused");
 	errfinish(__FILE__, __LINE__, __func__);
 	pg_unreachable();
+}
+
+void
+orion_refuse_for_now(const char *code, const char *message, int retry_after)
+{
+	refusal.retry_after = retry_after;
+	orion_refuse(429, code, message, NULL, NULL);
 }
 
 void
@@ -151,6 +159,8 @@ orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext co
 		if (response->status >= 500)
 			EmitErrorReport();
 	}
+	if (response->status == 429 && refusal.retry_after > 0)
+		orion_response_header(response, "Retry-After", psprintf("%d", refusal.retry_after));
 	memset(&refusal, 0, sizeof(refusal));
 	if (response->status == 401)
 		orion_response_header(response, "WWW-Authenticate", "Bearer");

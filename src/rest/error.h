@@ -16,6 +16,10 @@
  */
 extern void orion_refuse(int status, const char *code, const char *message,
 						 const char *details, const char *hint) pg_attribute_noreturn();
+
+/* Likewise with 429 and Retry-After, in seconds. */
+extern void orion_refuse_for_now(const char *code, const char *message,
+								 int retry_after) pg_attribute_noreturn();
 extern void orion_refuse_query(const OrionQueryError *error) pg_attribute_noreturn();
 
 /*

@@ -11,7 +11,7 @@ CREATE TABLE orion_private.routes (
 	PRIMARY KEY (method, path)
 );
 COMMENT ON TABLE orion_private.routes IS 'HTTP method and path pattern of each named route and the function that answers it';
-SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/api/auth/''');
+SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/api/(auth|user)/''');
 
 CREATE FUNCTION orion_private.routes_changed() RETURNS trigger
 	LANGUAGE c VOLATILE
@@ -77,3 +77,8 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_route_remove(text, text) TO orion_ad
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('POST', '/api/auth/register', 'orion_private.route_register(jsonb)', 'Registers a user'),
 	('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', 'Signs a user in');
+INSERT INTO orion_private.routes (method, path, function, comment) VALUES
+	('GET', '/api/user/api-keys', 'orion_private.route_api_key_list(jsonb)', 'API keys of the user'),
+	('POST', '/api/user/api-keys', 'orion_private.route_api_key_create(jsonb)', 'Makes an API key'),
+	('DELETE', '/api/user/api-keys', 'orion_private.route_api_key_revoke(jsonb)', 'Revokes an API key'),
+	('DELETE', '/api/user/api-keys/{id}', 'orion_private.route_api_key_revoke(jsonb)', 'Revokes an API key');

@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "apikey/apikey.h"
 #include "audit/audit.h"
 #include "core/compat.h"
 #include "rest/error.h"
@@ -49,6 +50,27 @@ set_local(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
+}
+
+/* The claims that an API key stands for. */
+static Jsonb *
+verify_api_key(OrionCall *call, const char *key)
+{
+	Jsonb	   *claims = NULL;
+	const char *why = NULL;
+	int			retry_after = 0;
+
+	switch (orion_api_key_verify(key, &claims, &why, &retry_after))
+	{
+		case ORION_API_KEY_INVALID:
+			orion_refuse(401, "api_key_invalid", why, NULL, NULL);
+		case ORION_API_KEY_LIMITED:
+			orion_refuse_for_now("api_key_rate_limited", "The API key was used too often", retry_after);
+		case ORION_API_KEY_VALID:
+			break;
+	}
+	call->authenticated = true;
+	return claims;
 }
 
 static void
@@ -75,6 +97,8 @@ verify_token(OrionCall *call)
 	header += strspn(header, " ");
 	if (*header == '\0')
 		refuse_token(ORION_TOKEN_INVALID, "Empty JWT is sent in Authorization header");
+	if (orion_api_key_looks(header))
+		return verify_api_key(call, header);
 	status = orion_token_verify(header, strlen(header), &claims, &why);
 	if (status != ORION_TOKEN_VALID)
 		refuse_token(status, why);

@@ -8,11 +8,26 @@
 #ifndef ORION_REST_CALL_H
 #define ORION_REST_CALL_H
 
+#include "portability/instr_time.h"
+#include "utils/jsonb.h"
+
 #include "rest/prefer.h"
 #include "rest/query.h"
 #include "rest/rest.h"
 
 struct OrionSource;
+struct ArrayType;
+
+/* What Server-Timing tells about, in order. */
+typedef enum OrionStage
+{
+	ORION_STAGE_JWT,
+	ORION_STAGE_PARSE,
+	ORION_STAGE_PLAN,
+	ORION_STAGE_TRANSACTION,
+	ORION_STAGE_RESPONSE,
+	ORION_STAGES,
+} OrionStage;
 
 typedef enum OrionMethod
 {
@@ -33,10 +48,15 @@ typedef struct OrionCall
 	OrionMethod method;
 	OrionPrefer prefer;			/* not for routes */
 	const char *rpc;			/* name of the function called, or NULL */
+	bool		preflight;		/* a browser asks whether it may ask */
 	bool		upserts;		/* a row that exists already is no error */
 	bool		one;			/* Accept: one object instead of an array */
 	const char *schema;			/* exposed schema of this request, once known */
 	bool		authenticated;	/* came with a valid token */
+	const char *role;			/* that its claims name; NULL: none */
+	Jsonb	   *claims;		/* of that token; else NULL */
+	instr_time	marks[ORION_STAGES];	/* when each stage began; zero: not at
+									 * all */
 	OrionQuery	query;			/* not for routes */
 } OrionCall;
 
@@ -49,9 +69,26 @@ orion_call_reads(const OrionCall *call)
 	return call->method == ORION_GET || call->method == ORION_HEAD;
 }
 
+/* Begins a stage, for Server-Timing. */
+static inline void
+orion_call_mark(OrionCall *call, OrionStage stage)
+{
+	INSTR_TIME_SET_CURRENT(call->marks[stage]);
+}
+
+/*
+ * Between the plan and the transaction's own work: takes the snapshot and calls the
+ * pre-request function.  hoisted: the settings of the function to be called, or NULL.
+ */
+extern void orion_call_enter(OrionCall *call, struct ArrayType *hoisted);
+
 /* The resources; each answers within the transaction of the session. */
 extern void orion_table_serve(OrionCall *call, const char *name);
 extern void orion_write_serve(OrionCall *call, const struct OrionSource *source);
 extern void orion_rpc_serve(OrionCall *call, const char *name);
+
+/* OPTIONS: which methods there are. */
+extern void orion_table_options(OrionCall *call, const char *name);
+extern void orion_rpc_options(OrionCall *call, const char *name);
 
 #endif							/* ORION_REST_CALL_H */

@@ -11,7 +11,9 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/elog.h"
+#include "utils/jsonb.h"
 #include "utils/memutils.h"
+#include "utils/numeric.h"
 
 #include "core/error.h"
 #include "rest/error.h"
@@ -61,21 +63,33 @@ static const StatusRule rules[] = {
 	{"XX", 500},
 };
 
-static struct
+typedef struct Refusal
 {
 	int			status;
 	const char *code;
 	char	   *message;
 	char	   *details;
 	char	   *hint;
+	bool		token;			/* a bearer token is at fault */
 	int			retry_after;	/* seconds; 0: not said */
-}			refusal;
+} Refusal;
+
+static Refusal refusal;
 
 static char *
 keep(const char *text)
 {
 	/* ErrorContext survives the abort and is reset once the error is flushed */
 	return text ? MemoryContextStrdup(ErrorContext, text) : NULL;
+}
+
+static void
+refuse(void)
+{
+	errstart(ERROR, NULL);
+	errcode(ERRCODE_REFUSED);
+	errmsg_internal("the request was refused");
+	errfinish(__FILE__, __LINE__, __func__);
 }
 
 void
@@ -87,10 +101,21 @@ orion_refuse(int status, const char *code, const char *message,
 	refusal.message = keep(message);
 	refusal.details = keep(details);
 	refusal.hint = keep(hint);
-	errstart(ERROR, NULL);
-	errcode(ERRCODE_REFUSED);
-	errmsg_internal("the request was refused");
-	errfinish(__FILE__, __LINE__, __func__);
+	refusal.token = false;
+	refuse();
+	pg_unreachable();
+}
+
+void
+orion_refuse_token(const char *code, const char *message, const char *details)
+{
+	refusal.status = 401;
+	refusal.code = code;
+	refusal.message = keep(message);
+	refusal.details = keep(details);
+	refusal.hint = NULL;
+	refusal.token = true;
+	refuse();
 	pg_unreachable();
 }
 
@@ -132,40 +157,144 @@ status_of(const ErrorData *error, bool authenticated)
 	return 400;
 }
 
+static char *
+string_of(Jsonb *object, const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value = getKeyJsonValueFromContainer(&object->root, key, strlen(key), &buffer);
+
+	return value && value->type == jbvString ? pnstrdup(value->val.string.val, value->val.string.len) : NULL;
+}
+
+static int
+number_of(Jsonb *object, const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value = getKeyJsonValueFromContainer(&object->root, key, strlen(key), &buffer);
+
+	if (value == NULL || value->type != jbvNumeric)
+		return -1;
+	return atoi(numeric_normalize(value->val.numeric));
+}
+
+/* Puts {"name":"value",...}; false when that is not what the object's "headers" are. */
+static bool
+put_headers(OrionResponse *response, Jsonb *object)
+{
+	JsonbValue	buffer;
+	JsonbValue *headers = getKeyJsonValueFromContainer(&object->root, "headers", 7, &buffer);
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+
+	if (headers == NULL || headers->type != jbvBinary || !JsonContainerIsObject(headers->val.binary.data))
+		return false;
+	it = JsonbIteratorInit(headers->val.binary.data);
+	JsonbIteratorNext(&it, &v, false);
+	while ((token = JsonbIteratorNext(&it, &v, true)) == WJB_KEY)
+	{
+		char	   *name = pnstrdup(v.val.string.val, v.val.string.len);
+
+		JsonbIteratorNext(&it, &v, true);
+		if (v.type != jbvString ||
+			!orion_response_put(response, name, pnstrdup(v.val.string.val, v.val.string.len)))
+			return false;
+	}
+	return true;
+}
+
+static void
+refuse_raised(OrionResponse *response, const char *details, const char *hint)
+{
+	orion_response_error(response, 500, "PGRST121",
+						 "Could not parse JSON in the \"RAISE SQLSTATE 'PGRST'\" error", details, hint);
+}
+
+/*
+ * SQLSTATE PGRST: the message is {"code","message","details","hint"}, the detail
+ * {"status","headers"}, both JSON.
+ */
+static void
+answer_raised(OrionResponse *response, const ErrorData *error)
+{
+	const char *message_keys = "MESSAGE must be a JSON object with obligatory keys: 'code', 'message' and optional keys: 'details', 'hint'.";
+	const char *detail_keys = "DETAIL must be a JSON object with obligatory keys: 'status', 'headers' and optional key: 'status_text'.";
+	Jsonb	   *message = orion_json_parse(error->message);
+	Jsonb	   *detail = error->detail ? orion_json_parse(error->detail) : NULL;
+
+	if (message == NULL || !JB_ROOT_IS_OBJECT(message) || string_of(message, "code") == NULL || string_of(message, "message") == NULL)
+	{
+		refuse_raised(response, psprintf("Invalid JSON value for MESSAGE: '%s'", error->message), message_keys);
+		return;
+	}
+	if (detail && JB_ROOT_IS_OBJECT(detail) && number_of(detail, "status") >= 200 && number_of(detail, "status") <= 599)
+	{
+		orion_response_error(response, number_of(detail, "status"), string_of(message, "code"),
+							 string_of(message, "message"), string_of(message, "details"), string_of(message, "hint"));
+		if (put_headers(response, detail))
+			return;
+	}
+	refuse_raised(response, error->detail ? psprintf("Invalid JSON value for DETAIL: '%s'", error->detail) :
+				  "DETAIL is missing in the RAISE statement", detail_keys);
+}
+
+static void
+answer_refusal(OrionResponse *response, const Refusal *r)
+{
+	orion_response_error(response, r->status, r->code, r->message, r->details, r->hint);
+	if (r->token)
+		orion_response_header(response, "WWW-Authenticate",
+							  psprintf("Bearer error=\"invalid_token\", error_description=\"%s\"", r->message));
+	else if (r->status == 401)
+		orion_response_header(response, "WWW-Authenticate", "Bearer");
+	if (r->status == 429 && r->retry_after > 0)
+		orion_response_header(response, "Retry-After", psprintf("%d", r->retry_after));
+}
+
 static void
 answer_error(OrionResponse *response, const ErrorData *error, bool authenticated)
 {
-	int			status = status_of(error, authenticated);
-
-	orion_response_error(response, status, unpack_sql_state(error->sqlerrcode),
+	if (strcmp(unpack_sql_state(error->sqlerrcode), "PGRST") == 0)
+	{
+		answer_raised(response, error);
+		return;
+	}
+	orion_response_error(response, status_of(error, authenticated), unpack_sql_state(error->sqlerrcode),
 						 error->message, error->detail, error->hint);
+	if (response->status == 401)
+		orion_response_header(response, "WWW-Authenticate", "Bearer");
+}
+
+/* Whether it is the server's own trouble; raised by a function it is not. */
+static bool
+belongs_to_log(const ErrorData *error, bool authenticated)
+{
+	const char *state = unpack_sql_state(error->sqlerrcode);
+
+	return strncmp(state, "PT", 2) != 0 && strcmp(state, "PGRST") != 0 && status_of(error, authenticated) >= 500;
 }
 
 void
 orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext context)
 {
 	ErrorData  *error;
+	Refusal		refused = refusal;
 
 	/* a signal must not interrupt the cleaning up */
 	HOLD_INTERRUPTS();
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
-	if (error->sqlerrcode == ERRCODE_REFUSED && refusal.message)
-		orion_response_error(response, refusal.status, refusal.code, refusal.message,
-							 refusal.details, refusal.hint);
-	else
-	{
-		answer_error(response, error, authenticated);
-		if (response->status >= 500)
-			EmitErrorReport();
-	}
-	if (response->status == 429 && refusal.retry_after > 0)
-		orion_response_header(response, "Retry-After", psprintf("%d", refusal.retry_after));
+	if (error->sqlerrcode != ERRCODE_REFUSED)
+		refused.message = NULL;
+	if (refused.message)
+		answer_refusal(response, &refused);
+	else if (belongs_to_log(error, authenticated))
+		EmitErrorReport();
 	memset(&refusal, 0, sizeof(refusal));
-	if (response->status == 401)
-		orion_response_header(response, "WWW-Authenticate", "Bearer");
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(context);
 	FlushErrorState();
 	RESUME_INTERRUPTS();
+	if (refused.message == NULL)
+		answer_error(response, error, authenticated);
 }

@@ -20,6 +20,10 @@ extern void orion_refuse(int status, const char *code, const char *message,
 /* Likewise with 429 and Retry-After, in seconds. */
 extern void orion_refuse_for_now(const char *code, const char *message,
 								 int retry_after) pg_attribute_noreturn();
+
+/* The same with 401 for a token; the WWW-Authenticate header says why. */
+extern void orion_refuse_token(const char *code, const char *message,
+							   const char *details) pg_attribute_noreturn();
 extern void orion_refuse_query(const OrionQueryError *error) pg_attribute_noreturn();
 
 /*

@@ -26,6 +26,18 @@
 #include "rest/relation.h"
 #include "rest/settings.h"
 
+static char *
+list_names(List *names)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, names)
+		appendStringInfo(&text, "%s%s", foreach_current_index(lc) > 0 ? ", " : "", (char *) lfirst(lc));
+	return text.data;
+}
+
 const char *
 orion_relation_schema(const OrionCall *call)
 {
@@ -42,7 +54,7 @@ orion_relation_schema(const OrionCall *call)
 		if (strcmp(lfirst(lc), wanted) == 0)
 		return lfirst(lc);
 	orion_refuse(406, "PGRST106", psprintf("Invalid schema: %s", wanted), NULL,
-				 psprintf("Only the following schemas are exposed: %s", orion_rest_schemas));
+				 psprintf("Only the following schemas are exposed: %s", list_names(schemas)));
 }
 
 static bool

@@ -15,9 +15,33 @@
 
 #include "rest/error.h"
 #include "rest/response.h"
+#include "rest/settings.h"
 
 /* Far more than any answer needs; bounds response.headers too. */
 #define MAX_HEADERS	64
+
+/* jsonb_in holds nothing but memory, so its error can be dropped. */
+Jsonb *
+orion_json_parse(const char *text)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *volatile parsed = NULL;
+
+	PG_TRY();
+	{
+		parsed = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
+	}
+	PG_CATCH();
+	{
+		if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION &&
+			ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return parsed;
+}
 
 void
 orion_response_reset(OrionResponse *response)
@@ -43,6 +67,22 @@ orion_response_header(OrionResponse *response, const char *name, const char *val
 	header->value = MemoryContextStrdup(context, value);
 }
 
+static bool
+valid_name(const char *name)
+{
+	return name[0] != '\0' &&
+		name[strspn(name, "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
+}
+
+static bool
+valid_value(const char *value)
+{
+	for (; *value; value++)
+		if (((unsigned char) *value < 0x20 && *value != '\t') || *value == 0x7F)
+			return false;
+	return true;
+}
+
 static void
 append_member(StringInfo body, const char *name, const char *value)
 {
@@ -60,11 +100,17 @@ orion_response_error(OrionResponse *response, int status, const char *code,
 	orion_response_reset(response);
 	response->status = status;
 	append_member(&response->body, "{\"code\":", code);
-	append_member(&response->body, ",\"details\":", details);
-	append_member(&response->body, ",\"hint\":", hint);
+	if (orion_rest_error_verbosity == ORION_ERRORS_VERBOSE)
+	{
+		append_member(&response->body, ",\"details\":", details);
+		append_member(&response->body, ",\"hint\":", hint);
+	}
 	append_member(&response->body, ",\"message\":", message);
 	appendStringInfoChar(&response->body, '}');
 	orion_response_header(response, "Content-Type", ORION_JSON);
+	/* RFC 9209; clients look for this name */
+	if (valid_value(code))
+		orion_response_header(response, "Proxy-Status", psprintf("PostgREST; error=%s", code));
 }
 
 static void
@@ -78,46 +124,32 @@ apply_status(OrionResponse *response)
 		return;
 	status = strtol(text, &end, 10);
 	if (*end != '\0' || status < 200 || status > 599)
-		orion_refuse(500, "PGRST112", "response.status GUC must be a valid status code", NULL, NULL);
+		orion_refuse(500, "PGRST112", "response.status guc must be a valid status code", NULL, NULL);
 	response->status = (int) status;
 }
 
-static bool
-valid_name(const char *name)
+bool
+orion_response_put(OrionResponse *response, const char *name, const char *value)
 {
-	return name[0] != '\0' &&
-		name[strspn(name, "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")] == '\0';
-}
-
-static bool
-valid_value(const char *value)
-{
-	for (; *value; value++)
-		if (((unsigned char) *value < 0x20 && *value != '\t') || *value == 0x7F)
-			return false;
-	return true;
-}
-
-/* Replaces a header that Orion would have set itself; others are added. */
-static void
-put_header(OrionResponse *response, const char *name, const char *value)
-{
+	if (!valid_name(name) || !valid_value(value))
+		return false;
 	for (int i = 0; i < response->nheaders; i++)
 		if (pg_strcasecmp(response->headers[i].name, name) == 0 &&
 			pg_strcasecmp(name, "Set-Cookie") != 0)
 		{
 			response->headers[i].value =
 				MemoryContextStrdup(GetMemoryChunkContext(response->body.data), value);
-			return;
+			return true;
 		}
 	orion_response_header(response, name, value);
+	return true;
 }
 
 static void
 bad_headers(void)
 {
 	orion_refuse(500, "PGRST111",
-				 "response.headers GUC must be a JSON array composed of objects with a single key and a string value",
+				 "response.headers guc must be a JSON array composed of objects with a single key and a string value",
 				 NULL, NULL);
 }
 
@@ -140,12 +172,9 @@ walk_headers(OrionResponse *response, Jsonb *headers)
 		JsonbIteratorNext(&it, &v, false);
 		name = pnstrdup(v.val.string.val, v.val.string.len);
 		token = JsonbIteratorNext(&it, &v, true);
-		if (token != WJB_VALUE || v.type != jbvString || !valid_name(name))
+		if (token != WJB_VALUE || v.type != jbvString ||
+			!orion_response_put(response, name, pnstrdup(v.val.string.val, v.val.string.len)))
 			return false;
-		v.val.string.val = pnstrdup(v.val.string.val, v.val.string.len);
-		if (!valid_value(v.val.string.val))
-			return false;
-		put_header(response, name, v.val.string.val);
 		JsonbIteratorNext(&it, &v, false);
 	}
 	return true;
@@ -155,22 +184,11 @@ static void
 apply_headers(OrionResponse *response)
 {
 	const char *text = GetConfigOption("response.headers", true, false);
-	Jsonb	   *volatile headers = NULL;
-	MemoryContext context = CurrentMemoryContext;
+	Jsonb	   *headers;
 
 	if (text == NULL || text[0] == '\0')
 		return;
-	PG_TRY();
-	{
-		headers = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(text)));
-	}
-	PG_CATCH();
-	{
-		/* the transaction is given up anyway: bad_headers raises */
-		MemoryContextSwitchTo(context);
-		FlushErrorState();
-	}
-	PG_END_TRY();
+	headers = orion_json_parse(text);
 	if (headers == NULL || !walk_headers(response, headers))
 		bad_headers();
 }

@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 #include "apikey/apikey.h"
+#include "rest/cors.h"
 #include "rest/error.h"
 #include "rest/relation.h"
 #include "rest/response.h"
@@ -118,13 +119,32 @@ decode_name(OrionCall *call, const char *text)
 	return name;
 }
 
+void
+orion_call_enter(OrionCall *call, struct ArrayType *hoisted)
+{
+	orion_call_mark(call, ORION_STAGE_TRANSACTION);
+	orion_session_enter(hoisted);
+	orion_session_pre_request(call);
+}
+
+/* Content-Profile, where there is a choice of schemas; what may make the answer another one. */
 static void
-serve_rest(OrionCall *call, const char *path)
+put_headers(OrionCall *call)
+{
+	if (list_length(orion_rest_schema_list()) > 1)
+		orion_response_header(call->response, "Content-Profile", call->schema);
+	orion_response_header(call->response, "Vary", "Accept, Prefer, Range");
+	orion_prefer_applied(call);
+}
+
+static void
+serve_resource(OrionCall *call, const char *path)
 {
 	bool		rpc = strncmp(path, "rpc/", 4) == 0;
 	char	   *name = decode_name(call, rpc ? path + 4 : path);
 	OrionQueryError error;
 
+	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->rpc = rpc ? name : NULL;
 	orion_prefer_read(call);
 	read_accept(call);
@@ -132,12 +152,43 @@ serve_rest(OrionCall *call, const char *path)
 						   &call->query, &error))
 		orion_refuse_query(&error);
 	call->schema = orion_relation_schema(call);
-	orion_session_enter(call, call->schema);
+	orion_call_mark(call, ORION_STAGE_PLAN);
+	orion_session_assume(call, call->schema);
 	if (rpc)
 		orion_rpc_serve(call, name);
 	else
 		orion_table_serve(call, name);
-	orion_prefer_applied(call);
+	orion_call_mark(call, ORION_STAGE_RESPONSE);
+	put_headers(call);
+}
+
+/* Which methods a resource has; done without a statement. */
+static void
+serve_options(OrionCall *call, const char *path)
+{
+	bool		rpc = strncmp(path, "rpc/", 4) == 0;
+
+	orion_call_mark(call, ORION_STAGE_PARSE);
+	call->schema = orion_relation_schema(call);
+	if (path[0] == '\0')
+		orion_response_header(call->response, "Allow", "OPTIONS,GET,HEAD");
+	else if (rpc)
+		orion_rpc_options(call, decode_name(call, path + 4));
+	else
+		orion_table_options(call, decode_name(call, path));
+	orion_call_mark(call, ORION_STAGE_RESPONSE);
+	orion_session_enter(NULL);
+}
+
+static void
+serve_rest(OrionCall *call, const char *path)
+{
+	orion_call_mark(call, ORION_STAGE_JWT);
+	orion_session_identify(call);
+	if (strcmp(call->request->method, "OPTIONS") == 0)
+		serve_options(call, path);
+	else
+		serve_resource(call, path);
 }
 
 static void
@@ -154,6 +205,16 @@ serve(OrionCall *call)
 		refuse_path();
 	orion_response_settings(call->response);
 	orion_session_commit(call->schema && orion_prefer_rolls_back(call));
+}
+
+/* What browsers and operators want of every answer, errors too. */
+static void
+finish(OrionCall *call)
+{
+	orion_cors_put(call);
+	if (orion_http_server_timing)
+		orion_timing_put(call);
+	orion_trace_put(call);
 	if (call->method == ORION_HEAD || call->response->status == 204)
 		resetStringInfo(&call->response->body);
 }
@@ -174,7 +235,8 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 	response->status = 200;
 	PG_TRY();
 	{
-		serve(&call);
+		if (!orion_cors_preflight(&call))
+			serve(&call);
 	}
 	PG_CATCH();
 	{
@@ -184,6 +246,7 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 	orion_api_key_record_refusal(request->peer, orion_call_header(&call, "user-agent"));
 	orion_session_end(response->status >= 400);
 	MemoryContextSwitchTo(context);
+	finish(&call);
 }
 
 void

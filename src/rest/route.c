@@ -325,7 +325,9 @@ orion_route_serve(OrionCall *call)
 	route = find_route(call);
 	if (route == NULL)
 		return false;
-	orion_session_enter(call, NULL);
+	orion_session_identify(call);
+	orion_session_assume(call, NULL);
+	orion_session_enter(NULL);
 	check_role(call, route);
 	call_function(call, route->function, request_json(call, route));
 	return true;

@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/lsyscache.h"
@@ -41,6 +42,7 @@ typedef struct Function
 	bool		set;
 	bool		columns;		/* has out or table arguments */
 	char		volatility;
+	ArrayType  *config;			/* settings it is declared with, or NULL */
 } Function;
 
 static bool
@@ -99,6 +101,8 @@ static bool
 read_function(HeapTuple tuple, Function *f)
 {
 	Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(tuple);
+	Datum		config;
+	bool		isnull;
 
 	if (proc->prokind != PROKIND_FUNCTION || proc->prorettype == TRIGGEROID ||
 		proc->prorettype == EVENT_TRIGGEROID || proc->prorettype == INTERNALOID)
@@ -112,6 +116,9 @@ read_function(HeapTuple tuple, Function *f)
 	f->result = proc->prorettype;
 	f->set = proc->proretset;
 	f->volatility = proc->provolatile;
+	config = SysCacheGetAttr(PROCNAMEARGSNSP, tuple, Anum_pg_proc_proconfig, &isnull);
+	if (!isnull)
+		f->config = DatumGetArrayTypePCopy(config);
 	for (int i = 0; i < f->nargs && f->modes; i++)
 		f->columns |= f->modes[i] != PROARGMODE_IN && f->modes[i] != PROARGMODE_VARIADIC;
 	return true;
@@ -170,6 +177,18 @@ list_names(List *names)
 	return text.data;
 }
 
+static void
+refuse_function(OrionCall *call, const char *name, List *given)
+{
+	orion_refuse(404, "PGRST202",
+				 given == NIL ?
+				 psprintf("Could not find the function %s.%s without parameters in the schema cache",
+						  call->schema, name) :
+				 psprintf("Could not find the function %s.%s(%s) in the schema cache",
+						  call->schema, name, list_names(given)),
+				 NULL, NULL);
+}
+
 /* The exposed schema first, then Orion's own functions. */
 static bool
 find_function(OrionCall *call, const char *name, List *given, bool strict, Function *f)
@@ -191,13 +210,7 @@ find_function(OrionCall *call, const char *name, List *given, bool strict, Funct
 		}
 	}
 	if (n == 0)
-		orion_refuse(404, "PGRST202",
-					 given == NIL ?
-					 psprintf("Could not find the function %s.%s without parameters in the schema cache",
-							  call->schema, name) :
-					 psprintf("Could not find the function %s.%s(%s) in the schema cache",
-							  call->schema, name, list_names(given)),
-					 NULL, NULL);
+		refuse_function(call, name, given);
 	if (n > 1)
 		orion_refuse(300, "PGRST203",
 					 psprintf("Could not choose the best candidate function between several of the name %s.%s",
@@ -438,6 +451,7 @@ orion_rpc_serve(OrionCall *call, const char *name)
 		orion_refuse(405, "PGRST101", psprintf("Cannot use the %s method on RPC", call->request->method),
 					 NULL, NULL);
 	read_arguments(&rpc, name);
+	orion_call_enter(call, rpc.f.config);
 	if (rpc.f.volatility != PROVOLATILE_VOLATILE)
 		orion_session_read_only();
 	if (rpc.f.result == VOIDOID)
@@ -446,4 +460,26 @@ orion_rpc_serve(OrionCall *call, const char *name)
 		call_rows(&rpc, &source);
 	else
 		call_scalar(&rpc);
+}
+
+/* The methods of a function do not depend on which of its overloads would be called. */
+void
+orion_rpc_options(OrionCall *call, const char *name)
+{
+	Oid			namespace = get_namespace_oid(call->schema, true);
+	CatCList   *list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
+	char		volatility = '\0';
+
+	for (int i = 0; i < list->n_members; i++)
+	{
+		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
+
+		if (proc->pronamespace == namespace && volatility == '\0')
+			volatility = proc->provolatile;
+	}
+	ReleaseSysCacheList(list);
+	if (volatility == '\0')
+		refuse_function(call, name, NIL);
+	orion_response_header(call->response, "Allow", volatility == PROVOLATILE_VOLATILE ?
+						  "OPTIONS,POST" : "OPTIONS,GET,HEAD,POST");
 }

@@ -9,8 +9,13 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_db_role_setting.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -18,17 +23,21 @@
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/acl.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/catcache.h"
 #include "utils/fmgrprotos.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/regproc.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
-#include "apikey/apikey.h"
 #include "audit/audit.h"
 #include "core/compat.h"
+#include "core/plan.h"
 #include "rest/error.h"
 #include "rest/relation.h"
 #include "rest/response.h"
@@ -50,60 +59,6 @@ set_local(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
-}
-
-/* The claims that an API key stands for. */
-static Jsonb *
-verify_api_key(OrionCall *call, const char *key)
-{
-	Jsonb	   *claims = NULL;
-	const char *why = NULL;
-	int			retry_after = 0;
-
-	switch (orion_api_key_verify(key, &claims, &why, &retry_after))
-	{
-		case ORION_API_KEY_INVALID:
-			orion_refuse(401, "api_key_invalid", why, NULL, NULL);
-		case ORION_API_KEY_LIMITED:
-			orion_refuse_for_now("api_key_rate_limited", "The API key was used too often", retry_after);
-		case ORION_API_KEY_VALID:
-			break;
-	}
-	call->authenticated = true;
-	return claims;
-}
-
-static void
-refuse_token(OrionTokenStatus status, const char *why)
-{
-	if (status == ORION_TOKEN_EXPIRED)
-		orion_refuse(401, "PGRST303", "JWT expired", why, NULL);
-	orion_refuse(401, "PGRST301", why ? why : "the token is not valid", NULL, NULL);
-}
-
-/* The verified claims of the bearer token; NULL when there is none. */
-static Jsonb *
-verify_token(OrionCall *call)
-{
-	const char *header = orion_call_header(call, "authorization");
-	Jsonb	   *claims = NULL;
-	const char *why = NULL;
-	OrionTokenStatus status;
-
-	if (header == NULL || pg_strncasecmp(header, "bearer", 6) != 0 ||
-		(header[6] != ' ' && header[6] != '\0'))
-		return NULL;
-	header += 6;
-	header += strspn(header, " ");
-	if (*header == '\0')
-		refuse_token(ORION_TOKEN_INVALID, "Empty JWT is sent in Authorization header");
-	if (orion_api_key_looks(header))
-		return verify_api_key(call, header);
-	status = orion_token_verify(header, strlen(header), &claims, &why);
-	if (status != ORION_TOKEN_VALID)
-		refuse_token(status, why);
-	call->authenticated = true;
-	return claims;
 }
 
 /*
@@ -144,21 +99,20 @@ at_transaction_end(XactEvent event, void *arg)
 }
 
 /*
- * Becomes the role.  check_role of the setting itself sees to it that the
+ * The role a request becomes.  check_role of the setting itself sees to it that the
  * session user is a member; "none", the session user and superusers are no roles for a
  * request however somebody granted them.  One answer for all: which roles exist
  * is nobody's business.
  */
-static void
-become(const char *role)
+static Oid
+find_role(const char *role)
 {
 	Oid			oid = strlen(role) < NAMEDATALEN ? get_role_oid(role, true) : InvalidOid;
 
 	if (strcmp(role, "none") == 0 || !OidIsValid(oid) || oid == GetSessionUserId() ||
 		superuser_arg(oid) || !orion_may_set_role(GetSessionUserId(), oid))
 		orion_refuse(403, "42501", psprintf("permission denied to set role \"%s\"", role), NULL, NULL);
-	set_local("role", role);
-	fix_role();
+	return oid;
 }
 
 static void
@@ -223,40 +177,183 @@ set_request(OrionCall *call)
 		set_local("request.cookies", cookies_json(cookies));
 }
 
+/* The claims as text; those without a role say which one the request has. */
+static const char *
+claims_json(const Jsonb *claims, const char *role)
+{
+	StringInfoData json;
+	JsonbValue	buffer;
+	char	   *text;
+
+	initStringInfo(&json);
+	if (claims == NULL)
+	{
+		append_pair(&json, "role", role);
+		return close_object(&json);
+	}
+	text = JsonbToCString(NULL, unconstify(JsonbContainer *, &claims->root), VARSIZE(claims));
+	if (getKeyJsonValueFromContainer(unconstify(JsonbContainer *, &claims->root), "role", 4, &buffer) ||
+		strcmp(text, "{}") == 0)
+		return text;
+	append_pair(&json, "role", role);
+	appendStringInfoChar(&json, ',');
+	appendStringInfoString(&json, text + 1);
+	return json.data;
+}
+
+/* Settings that say who somebody is never come from a role's or function's own. */
+static bool
+harmless(const char *name)
+{
+	return pg_strcasecmp(name, "role") != 0 && pg_strcasecmp(name, "session_authorization") != 0;
+}
+
+static bool
+hoistable(const char *name)
+{
+	return pg_strcasecmp(name, "statement_timeout") == 0 ||
+		pg_strcasecmp(name, "default_transaction_isolation") == 0 ||
+		pg_strcasecmp(name, "plan_filter.statement_cost_limit") == 0;
+}
+
+/* Applies {"name=value", ...}; what this session may not set is left alone. */
+static void
+apply_settings(ArrayType *array, bool (*allowed) (const char *name))
+{
+	Datum	   *elements;
+	int			n;
+
+	deconstruct_array(array, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
+	for (int i = 0; i < n; i++)
+	{
+		char	   *name;
+		char	   *value;
+
+		ParseLongOption(TextDatumGetCString(elements[i]), &name, &value);
+		if (value && allowed(name))
+			(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+									 GUC_ACTION_LOCAL, true, DEBUG5, false);
+		free(name);
+		if (value)
+			free(value);
+	}
+}
+
+/*
+ * ALTER ROLE ... SET, of the role and of the role in this database.  Two probes of
+ * an index: nothing would tell a cache that the table has changed.
+ */
+static void
+set_role_settings(Oid role)
+{
+	Relation	settings = table_open(DbRoleSettingRelationId, AccessShareLock);
+	Oid			databases[] = {InvalidOid, MyDatabaseId};
+
+	for (int i = 0; i < lengthof(databases); i++)
+	{
+		ScanKeyData keys[2];
+		SysScanDesc scan;
+		HeapTuple	tuple;
+
+		ScanKeyInit(&keys[0], Anum_pg_db_role_setting_setdatabase, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(databases[i]));
+		ScanKeyInit(&keys[1], Anum_pg_db_role_setting_setrole, BTEqualStrategyNumber, F_OIDEQ,
+					ObjectIdGetDatum(role));
+		scan = systable_beginscan(settings, DbRoleSettingDatidRolidIndexId, true, NULL, 2, keys);
+		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+		{
+			bool		isnull;
+			Datum		config = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
+											  RelationGetDescr(settings), &isnull);
+
+			if (!isnull)
+				apply_settings(DatumGetArrayTypeP(config), harmless);
+		}
+		systable_endscan(scan);
+	}
+	table_close(settings, AccessShareLock);
+}
+
+/* What settings named default_... and statement_timeout mean for a transaction that has begun. */
+static void
+apply_defaults(void)
+{
+	if (!FirstSnapshotSet)
+		XactIsoLevel = DefaultXactIsoLevel;
+	XactReadOnly |= DefaultXactReadOnly;
+	if (StatementTimeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
+}
+
+/* Routes have none. */
+static bool
+has_pre_request(const OrionCall *call)
+{
+	return call->schema && orion_rest_pre_request[0] != '\0';
+}
+
 static void
 set_identity(OrionCall *call)
 {
-	Jsonb	   *claims = verify_token(call);
-	char	   *role = claims ? orion_claims_string(claims, "role") : NULL;
-	StringInfoData json;
+	const char *role = call->role;
+	Oid			oid;
 
 	if (role == NULL)
 		role = orion_rest_anon_role;
 	if (role[0] == '\0')
 		orion_refuse(401, "PGRST302", "Anonymous access is disabled", NULL, NULL);
-	become(role);
-	if (claims)
-	{
-		orion_claims_set(claims);
-		set_local("request.jwt.claims", JsonbToCString(NULL, &claims->root, VARSIZE(claims)));
-		return;
-	}
-	initStringInfo(&json);
-	append_pair(&json, "role", role);
-	set_local("request.jwt.claims", close_object(&json));
+	oid = find_role(role);
+	set_role_settings(oid);
+	if (call->prefer.timezone)
+		set_local("timezone", call->prefer.timezone);
+	set_local("role", role);
+	if (!has_pre_request(call))
+		fix_role();
+	if (call->claims)
+		orion_claims_set(call->claims);
+	set_local("request.jwt.claims", claims_json(call->claims, role));
 }
 
+/* The schema asked for, then those of orion.rest_extra_search_path. */
 static void
 set_search_path(const char *schema)
 {
-	const char *wanted;
+	StringInfoData path;
+	ListCell   *lc;
 
 	if (schema == NULL)
 		return;
-	wanted = strcmp(schema, "public") == 0 ? "public" :
-		psprintf("%s, public", quote_identifier(schema));
-	if (namespace_search_path == NULL || strcmp(namespace_search_path, wanted) != 0)
-		set_local("search_path", wanted);
+	initStringInfo(&path);
+	appendStringInfoString(&path, quote_identifier(schema));
+	foreach(lc, orion_rest_extra_list())
+		if (strcmp(lfirst(lc), schema) != 0)
+		appendStringInfo(&path, ", %s", quote_identifier(lfirst(lc)));
+	if (namespace_search_path == NULL || strcmp(namespace_search_path, path.data) != 0)
+		set_local("search_path", path.data);
+}
+
+/*
+ * orion.rest_pre_request, a name of one or two parts, quoted where it must be.  The
+ * administrator chose it, and it alone may change the role.
+ */
+void
+orion_session_pre_request(OrionCall *call)
+{
+	StringInfoData text;
+	List	   *names;
+	SPIPlanPtr	plan;
+	int			result;
+
+	if (!has_pre_request(call))
+		return;
+	names = stringToQualifiedNameList(orion_rest_pre_request);
+	initStringInfo(&text);
+	appendStringInfo(&text, "SELECT %s()", NameListToQuotedString(names));
+	plan = orion_plan_get(text.data, text.len, 0, NULL);
+	result = SPI_execute_plan(plan, NULL, NULL, false, 0);
+	if (result < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(result));
+	fix_role();
 }
 
 void
@@ -273,16 +370,22 @@ orion_session_begin(OrionCall *call)
 	pgstat_report_activity(STATE_RUNNING, "orion: request");
 	if (orion_call_reads(call))
 		orion_session_read_only();
-	if (StatementTimeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
 }
 
 void
-orion_session_enter(OrionCall *call, const char *search_schema)
+orion_session_assume(OrionCall *call, const char *search_schema)
 {
 	set_identity(call);
 	set_request(call);
 	set_search_path(search_schema);
+}
+
+void
+orion_session_enter(ArrayType *hoisted)
+{
+	if (hoisted)
+		apply_settings(hoisted, hoistable);
+	apply_defaults();
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	PushActiveSnapshot(GetTransactionSnapshot());

@@ -7,14 +7,28 @@
 
 #include "rest/call.h"
 
+struct ArrayType;
+
 /* Begins the transaction, as the session user still. */
 extern void orion_session_begin(OrionCall *call);
 
+/* Verifies the bearer token, if there is one. */
+extern void orion_session_identify(OrionCall *call);
+
 /*
- * Verifies the token, becomes the role, sets request.* and search_path (schema may
- * be NULL) and connects to SPI.
+ * Becomes the role of the token, or of nobody's, and sets what belongs to it and to
+ * the request.  search_schema may be NULL.
  */
-extern void orion_session_enter(OrionCall *call, const char *search_schema);
+extern void orion_session_assume(OrionCall *call, const char *search_schema);
+
+/*
+ * Connects to SPI, with the snapshot and under the settings that role and function
+ * (hoisted: its pg_proc.proconfig, or NULL) ask for.
+ */
+extern void orion_session_enter(struct ArrayType *hoisted);
+
+/* Calls orion.rest_pre_request. */
+extern void orion_session_pre_request(OrionCall *call);
 
 /* Ends the transaction. */
 extern void orion_session_commit(bool roll_back);

@@ -9,8 +9,11 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "nodes/nodes.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 
+#include "rest/response.h"
 #include "rest/result.h"
 #include "rest/statement.h"
 
@@ -50,6 +53,7 @@ orion_table_serve(OrionCall *call, const char *name)
 	OrionSource source;
 
 	orion_relation_find(call->schema, name, &source);
+	orion_call_enter(call, NULL);
 	orion_call_filters(call, NULL, NULL);
 	switch (call->method)
 	{
@@ -60,4 +64,34 @@ orion_table_serve(OrionCall *call, const char *name)
 		default:
 			orion_write_serve(call, &source);
 	}
+}
+
+/* The commands (bits 1 << CmdType) that the relation takes, by itself, rules or triggers. */
+static bool
+takes(int commands, CmdType command)
+{
+	return (commands & (1 << command)) != 0;
+}
+
+void
+orion_table_options(OrionCall *call, const char *name)
+{
+	OrionSource source;
+	StringInfoData allow;
+	int			commands;
+
+	orion_relation_find(call->schema, name, &source);
+	commands = relation_is_updatable(source.relid, NIL, true, NULL);
+	initStringInfo(&allow);
+	appendStringInfoString(&allow, "OPTIONS,GET,HEAD");
+	if (takes(commands, CMD_INSERT))
+		appendStringInfoString(&allow, ",POST");
+	if (takes(commands, CMD_INSERT) && takes(commands, CMD_UPDATE) &&
+		orion_relation_primary_key(source.relid) != NIL)
+		appendStringInfoString(&allow, ",PUT");
+	if (takes(commands, CMD_UPDATE))
+		appendStringInfoString(&allow, ",PATCH");
+	if (takes(commands, CMD_DELETE))
+		appendStringInfoString(&allow, ",DELETE");
+	orion_response_header(call->response, "Allow", allow.data);
 }

@@ -14,7 +14,6 @@
 
 #include "token/cache.h"
 
-#define CACHE_MAX_TOKENS	1000
 #define CACHE_MAX_BYTES		(4 * 1024 * 1024)
 
 static MemoryContext cache_context = NULL;
@@ -46,7 +45,7 @@ create_cache(void)
 const OrionCachedToken *
 orion_token_cache_find(const unsigned char *digest)
 {
-	return tokens ? hash_search(tokens, digest, HASH_FIND, NULL) : NULL;
+	return tokens && orion_jwt_cache_entries > 0 ? hash_search(tokens, digest, HASH_FIND, NULL) : NULL;
 }
 
 void
@@ -56,7 +55,12 @@ orion_token_cache_add(const unsigned char *digest, int64 expires, const Jsonb *c
 	Jsonb	   *copy;
 	bool		found;
 
-	if (tokens && (hash_get_num_entries(tokens) >= CACHE_MAX_TOKENS ||
+	if (orion_jwt_cache_entries == 0)
+	{
+		orion_token_cache_clear();
+		return;
+	}
+	if (tokens && (hash_get_num_entries(tokens) >= orion_jwt_cache_entries ||
 				   cached_bytes + VARSIZE(claims) > CACHE_MAX_BYTES))
 		orion_token_cache_clear();
 	if (!tokens)

@@ -18,6 +18,9 @@ typedef struct OrionCachedToken
 	Jsonb	   *claims;
 } OrionCachedToken;
 
+/* orion.jwt_cache_entries: most tokens remembered; 0: none. */
+extern int	orion_jwt_cache_entries;
+
 /* NULL when not known. Valid until the cache is next changed. */
 extern const OrionCachedToken *orion_token_cache_find(const unsigned char *digest);
 extern void orion_token_cache_add(const unsigned char *digest, int64 expires, const Jsonb *claims);

@@ -7,5 +7,6 @@
 
 /* Registers the end of the transaction as the end of the claims. */
 extern void orion_claims_init(void);
+extern void orion_token_rules_init(void);
 
 #endif							/* ORION_CLAIMS_H */

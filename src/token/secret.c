@@ -17,8 +17,17 @@
 #include "core/compat.h"
 #include "token/secret.h"
 
-#define SECRET_MIN_LEN	32		/* RFC 7518 3.2: at least the size of the hash */
-#define ENCODED_PREFIX	"base64url:"
+
+typedef struct Encoding
+{
+	const char *prefix;
+	int			variant;
+} Encoding;
+
+static const Encoding encodings[] = {
+	{"base64url:", sodium_base64_VARIANT_URLSAFE_NO_PADDING},
+	{"base64:", sodium_base64_VARIANT_ORIGINAL},
+};
 
 static char *shown = NULL;		/* always empty */
 static const OrionSecret *secret = NULL;
@@ -33,16 +42,24 @@ decode_secret(const char *value)
 
 	if (!decoded)
 		return NULL;
-	if (strncmp(value, ENCODED_PREFIX, strlen(ENCODED_PREFIX)) != 0)
-		memcpy(decoded->bytes, value, size);
-	else if (sodium_base642bin(decoded->bytes, size, value + strlen(ENCODED_PREFIX),
-							   size - strlen(ENCODED_PREFIX), NULL, &len, NULL,
-							   sodium_base64_VARIANT_URLSAFE_NO_PADDING) != 0)
+	decoded->jwk = value[strspn(value, " \t\r\n")] == '{';
+	for (int i = 0; i < lengthof(encodings); i++)
 	{
+		size_t		prefix = strlen(encodings[i].prefix);
+
+		if (strncmp(value, encodings[i].prefix, prefix) != 0)
+			continue;
+		if (sodium_base642bin(decoded->bytes, size, value + prefix, size - prefix, "\n",
+							  &len, NULL, encodings[i].variant) == 0)
+		{
+			decoded->len = len;
+			return decoded;
+		}
 		orion_guc_free(decoded);
-		GUC_check_errdetail("What follows \"" ENCODED_PREFIX "\" is not base64url without padding.");
+		GUC_check_errdetail("What follows \"%s\" is not of this encoding.", encodings[i].prefix);
 		return NULL;
 	}
+	memcpy(decoded->bytes, value, size + 1);
 	decoded->len = len;
 	return decoded;
 }
@@ -59,10 +76,10 @@ check_secret(char **newval, void **extra, GucSource source)
 												 * string */
 	if (!decoded)
 		return false;
-	if (decoded->len < SECRET_MIN_LEN)
+	if (decoded->len < ORION_SECRET_MIN_LEN)
 	{
 		orion_guc_free(decoded);
-		GUC_check_errdetail("The secret must have at least %d bytes.", SECRET_MIN_LEN);
+		GUC_check_errdetail("The secret must have at least %d bytes.", ORION_SECRET_MIN_LEN);
 		return false;
 	}
 	*extra = decoded;
@@ -92,8 +109,8 @@ void
 orion_secret_init(void)
 {
 	DefineCustomStringVariable("orion.jwt_secret",
-							   "HS256 secret shared with another issuer, for tokens without a key id.",
-							   "At least 32 bytes, or \"base64url:\" and the encoded bytes. Always shown empty.",
+							   "Secret, JSON Web Key or set of keys of another issuer of tokens.",
+							   "A secret has at least 32 bytes; \"base64url:\" or \"base64:\" and the encoded bytes are allowed. Always shown empty.",
 							   &shown, "",
 							   PGC_SIGHUP, GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL,
 							   check_secret, assign_secret, NULL);

@@ -7,9 +7,13 @@
 
 #include "postgres.h"
 
+#define ORION_SECRET_MIN_LEN	32	/* RFC 7518 3.2: at least the size of the hash */
+
 typedef struct OrionSecret
 {
 	int			len;
+	bool		jwk;			/* bytes are JSON: a key or a set of keys, NUL
+								 * at the end */
 	unsigned char bytes[FLEXIBLE_ARRAY_MEMBER];
 } OrionSecret;
 

@@ -26,6 +26,7 @@
 #include "token/cache.h"
 #include "token/claims.h"
 #include "token/jwt_library.h"
+#include "token/jwk.h"
 #include "token/key.h"
 #include "token/secret.h"
 #include "token/token.h"
@@ -196,7 +197,7 @@ shared_key(VerifyKey *verify)
 {
 	const OrionSecret *secret = orion_secret_get();
 
-	if (!secret)
+	if (!secret || secret->jwk)
 		return false;
 	verify->alg = "HS256";
 	verify->bytes = secret->bytes;
@@ -204,9 +205,30 @@ shared_key(VerifyKey *verify)
 	return true;
 }
 
-/* NULL when the signature is right, else why not. */
-static const char *
-check_signature(const char *token, const Jsonb *header)
+static bool
+signed_with(const char *token, const VerifyKey *key)
+{
+	return orion_jwt_library_verify(key->alg, token, key->bytes, key->len);
+}
+
+/* Tries the keys of orion.jwt_secret that a token of this kid and alg may be signed with. */
+static bool
+signed_with_set(const char *token, const char *kid, const char *alg)
+{
+	for (const OrionJwk *jwk = orion_jwk_first(); jwk; jwk = jwk->next)
+	{
+		VerifyKey	key = {.alg = alg,.bytes = jwk->bytes,.len = jwk->len};
+
+		if ((!kid || (jwk->kid && strcmp(jwk->kid, kid) == 0)) &&
+			orion_jwk_allows(jwk, alg) && signed_with(token, &key))
+			return true;
+	}
+	return false;
+}
+
+/* VALID when the signature is right. */
+static OrionTokenStatus
+check_signature(const char *token, const Jsonb *header, const char **why)
 {
 	JsonbValue	buffer;
 	VerifyKey	key;
@@ -214,17 +236,27 @@ check_signature(const char *token, const Jsonb *header)
 	char	   *kid = orion_claims_string(header, "kid");
 
 	/* a critical extension must be understood, and none is (RFC 7515 4.1.11) */
+	*why = "critical header parameters are not supported";
 	if (find_member(header, "crit", &buffer))
-		return "critical header parameters are not supported";
+		return ORION_TOKEN_MALFORMED;
+	*why = "malformed header";
 	if (!alg || (!kid && find_member(header, "kid", &buffer)))
-		return "malformed header";
+		return ORION_TOKEN_MALFORMED;
+	if (signed_with_set(token, kid, alg))
+		return ORION_TOKEN_VALID;
+	*why = "unknown key";
 	if (!(kid ? named_key(kid, &key) : shared_key(&key)))
-		return "unknown key";
+	{
+		if (orion_jwk_first() == NULL)
+			return ORION_TOKEN_UNKNOWN_KEY;
+		*why = "wrong signature";
+		return strcmp(alg, "none") == 0 ? ORION_TOKEN_UNSECURED : ORION_TOKEN_UNKNOWN_KEY;
+	}
+	*why = "the algorithm is not the one of the key";
 	if (strcmp(alg, key.alg) != 0)
-		return "the algorithm is not the one of the key";
-	if (!orion_jwt_library_verify(key.alg, token, key.bytes, key.len))
-		return "wrong signature";
-	return NULL;
+		return strcmp(alg, "none") == 0 ? ORION_TOKEN_UNSECURED : ORION_TOKEN_UNKNOWN_KEY;
+	*why = "wrong signature";
+	return signed_with(token, &key) ? ORION_TOKEN_VALID : ORION_TOKEN_UNKNOWN_KEY;
 }
 
 /* Checks the times; *expires is exp, or NO_EXPIRY. */
@@ -236,22 +268,18 @@ check_times(const Jsonb *claims, int64 *expires, const char **why)
 	int64		issued_at = 0;
 
 	*expires = NO_EXPIRY;
+	*why = "malformed times";
 	if (!numeric_date(claims, "exp", expires) || !numeric_date(claims, "nbf", &not_before) ||
 		!numeric_date(claims, "iat", &issued_at))
-	{
-		*why = "malformed times";
-		return ORION_TOKEN_INVALID;
-	}
+		return ORION_TOKEN_BAD_TIME;
+	*why = "the token has expired";
 	if (*expires != NO_EXPIRY && now >= *expires + LEEWAY_SECONDS)
-	{
-		*why = "the token has expired";
 		return ORION_TOKEN_EXPIRED;
-	}
-	if (now < not_before - LEEWAY_SECONDS || now < issued_at - LEEWAY_SECONDS)
-	{
-		*why = "the token is not valid yet";
-		return ORION_TOKEN_EXPIRED;
-	}
+	*why = "the token is not valid yet";
+	if (now < not_before - LEEWAY_SECONDS)
+		return ORION_TOKEN_NOT_YET;
+	if (now < issued_at - LEEWAY_SECONDS)
+		return ORION_TOKEN_FROM_FUTURE;
 	return ORION_TOKEN_VALID;
 }
 
@@ -262,22 +290,32 @@ verify_anew(const char *token, size_t len, Jsonb **claims, int64 *expires, const
 	TokenParts	parts;
 	size_t		signature_len;
 	Jsonb	   *header;
+	OrionTokenStatus status;
 
 	*why = "malformed token";
-	if (!split_token(token, len, &parts) ||
-		!decode_part(parts.signature, parts.signature_len, &signature_len))
-		return ORION_TOKEN_INVALID;
+	if (!split_token(token, len, &parts))
+		return ORION_TOKEN_MALFORMED;
+	if (!decode_part(parts.signature, parts.signature_len, &signature_len))
+		return ORION_TOKEN_UNREADABLE;
 	header = parse_part(parts.header, parts.header_len);
 	if (!header)
-		return ORION_TOKEN_INVALID;
-	*why = check_signature(token, header);
-	if (*why)
-		return ORION_TOKEN_INVALID;
+		return ORION_TOKEN_UNREADABLE;
+	status = check_signature(token, header, why);
+	if (status != ORION_TOKEN_VALID)
+		return status;
 	*why = "malformed claims";
 	*claims = parse_part(parts.payload, parts.payload_len);
 	if (!*claims)
-		return ORION_TOKEN_INVALID;
+		return ORION_TOKEN_BAD_CLAIMS;
 	return check_times(*claims, expires, why);
+}
+
+Jsonb *
+orion_token_peek(const char *token, size_t len)
+{
+	TokenParts	parts;
+
+	return split_token(token, len, &parts) ? parse_part(parts.payload, parts.payload_len) : NULL;
 }
 
 /* Forgets verified tokens when a key or the shared secret has changed. */
@@ -314,7 +352,7 @@ orion_token_verify(const char *token, size_t len, Jsonb **claims, const char **w
 	if (len == 0 || len > TOKEN_MAX_LEN || memchr(token, '\0', len))
 	{
 		*why = len > TOKEN_MAX_LEN ? "the token is too long" : "malformed token";
-		return ORION_TOKEN_INVALID;
+		return ORION_TOKEN_MALFORMED;
 	}
 	refresh();
 	crypto_hash_sha256(digest, (const unsigned char *) token, len);
@@ -414,4 +452,5 @@ orion_token_init(void)
 {
 	orion_secret_init();
 	orion_claims_init();
+	orion_token_rules_init();
 }

@@ -13,9 +13,20 @@
 typedef enum OrionTokenStatus
 {
 	ORION_TOKEN_VALID,
-	ORION_TOKEN_EXPIRED,		/* good signature, but past exp or before nbf */
-	ORION_TOKEN_INVALID,		/* malformed, alg none, unknown key, wrong
-								 * signature */
+	/* a good signature, but claims that do not let it in now */
+	ORION_TOKEN_EXPIRED,
+	ORION_TOKEN_NOT_YET,		/* before nbf */
+	ORION_TOKEN_FROM_FUTURE,	/* before iat */
+	ORION_TOKEN_BAD_TIME,		/* a time that is no number */
+	ORION_TOKEN_BAD_AUDIENCE,	/* aud is neither a string nor an array of
+								 * them */
+	ORION_TOKEN_OTHER_AUDIENCE,
+	ORION_TOKEN_BAD_CLAIMS,		/* no JSON object */
+	/* nothing in it can be believed */
+	ORION_TOKEN_MALFORMED,
+	ORION_TOKEN_UNREADABLE,		/* three parts that are no base64url, no JSON */
+	ORION_TOKEN_UNSECURED,		/* alg none */
+	ORION_TOKEN_UNKNOWN_KEY,	/* or a wrong signature, or another algorithm */
 } OrionTokenStatus;
 
 /*
@@ -38,6 +49,15 @@ extern uint64 orion_claims_generation(void);
 
 /* The claim "sub"; false when nobody is signed in or it is no UUID. */
 extern bool orion_claims_user(pg_uuid_t *user);
+
+/* The claims of a token as they stand, of whoever wrote it: for messages only. NULL when unreadable. */
+extern Jsonb *orion_token_peek(const char *token, size_t len);
+
+/* Whether orion.jwt_audience lets the claims in: VALID or one of the _AUDIENCE. */
+extern OrionTokenStatus orion_claims_audience(const Jsonb *claims);
+
+/* The role, where orion.jwt_role_claim_key says it is; palloc'ed, or NULL. */
+extern char *orion_claims_role(const Jsonb *claims);
 
 /* A top-level string claim, palloc'ed, or NULL. */
 extern char *orion_claims_string(const Jsonb *claims, const char *key);

@@ -75,7 +75,7 @@ CREATE FUNCTION asked() RETURNS json LANGUAGE sql AS $$ SELECT json_build_object
 	'text', current_query(), 'path_setting', current_setting('search_path')) $$;
 CREATE FUNCTION leave(t text) RETURNS text LANGUAGE plpgsql AS
 	$$ BEGIN PERFORM set_config('my.left', t, false); PERFORM set_config('response.status', '299', false);
-	EXECUTE 'SET SESSION search_path = other'; EXECUTE 'SET SESSION statement_timeout = 1'; EXECUTE 'SET ROLE orion_user'; RETURN t; END $$;
+	EXECUTE 'SET SESSION search_path = other'; EXECUTE 'SET SESSION statement_timeout = 1'; RETURN t; END $$;
 CREATE FUNCTION nap(s float8) RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(s)';
 CREATE FUNCTION hello(request jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 	BEGIN PERFORM set_config('response.status', '202', true); RETURN request || jsonb_build_object('role', current_user); END $$;

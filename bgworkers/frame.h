@@ -47,6 +47,11 @@ typedef enum OrionFrameType
 	ORION_FRAME_TROUBLE = 23,	/* the sink is unreachable or slow; fields: text for operators, empty =
 								 * all well again */
 	/* relay -> courier */
+	/*
+	 * A position is "<window>:<seq>:<tag>": two decimal numbers, by which positions are
+	 * ordered, and the window's tag of 16 hex digits.  With another tag it speaks of
+	 * other events, whatever its numbers.
+	 */
 	ORION_FRAME_EVENT = 24,		/* id = event number (1, 2, ... per connection); fields: position,
 								 * event id, type, aggregatetype, aggregateid, correlation id,
 								 * occurred_at (RFC 3339), envelope JSON */

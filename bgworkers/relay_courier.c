@@ -9,6 +9,10 @@
  * commits, then the frames go out.  Positions are stored a few times a second; a
  * crash sends again what was delivered since (at least once).
  *
+ * Where the sink stores the position with the effect, its word counts: what it has
+ * is skipped, and what it had confirmed and lost (a Redis killed between two
+ * fsyncs) is sent again.
+ *
  * When the courier ends, the unacknowledged events go to the next one.  What it
  * sends is checked as if it were hostile; nonsense ends it.
  */
@@ -33,6 +37,7 @@
 #define MAX_BYTES	(8 * 1024 * 1024)
 #define READ_ROWS	500			/* rows of one transaction */
 #define MAX_FRAME	65536		/* the courier sends nothing longer */
+#define LAST_WINDOW (INT64CONST(1) << 62)	/* room to go on numbering behind it */
 
 typedef struct Sent
 {
@@ -114,48 +119,85 @@ start_courier(const OrionSink *sink, OrionCursor *cursor)
 	pfree(config.data);
 }
 
-/* "<window>:<seq>" of a position that the sink has stored; false when it is none of ours. */
+/* Of a position that the sink has stored (see frame.h); false when it is none of ours. */
 static bool
-parse_position(const char *str, size_t len, int64 *window, int64 *seq)
+parse_position(const char *str, size_t len, int64 *window, int64 *seq, int64 *tag)
 {
 	char		copy[64];
 	char	   *end;
+
+	*tag = 0;
 
 	if (len == 0 || len >= sizeof(copy))
 		return false;
 	memcpy(copy, str, len);
 	copy[len] = '\0';
 	*window = strtoll(copy, &end, 10);
-	if (end == copy || *end != ':' || *window < 0)
+	if (end == copy || *end != ':' || *window < 0 || *window > LAST_WINDOW)
 		return false;
 	*seq = strtoll(end + 1, &end, 10);
+	if (*end == ':')
+		*tag = (int64) strtoull(end + 1, &end, 16);
 	return *end == '\0' && *seq >= 0;
 }
 
-static void
-on_ready(OrionCursor *cursor, const char *position, size_t len)
+static bool
+stores_position(const OrionSink *sink)
 {
+	return strcmp(sink->kind, "redis") == 0;
+}
+
+/* Goes on where the sink says it is, as far as its word can be understood. */
+static void
+resume(OrionCursor *cursor, const char *position, size_t len)
+{
+	OrionPositionFate fate = ORION_POSITION_UNKNOWN;
+	bool		had_confirmed = orion_cursor_has_confirmed(cursor);
+	char		shown[ORION_ERROR_LEN] = "nothing";
 	int64		window;
 	int64		seq;
+	int64		tag;
+
+	if (parse_position(position, len, &window, &seq, &tag))
+	{
+		snprintf(shown, sizeof(shown), "position " INT64_FORMAT ":" INT64_FORMAT, window, seq);
+		orion_pool_begin("orion: comparing positions");
+		fate = orion_cursor_resume(cursor, window, seq, tag);
+		orion_pool_commit();
+	}
+	if (fate == ORION_POSITION_AHEAD || fate == ORION_POSITION_LOST)
+		acked_seq = seq;
+	if (fate == ORION_POSITION_LOST)
+		ereport(LOG, (errmsg("the sink has lost events that it had confirmed"),
+					  errdetail("It is back at %s; what came behind is sent again.", shown)));
+	else if (fate == ORION_POSITION_UNKNOWN && had_confirmed)
+	{
+		orion_relay_report(ORION_STATE_RUNNING, "the sink does not know what it had confirmed: see the log");
+		ereport(WARNING, (errmsg("the sink does not know what it had confirmed"),
+						  errdetail("It has %s, which is none of the last ten minutes of this database."
+									" Delivery goes on behind what it last confirmed; what it may have lost is not sent again.", shown)));
+	}
+}
+
+static void
+on_ready(const OrionSink *sink, OrionCursor *cursor, const char *position, size_t len)
+{
 
 	ready = true;
 	child.failures = 0;
 	stalled_since = 0;
 	orion_relay_report(ORION_STATE_RUNNING, NULL);
-	if (!parse_position(position, len, &window, &seq))
+	if (!stores_position(sink))
 		return;
-	if (window > orion_cursor_window(cursor))
-		orion_cursor_skip_to_window(cursor, window);
-	else if (window == orion_cursor_window(cursor) && orion_cursor_is_open(cursor) && seq > acked_seq)
-	{
-		acked_seq = seq;
-		orion_cursor_seek(cursor, seq);
-	}
+	orion_cursor_keep_windows(cursor);
+	resume(cursor, position, len);
 }
 
 static void
-on_ack(OrionCursor *cursor, uint64 number)
+on_ack(const OrionSink *sink, OrionCursor *cursor, uint64 number)
 {
+	if (number > acked && stores_position(sink))
+		orion_cursor_confirm(cursor, in_flight[number % MAX_EVENTS].seq);
 	orion_cursor_count(cursor, number - acked);
 	while (acked < number)
 		bytes -= in_flight[++acked % MAX_EVENTS].bytes;
@@ -207,11 +249,11 @@ handle_frame(const OrionSink *sink, OrionCursor *cursor, OrionFrame *frame)
 		case ORION_FRAME_READY:
 			if (ready || !orion_frame_get(frame, &str, &len))
 				return false;
-			on_ready(cursor, str, len);
+			on_ready(sink, cursor, str, len);
 			return true;
 		case ORION_FRAME_ACK:
 			if (in_window)
-				on_ack(cursor, frame->id);
+				on_ack(sink, cursor, frame->id);
 			return frame->id <= sent;
 		case ORION_FRAME_REJECT:
 			if (!in_window || !orion_frame_get(frame, &str, &len))
@@ -252,7 +294,8 @@ put_event(const OrionCursor *cursor, const OrionEvent *event)
 {
 	char		position[64];
 
-	snprintf(position, sizeof(position), INT64_FORMAT ":" INT64_FORMAT, orion_cursor_window(cursor), event->seq);
+	snprintf(position, sizeof(position), INT64_FORMAT ":" INT64_FORMAT ":%016" INT64_MODIFIER "x",
+			 orion_cursor_window(cursor), event->seq, orion_cursor_tag(cursor));
 	orion_frame_begin(&child.out, ORION_FRAME_EVENT, sent);
 	orion_frame_put_str(&child.out, position);
 	orion_frame_put_str(&child.out, event->id);

@@ -7,7 +7,8 @@
  * with the position kept by the sink; ACK(n) when all events up to n are settled;
  * REJECT(n) before the ACK that covers n, when the sink will never take it;
  * TROUBLE with a text while the sink is unreachable or slow, without one when all
- * is well again.
+ * is well again.  When the sink has lost what it had confirmed, the courier
+ * leaves: its successor says READY with the older position, and the relay goes back.
  *
  * One thread, one poll over two sockets.  Memory is bounded: at 8192 events or
  * 16 MB unconfirmed it stops reading, and the relay waits.  It leaves at end of
@@ -350,6 +351,8 @@ run(void)
 		if (courier.configured && !courier.broken)
 		{
 			serve_sink(revents);
+			if (courier.sink.gone_back)
+				return;
 			say_settled();
 			if (courier.connected)
 				judge_health();

@@ -120,20 +120,57 @@ parse_part(OrionText *string, char stop, uint64_t *value)
 	return true;
 }
 
+static bool
+is_tag(OrionText string)
+{
+	for (size_t i = 0; i < string.len; i++)
+	{
+		char		c = string.str[i];
+
+		if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
+			return false;
+	}
+	return string.len == 16;
+}
+
+static bool
+same_tag(const OrionPosition *a, const OrionPosition *b)
+{
+	return memcmp(a->tag.str, b->tag.str, a->tag.len) == 0;
+}
+
+bool
+orion_position_parse(OrionText string, OrionPosition *position)
+{
+	if (!parse_part(&string, ':', &position->window) || !parse_part(&string, ':', &position->seq))
+		return false;
+	position->tag = string;
+	return is_tag(string);
+}
+
 bool
 orion_position_compare(OrionText a, OrionText b, int *order)
 {
-	uint64_t	window_a,
-				window_b,
-				seq_a,
-				seq_b;
+	OrionPosition x;
+	OrionPosition y;
 
-	if (!parse_part(&a, ':', &window_a) || !parse_part(&a, 0, &seq_a) ||
-		!parse_part(&b, ':', &window_b) || !parse_part(&b, 0, &seq_b))
+	if (!orion_position_parse(a, &x) || !orion_position_parse(b, &y))
 		return false;
-	if (window_a != window_b)
-		*order = window_a < window_b ? -1 : 1;
+	if (x.window != y.window)
+		*order = x.window < y.window ? -1 : 1;
+	else if (same_tag(&x, &y))
+		*order = x.seq < y.seq ? -1 : x.seq > y.seq;
 	else
-		*order = seq_a < seq_b ? -1 : seq_a > seq_b;
+		return false;
 	return true;
+}
+
+bool
+orion_position_covers(OrionText a, OrionText b)
+{
+	OrionPosition x;
+	OrionPosition y;
+
+	return orion_position_parse(a, &x) && orion_position_parse(b, &y) &&
+		x.window == y.window && same_tag(&x, &y) && y.seq <= x.seq;
 }

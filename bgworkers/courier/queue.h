@@ -77,10 +77,24 @@ extern uint64_t orion_queue_drop_settled(OrionQueue *queue);
 /* After a lost connection: everything unsettled is to be sent again. */
 extern void orion_queue_rewind(OrionQueue *queue);
 
+/* "<window>:<seq>:<tag>", see frame.h. */
+typedef struct OrionPosition
+{
+	uint64_t	window;
+	uint64_t	seq;
+	OrionText	tag;
+} OrionPosition;
+
+/* False when it has another shape. tag points into string. */
+extern bool orion_position_parse(OrionText string, OrionPosition *position);
+
 /*
- * Compares two positions "<window>:<seq>".  Sets *order to -1, 0, 1; false when
- * one of them has another shape.
+ * Compares two positions.  Sets *order to -1, 0, 1; false when one of them has
+ * another shape, or both name a window of the same number with different tags.
  */
 extern bool orion_position_compare(OrionText a, OrionText b, int *order);
+
+/* Is everything up to b in a?  Only positions of one window can tell. */
+extern bool orion_position_covers(OrionText a, OrionText b);
 
 #endif							/* ORION_COURIER_QUEUE_H */

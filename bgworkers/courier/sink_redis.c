@@ -21,13 +21,30 @@
  * trouble of the server: hang up, back off, try again.  Redis undoes nothing when
  * a command fails inside EXEC, so there a failed command always means REJECT.
  *
- * A Redis that evicts the position key makes duplicates, not losses.  One that
- * loses confirmed writes in a crash (appendfsync everysec) loses those events; the
- * log says so.
+ * A Redis that is killed may come back with less than it had confirmed: under
+ * appendfsync everysec it answers up to two seconds before it even calls write(),
+ * when the disk is behind.  The position goes back together with the events, so the
+ * courier leaves and the relay begins again from there.
+ *
+ * It may also come back with a torn file.  When the kill cuts a command of our
+ * MULTI short, Redis (7.0 at least) removes that command but keeps the MULTI and
+ * what came before the cut.  Nothing of it is applied, we send it all again; but the
+ * next time that file is loaded, the dangling MULTI swallows the next one, and its
+ * events are applied as well.  Therefore entries have ids made of their positions:
+ * the second time Redis refuses them.  And the stream is trimmed by a command of its
+ * own, because XADD MAXLEN ~ is logged with the exact length, which in such a load
+ * would cut off the oldest entries.
+ *
+ * That needs a stream of our own, and one.  If others write to it too, or it is not
+ * always the same, Redis numbers the entries and a torn file makes duplicates.  To
+ * know, the stream is watched like the position.
+ *
+ * A Redis that evicts the position key makes duplicates, not losses.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <hiredis/hiredis.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,6 +93,10 @@ typedef struct RedisState
 	int			db;
 	const char *stream;
 	bool		stream_fixed;
+	bool		shared;			/* somebody else changes the stream */
+	bool		top_known;		/* what follows is the last id in the stream */
+	uint64_t	top_ms;
+	uint64_t	top_seq;
 	long long	maxlen;
 	char	   *position_key;
 	CacheRule	rules[MAX_RULES];
@@ -294,37 +315,81 @@ read_position(OrionSink *sink, RedisState *state)
 	return good;
 }
 
+/* Learns the last id of the stream from the answer to XINFO STREAM. */
+static void
+learn_top(RedisState *state, const redisReply *reply)
+{
+	state->top_ms = state->top_seq = 0;
+	state->top_known = reply->type == REDIS_REPLY_ERROR && strcmp(reply->str, "ERR no such key") == 0;
+	if (reply->type != REDIS_REPLY_ARRAY)
+		return;
+	for (size_t i = 0; i + 1 < reply->elements; i += 2)
+	{
+		const redisReply *name = reply->element[i];
+		const redisReply *value = reply->element[i + 1];
+		unsigned long long ms;
+		unsigned long long seq;
+
+		if (name->type != REDIS_REPLY_STRING || strcmp(name->str, "last-generated-id") != 0 ||
+			value->type != REDIS_REPLY_STRING || sscanf(value->str, "%llu-%llu", &ms, &seq) != 2)
+			continue;
+		state->top_ms = ms;
+		state->top_seq = seq;
+		state->top_known = true;
+	}
+}
+
+static bool
+numbers_entries(const RedisState *state)
+{
+	return state->stream_fixed && !state->shared;
+}
+
+static bool
+read_top(OrionSink *sink, RedisState *state)
+{
+	redisReply *reply;
+
+	state->top_known = false;
+	if (!numbers_entries(state))
+		return true;
+	if (!worked(ask_about(sink, "WATCH", state->stream)))
+		return false;
+	reply = redisCommand(state->ctx, "XINFO STREAM %s", state->stream);
+	if (reply == NULL)
+		return orion_sink_fail(sink, "redis %s:%d: XINFO: %s", state->url.host, state->url.port, state->ctx->errstr);
+	learn_top(state, reply);
+	freeReplyObject(reply);
+	return true;
+}
+
 /* True when the stored position, or the floor, proves this event delivered. */
 static bool
 is_behind(const OrionEvent *event, const char *position)
 {
-	int			order;
-
-	return *position &&
-		orion_position_compare(event->position, orion_text(position, strlen(position)), &order) &&
-		order <= 0;
+	return orion_position_covers(orion_text(position, strlen(position)), event->position);
 }
 
 /*
- * Has the server forgotten what it had confirmed?  With appendfsync everysec a
- * crash may cost it two seconds.  The relay has moved on, so an operator must know.
+ * Has the server forgotten what it had confirmed, or did somebody else write the
+ * position?  The relay has moved on and must hear of it.
  */
-static void
-report_loss(OrionSink *sink, const char *before)
+static bool
+check_grown(OrionSink *sink, const char *before)
 {
 	char		line[400];
 	int			order = -1;
 
-	if (before[0] == '\0')
-		return;
-	if (sink->position[0])
-		orion_position_compare(orion_text(sink->position, strlen(sink->position)),
-							   orion_text(before, strlen(before)), &order);
-	if (order >= 0)
-		return;
+	if (before[0] == '\0' || strcmp(before, sink->position) == 0)
+		return true;
+	if (orion_position_compare(orion_text(sink->position, strlen(sink->position)),
+							   orion_text(before, strlen(before)), &order) && order >= 0)
+		return true;
 	snprintf(line, sizeof(line), "redis lost confirmed events: its position went back from %s to %s",
 			 before, sink->position[0] ? sink->position : "none");
 	orion_sink_log(sink, line);
+	sink->gone_back = true;
+	return orion_sink_fail(sink, "%s", line);
 }
 
 /*
@@ -370,9 +435,13 @@ redis_connect(OrionSink *sink)
 							   state->ctx ? state->ctx->errstr : "out of memory");
 	redisSetTimeout(state->ctx, timeout);
 	redisEnableKeepAlive(state->ctx);
-	if (!authenticate(sink, state) || !check_stream(sink, state) || !read_position(sink, state))
+	if (!authenticate(sink, state) || !check_stream(sink, state) || !read_position(sink, state) ||
+		!check_grown(sink, before))
 		return false;
-	report_loss(sink, before);
+	if (state->overtaken > 0 && strcmp(before, sink->position) == 0)
+		state->shared = true;	/* then it was the stream that had changed */
+	if (!read_top(sink, state))
+		return false;
 	resolve_batch(sink, state, before);
 	state->ctx->flags &= ~REDIS_BLOCK;
 	fcntl(state->ctx->fd, F_SETFL, fcntl(state->ctx->fd, F_GETFL) | O_NONBLOCK);
@@ -400,12 +469,37 @@ add_command(RedisState *state, uint64_t owner, int argc, const char **argv, cons
 	return redisAppendCommandArgv(state->ctx, argc, argv, lengths) == REDIS_OK;
 }
 
-static bool
-add_event(RedisState *state, OrionEvent *event, const char *maxlen)
+/* The entry's id, made of the position; "*" where that would not be the stream's greatest. */
+static void
+make_id(const RedisState *state, const OrionEvent *event, char *id, size_t size)
 {
-	const char *argv[20] = {"XADD", NULL, "MAXLEN", "~", maxlen, "*"};
-	size_t		lengths[20] = {4, 0, 6, 1, strlen(maxlen), 1};
-	int			argc = 6;
+	OrionPosition p;
+
+	if (numbers_entries(state) && state->top_known && orion_position_parse(event->position, &p) &&
+		(p.window > state->top_ms || (p.window == state->top_ms && p.seq > state->top_seq)))
+		snprintf(id, size, "%" PRIu64 "-%" PRIu64, p.window, p.seq);
+	else
+		snprintf(id, size, "*");
+}
+
+static bool
+add_trim(RedisState *state, uint64_t owner)
+{
+	char		maxlen[24];
+	const char *argv[5] = {"XTRIM", (const char *) state->key.data, "MAXLEN", "~", maxlen};
+	size_t		lengths[5] = {5, orion_buffer_len(&state->key), 6, 1};
+
+	lengths[4] = snprintf(maxlen, sizeof(maxlen), "%lld", state->maxlen);
+	return add_command(state, owner, 5, argv, lengths);
+}
+
+static bool
+add_event(RedisState *state, OrionEvent *event)
+{
+	char		id[48];
+	const char *argv[20] = {"XADD", NULL, id};
+	size_t		lengths[20] = {4};
+	int			argc = 3;
 	const struct
 	{
 		const char *name;
@@ -421,6 +515,8 @@ add_event(RedisState *state, OrionEvent *event, const char *maxlen)
 		return false;
 	argv[1] = (const char *) state->key.data;
 	lengths[1] = orion_buffer_len(&state->key);
+	make_id(state, event, id, sizeof(id));
+	lengths[2] = strlen(id);
 	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
 	{
 		argv[argc] = fields[i].name;
@@ -428,7 +524,8 @@ add_event(RedisState *state, OrionEvent *event, const char *maxlen)
 		argv[argc] = fields[i].value->str;
 		lengths[argc++] = fields[i].value->len;
 	}
-	return add_command(state, event->number, argc, argv, lengths);
+	return add_command(state, event->number, argc, argv, lengths) &&
+		(state->stream_fixed || add_trim(state, event->number));
 }
 
 static bool
@@ -469,11 +566,9 @@ fill_batch(OrionSink *sink, RedisState *state, OrionEvent **last)
 {
 	OrionQueue *queue = &sink->queue;
 	Batch	   *batch = &state->batch;
-	char		maxlen[24];
 	size_t		bytes = 0;
 	int			n = 0;
 
-	snprintf(maxlen, sizeof(maxlen), "%lld", state->maxlen);
 	*last = NULL;
 	for (; queue->next < queue->tail && n < BATCH_EVENTS; queue->next++)
 	{
@@ -494,14 +589,17 @@ fill_batch(OrionSink *sink, RedisState *state, OrionEvent **last)
 		}
 		if (n > 0 && bytes + event->size > BATCH_BYTES)
 			break;
-		if (!add_event(state, event, maxlen) || !add_cache_keys(state, event))
+		if (!add_event(state, event) || !add_cache_keys(state, event))
 			return false;
 		bytes += event->size;
 		n++;
 		*last = event;
 	}
 	batch->end = queue->next;
-	return true;
+	if (*last == NULL || !state->stream_fixed)
+		return true;
+	orion_buffer_consume(&state->key, orion_buffer_len(&state->key));
+	return orion_template_expand(state->stream, *last, &state->key) && add_trim(state, (*last)->number);
 }
 
 static bool
@@ -515,6 +613,16 @@ redis_flush(OrionSink *sink)
 	else
 		return orion_sink_fail(sink, "redis %s:%d: connection lost: %s", state->url.host, state->url.port, state->ctx->errstr);
 	return true;
+}
+
+/* What the next batch must know, asked for behind this one. */
+static bool
+append_watch(RedisState *state)
+{
+	if (!numbers_entries(state))
+		return redisAppendCommand(state->ctx, "WATCH %s", state->position_key) == REDIS_OK;
+	return redisAppendCommand(state->ctx, "WATCH %s %s", state->position_key, state->stream) == REDIS_OK &&
+		redisAppendCommand(state->ctx, "XINFO STREAM %s", state->stream) == REDIS_OK;
 }
 
 static bool
@@ -545,8 +653,7 @@ redis_publish(OrionSink *sink)
 		if (!add_command(state, 0, 3, set, lengths))
 			return orion_sink_fail(sink, "out of memory");
 	}
-	if (redisAppendCommand(state->ctx, "EXEC") != REDIS_OK ||
-		redisAppendCommand(state->ctx, "WATCH %s", state->position_key) != REDIS_OK)
+	if (redisAppendCommand(state->ctx, "EXEC") != REDIS_OK || !append_watch(state))
 		return orion_sink_fail(sink, "out of memory");
 	return redis_flush(sink);
 }
@@ -627,7 +734,7 @@ on_exec(OrionSink *sink, RedisState *state, redisReply *reply)
 	}
 	if (reply->type == REDIS_REPLY_NIL)
 		return orion_sink_fail(sink, ++state->overtaken < OVERTAKEN_LIMIT ?
-							   "redis: the position was changed by another connection; reading it again" :
+							   "redis: the position or the stream was changed by another connection; reading again" :
 							   "redis: another courier keeps changing the position: two sinks share one position_key");
 	if (reply->type == REDIS_REPLY_ERROR)
 		return orion_sink_fail(sink, "redis refuses the transaction: %.300s", reply->str);
@@ -648,10 +755,12 @@ on_reply(OrionSink *sink, RedisState *state, redisReply *reply)
 		return on_queued(sink, state, at - 1, reply);
 	if (at == batch->ncommands + 1)
 		return on_exec(sink, state, reply);
-	if (reply->type != REDIS_REPLY_STATUS)	/* MULTI, WATCH */
+	if (at == batch->ncommands + 3)
+		learn_top(state, reply);
+	else if (reply->type != REDIS_REPLY_STATUS) /* MULTI, WATCH */
 		return orion_sink_fail(sink, "redis refuses %s: %.300s", at == 0 ? "MULTI" : "WATCH",
 							   reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected answer");
-	if (at > 0)
+	if (at == batch->ncommands + (numbers_entries(state) ? 3 : 2))
 		batch->active = false;
 	return true;
 }

@@ -13,8 +13,17 @@
  * xmax may have drawn its numbers before from was taken.
  *
  * Both snapshots are stored before anything of the window is sent.  A window that
- * is read again after a crash has the same rows, so that "<window>:<seq>" is a
+ * is read again after a crash has the same rows, so that window and seq are a
  * position that only grows, and a sink that stores it can drop what it has.
+ *
+ * The number of a window says nothing in another life of the database (created
+ * anew, or restored to an earlier time), where it may come again with other rows.
+ * So each window has a random tag, and a position counts only with its tag.
+ *
+ * A sink may come back with an older position than it had confirmed: it has lost
+ * the rest.  The windows of the last minutes are kept for that; the cursor goes
+ * back to the one the position is in and walks through the following again, with
+ * their numbers, tags and rows as they were.
  *
  * A window may hold millions of rows.  When it is opened, one sorted scan turns
  * its seqs into at most MAX_RUNS runs; gaps are closed as far as needed to stay
@@ -46,6 +55,8 @@
 #define MAX_RUNS		16384
 #define FIRST_GAP		16		/* numbers of others' rows that a run may span at first */
 #define MOVED_MS		60000	/* how stale the stored from of an idle sink may get */
+#define KEEP_MS			600000	/* how long delivered windows are kept */
+#define KEEP_TEXT		"10 minutes"
 #define SCAN_CHUNK		10000	/* rows fetched at a time while looking for runs */
 
 typedef struct Run
@@ -61,6 +72,12 @@ struct OrionCursor
 	Datum		from;			/* pg_snapshot */
 	Datum		upto;			/* pg_snapshot, 0 when no window is open */
 	int64		window;			/* number of the open window, or of the last one */
+	int64		tag;			/* of the same; 0: there was none */
+	int64		confirmed_window;	/* what the sink confirmed last */
+	int64		confirmed_seq;
+	bool		keeps_windows;
+	bool		replaying;		/* the next window may be a kept one */
+	TimestampTz cleaned_at;
 	int64		seq;			/* rows up to here have been read */
 	int64		delivered;		/* events not yet added to the stored count */
 	int			mask;			/* segments of the window, bit 0 is segment 1 */
@@ -162,8 +179,8 @@ orion_cursor_load(int32 sink_id)
 	Datum		upto;
 	bool		isnull;
 
-	if (SPI_execute_with_args("SELECT from_snapshot, upto_snapshot, window_no, seq"
-							  " FROM orion_private.cursors WHERE sink_id = $1",
+	if (SPI_execute_with_args("SELECT from_snapshot, upto_snapshot, window_no, seq, tag,"
+							  " confirmed_window, confirmed_seq FROM orion_private.cursors WHERE sink_id = $1",
 							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the cursor of sink %d", sink_id);
 	if (SPI_processed == 0)
@@ -178,6 +195,9 @@ orion_cursor_load(int32 sink_id)
 		set_snapshot(cursor, &cursor->upto, upto);
 	cursor->window = DatumGetInt64(column(3, &isnull));
 	cursor->seq = DatumGetInt64(column(4, &isnull));
+	cursor->tag = DatumGetInt64(column(5, &isnull));
+	cursor->confirmed_window = DatumGetInt64(column(6, &isnull));
+	cursor->confirmed_seq = DatumGetInt64(column(7, &isnull));
 	return cursor;
 }
 
@@ -271,15 +291,17 @@ void
 orion_cursor_store(OrionCursor *cursor, int64 seq)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID};
+	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
 	Datum		values[] = {Int32GetDatum(cursor->sink_id), cursor->from, cursor->upto,
-	Int64GetDatum(cursor->window), Int64GetDatum(seq), Int64GetDatum(cursor->delivered)};
-	char		nulls[] = {' ', ' ', cursor->upto ? ' ' : 'n', ' ', ' ', ' '};
+		Int64GetDatum(cursor->window), Int64GetDatum(seq), Int64GetDatum(cursor->delivered),
+	Int64GetDatum(cursor->tag), Int64GetDatum(cursor->confirmed_window), Int64GetDatum(cursor->confirmed_seq)};
+	char		nulls[] = {' ', ' ', cursor->upto ? ' ' : 'n', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	if (plan == NULL)
 	{
 		plan = SPI_prepare("UPDATE orion_private.cursors SET from_snapshot = $2, upto_snapshot = $3,"
 						   " window_no = $4, seq = $5, delivered = delivered + $6,"
+						   " tag = $7, confirmed_window = $8, confirmed_seq = $9,"
 						   " updated_at = pg_catalog.now() WHERE sink_id = $1",
 						   lengthof(types), types);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
@@ -290,6 +312,91 @@ orion_cursor_store(OrionCursor *cursor, int64 seq)
 	cursor->dirty = cursor->moved = false;
 	cursor->delivered = 0;
 	cursor->stored_at = GetCurrentTimestamp();
+}
+
+void
+orion_cursor_keep_windows(OrionCursor *cursor)
+{
+	if (!cursor->keeps_windows)
+		cursor->replaying = true;
+	cursor->keeps_windows = true;
+}
+
+/* Adds the open window to those that can be gone back to, and drops what is old. */
+static void
+keep_window(OrionCursor *cursor)
+{
+	static SPIPlanPtr plan = NULL;
+	Oid			types[] = {INT4OID, INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID};
+	Datum		values[] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(cursor->window),
+	Int64GetDatum(cursor->tag), cursor->from, cursor->upto};
+
+	if (!cursor->keeps_windows)
+		return;
+	if (plan == NULL)
+	{
+		plan = SPI_prepare("INSERT INTO orion_private.cursor_windows AS w (sink_id, window_no, tag, from_snapshot, upto_snapshot)"
+						   " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (sink_id, window_no) DO UPDATE SET"
+						   " tag = excluded.tag, from_snapshot = excluded.from_snapshot,"
+						   " upto_snapshot = excluded.upto_snapshot, opened_at = excluded.opened_at",
+						   lengthof(types), types);
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare the keeping of windows: %s", SPI_result_code_string(SPI_result));
+	}
+	if (SPI_execute_plan(plan, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not keep a window of sink %d", cursor->sink_id);
+	if (!TimestampDifferenceExceeds(cursor->cleaned_at, GetCurrentTimestamp(), KEEP_MS / 10))
+		return;
+	cursor->cleaned_at = GetCurrentTimestamp();
+	if (SPI_execute_with_args("DELETE FROM orion_private.cursor_windows WHERE sink_id = $1 AND window_no < $2"
+							  " AND opened_at < pg_catalog.now() - interval '" KEEP_TEXT "'",
+							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
+		elog(ERROR, "could not drop kept windows of sink %d", cursor->sink_id);
+}
+
+/* After going back: makes the next of the kept windows the open one.  False: there is none. */
+static bool
+open_kept_window(OrionCursor *cursor)
+{
+	Oid			types[] = {INT4OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(cursor->window)};
+	bool		isnull;
+
+	if (!cursor->replaying)
+		return false;
+	if (SPI_execute_with_args("SELECT window_no, tag, upto_snapshot FROM orion_private.cursor_windows"
+							  " WHERE sink_id = $1 AND window_no > $2 ORDER BY window_no",
+							  2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kept windows of sink %d", cursor->sink_id);
+	cursor->replaying = SPI_processed > 0;
+	if (!cursor->replaying)
+		return false;
+	cursor->window = DatumGetInt64(column(1, &isnull));
+	cursor->tag = DatumGetInt64(column(2, &isnull));
+	set_snapshot(cursor, &cursor->upto, column(3, &isnull));
+	cursor->seq = 0;
+	cursor->mask = orion_segments_since(cursor->from);
+	find_runs(cursor, cursor->upto, 0);
+	orion_cursor_store(cursor, 0);
+	return true;
+}
+
+/*
+ * Number and tag of a new window.  As a time in milliseconds the number makes the
+ * entry ids of a Redis stream, and grows even if the cursor was created anew.
+ */
+static void
+name_window(OrionCursor *cursor)
+{
+	int64		now = GetCurrentTimestamp() / 1000 +
+		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
+
+	cursor->window = Max(cursor->window + 1, now);
+	do
+	{
+		if (!pg_strong_random(&cursor->tag, sizeof(cursor->tag)))
+			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random bytes")));
+	} while (cursor->tag == 0);
 }
 
 bool
@@ -305,9 +412,14 @@ orion_cursor_open(OrionCursor *cursor)
 			find_runs(cursor, cursor->upto, cursor->seq);
 		}
 		if (cursor->dirty)
+		{
+			keep_window(cursor);
 			orion_cursor_store(cursor, cursor->seq);
+		}
 		return true;
 	}
+	if (open_kept_window(cursor))
+		return true;
 	/* An own transaction id would count as visible in its own snapshot. */
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
@@ -323,8 +435,9 @@ orion_cursor_open(OrionCursor *cursor)
 		return false;
 	}
 	set_snapshot(cursor, &cursor->upto, upto);
-	cursor->window++;
+	name_window(cursor);
 	cursor->seq = 0;
+	keep_window(cursor);
 	orion_cursor_store(cursor, 0);
 	return true;
 }
@@ -383,6 +496,69 @@ orion_cursor_close(OrionCursor *cursor)
 }
 
 void
+orion_cursor_confirm(OrionCursor *cursor, int64 seq)
+{
+	cursor->confirmed_window = cursor->window;
+	cursor->confirmed_seq = seq;
+}
+
+bool
+orion_cursor_has_confirmed(const OrionCursor *cursor)
+{
+	return cursor->confirmed_window > 0;
+}
+
+/* Goes back to the window of a position that is known to be behind what was confirmed. */
+static void
+go_back(OrionCursor *cursor, Datum from, Datum upto, int64 window, int64 tag, int64 seq)
+{
+	forget_runs(cursor);
+	set_snapshot(cursor, &cursor->from, from);
+	set_snapshot(cursor, &cursor->upto, upto);
+	cursor->window = window;
+	cursor->tag = tag;
+	cursor->seq = seq;
+	cursor->dirty = cursor->replaying = true;
+	orion_cursor_confirm(cursor, seq);
+}
+
+OrionPositionFate
+orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag)
+{
+	Oid			types[] = {INT4OID, INT8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(window), Int64GetDatum(tag)};
+	bool		is_behind = window < cursor->confirmed_window ||
+		(window == cursor->confirmed_window && seq < cursor->confirmed_seq);
+	bool		isnull;
+
+	if (tag == cursor->tag && window == cursor->window && tag != 0)
+	{
+		if (!is_behind && (cursor->upto == 0 || seq <= cursor->seq))
+			return ORION_POSITION_EXPECTED;
+		if (cursor->upto != 0)
+		{
+			orion_cursor_seek(cursor, seq);
+			orion_cursor_confirm(cursor, seq);
+			return is_behind ? ORION_POSITION_LOST : ORION_POSITION_AHEAD;
+		}
+	}
+	if (SPI_execute_with_args("SELECT from_snapshot, upto_snapshot FROM orion_private.cursor_windows"
+							  " WHERE sink_id = $1 AND window_no = $2 AND tag = $3",
+							  3, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read kept windows of sink %d", cursor->sink_id);
+	if (SPI_processed == 1 && window <= cursor->window)
+	{
+		if (!is_behind)
+			return ORION_POSITION_EXPECTED;
+		go_back(cursor, column(1, &isnull), column(2, &isnull), window, tag, seq);
+		return ORION_POSITION_LOST;
+	}
+	orion_cursor_skip_to_window(cursor, window);
+	cursor->confirmed_window = cursor->confirmed_seq = 0;
+	return ORION_POSITION_UNKNOWN;
+}
+
+void
 orion_cursor_skip_to_window(OrionCursor *cursor, int64 window)
 {
 	if (cursor->window < window + (cursor->upto ? 1 : 0))
@@ -403,6 +579,12 @@ orion_cursor_seek(OrionCursor *cursor, int64 seq)
 	else
 		while (cursor->run > 0 && cursor->runs[cursor->run - 1].last > seq)
 			cursor->run--;
+}
+
+int64
+orion_cursor_tag(const OrionCursor *cursor)
+{
+	return cursor->tag;
 }
 
 int64

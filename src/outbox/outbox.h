@@ -3,7 +3,7 @@
  *	  The transactional outbox: events, segments, cursors, sinks.
  *
  * orion_publish() appends a row to the current segment of orion_private.outbox.
- * Each sink has a cursor and a relay process of its own; see window.c for how a
+ * Each sink has a cursor and a relay process of its own; see cursor.c for how a
  * cursor finds every committed event once without waiting for open transactions.
  */
 #ifndef ORION_OUTBOX_H
@@ -113,10 +113,32 @@ extern void orion_cursor_close(OrionCursor *cursor);
 /* Continue numbering windows behind a number that the sink has seen. */
 extern void orion_cursor_skip_to_window(OrionCursor *cursor, int64 window);
 
+/* Windows opened from now on can be gone back to for ten minutes. */
+extern void orion_cursor_keep_windows(OrionCursor *cursor);
+
+/* The sink has confirmed the event with this seq, of the open window. */
+extern void orion_cursor_confirm(OrionCursor *cursor, int64 seq);
+extern bool orion_cursor_has_confirmed(const OrionCursor *cursor);
+
+typedef enum OrionPositionFate
+{
+	ORION_POSITION_EXPECTED,	/* the sink has what it confirmed: nothing was done */
+	ORION_POSITION_AHEAD,		/* it has more of the open window than was heard of: skipped */
+	ORION_POSITION_LOST,		/* it has less than it confirmed: the cursor went back */
+	ORION_POSITION_UNKNOWN,		/* no window of ours, or too long ago: only the numbering went on */
+} OrionPositionFate;
+
+/*
+ * A sink has connected and stores this position.  After AHEAD and LOST reading goes
+ * on behind seq.  Only a position with the tag of a window of ours moves the cursor.
+ */
+extern OrionPositionFate orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag);
+
 /* Go on reading behind seq: back after a lost courier, ahead of what a sink has. */
 extern void orion_cursor_seek(OrionCursor *cursor, int64 seq);
 
 extern int64 orion_cursor_window(const OrionCursor *cursor);
+extern int64 orion_cursor_tag(const OrionCursor *cursor);
 extern bool orion_cursor_is_open(const OrionCursor *cursor);
 extern int64 orion_cursor_read_seq(const OrionCursor *cursor);	/* last row read */
 extern bool orion_cursor_at_end(const OrionCursor *cursor); /* of the open window: all rows were read */

@@ -147,6 +147,9 @@ test_wrong_urls(void **state)
 	}
 }
 
+#define TAG			"00000000000000a1"
+#define OTHER_TAG	"00000000000000a2"
+
 static void
 test_positions(void **state)
 {
@@ -156,10 +159,13 @@ test_positions(void **state)
 		const char *b;
 		int			order;
 	}			cases[] = {
-		{"1:1", "1:1", 0}, {"1:2", "1:10", -1}, {"2:1", "1:99", 1}, {"0:0", "0:1", -1},
-		{"18446744073709551615:1", "18446744073709551614:2", 1}, {"007:1", "7:1", 0},
+		{"1:1:" TAG, "1:1:" TAG, 0}, {"1:2:" TAG, "1:10:" TAG, -1}, {"2:1:" TAG, "1:99:" TAG, 1}, {"0:0:" TAG, "0:1:" TAG, -1},
+		{"18446744073709551615:1:" TAG, "18446744073709551614:2:" TAG, 1}, {"007:1:" TAG, "7:1:" TAG, 0},
+		{"2:1:" TAG, "1:99:" OTHER_TAG, 1},
 	};
-	static const char *const wrong[] = {"", ":", "1", "1:", ":1", "1:1:1", "a:1", "1:b", "-1:1", "1: 1", "18446744073709551616:1"};
+	static const char *const wrong[] = {"", ":", "1", "1:", ":1", "1:1", "1:1:", "1:1:1", "1:1:" TAG "0", "1:1:" TAG ":", "a:1:" TAG,
+		"1:b:" TAG, "-1:1:" TAG, "1: 1:" TAG, "18446744073709551616:1:" TAG, "1:1:00000000000000A1", "1:1:" OTHER_TAG
+	};
 	int			order;
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
@@ -170,7 +176,16 @@ test_positions(void **state)
 		assert_int_equal(order, -cases[i].order);
 	}
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-		assert_false(orion_position_compare(TEXT(wrong[i]), TEXT("1:1"), &order));
+	{
+		assert_false(orion_position_compare(TEXT(wrong[i]), TEXT("1:1:" TAG), &order));
+		assert_false(orion_position_covers(TEXT("1:1:" TAG), TEXT(wrong[i])));
+		assert_false(orion_position_covers(TEXT(wrong[i]), TEXT("1:1:" TAG)));
+	}
+	assert_true(orion_position_covers(TEXT("1:5:" TAG), TEXT("1:5:" TAG)));
+	assert_true(orion_position_covers(TEXT("1:5:" TAG), TEXT("1:4:" TAG)));
+	assert_false(orion_position_covers(TEXT("1:5:" TAG), TEXT("1:6:" TAG)));
+	/* a later window says nothing about an earlier one: it may not be of this database */
+	assert_false(orion_position_covers(TEXT("2:5:" TAG), TEXT("1:4:" TAG)));
 }
 
 static void

@@ -1793,17 +1793,36 @@ COMMENT ON COLUMN orion_private.sinks.handler_role IS 'kind sql: who subscribed,
 
 -- How far a sink is.  The window from_snapshot .. upto_snapshot is being delivered in
 -- the order of seq, up to and including seq; upto_snapshot is null between windows.
--- A low fillfactor keeps the updates in their page.
+-- What the sink last confirmed is kept besides: if it restarts with less, it has lost
+-- something.  A low fillfactor keeps the updates in their page.
 CREATE TABLE orion_private.cursors (
 	sink_id int PRIMARY KEY REFERENCES orion_private.sinks ON DELETE CASCADE,
 	from_snapshot pg_snapshot NOT NULL,
 	upto_snapshot pg_snapshot,
 	window_no bigint NOT NULL DEFAULT 0,
+	tag bigint NOT NULL DEFAULT 0,
 	seq bigint NOT NULL DEFAULT 0,
+	confirmed_window bigint NOT NULL DEFAULT 0,
+	confirmed_seq bigint NOT NULL DEFAULT 0,
 	delivered bigint NOT NULL DEFAULT 0,
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE orion_private.cursors IS 'How far each sink is in the outbox';
+COMMENT ON COLUMN orion_private.cursors.window_no IS 'Number of the window: milliseconds since 1970 when it was opened, or one more than the last';
+COMMENT ON COLUMN orion_private.cursors.tag IS 'Random; tells the window from one of the same number in another life of this database';
+
+-- The last windows of sinks that store their position, to go back to when such a sink
+-- has lost what it had confirmed.  Not dumped: snapshots mean nothing elsewhere.
+CREATE TABLE orion_private.cursor_windows (
+	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	window_no bigint NOT NULL,
+	tag bigint NOT NULL,
+	from_snapshot pg_snapshot NOT NULL,
+	upto_snapshot pg_snapshot NOT NULL,
+	opened_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (sink_id, window_no)
+);
+COMMENT ON TABLE orion_private.cursor_windows IS 'Windows delivered in the last minutes, to go back to';
 
 CREATE TABLE orion_private.parked (
 	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
@@ -1880,6 +1899,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	LOCK TABLE orion_private.outbox, orion_private.cursors IN SHARE ROW EXCLUSIVE MODE;
+	DELETE FROM orion_private.cursor_windows;
 	now_snapshot := orion_private.outbox_now();
 
 	CREATE TEMPORARY TABLE orion_adopted ON COMMIT DROP AS

@@ -67,8 +67,8 @@ struct OrionSink
 	OrionQueue	queue;
 	OrionBuffer *out;			/* frames for the relay */
 	char		position[128];	/* stored at the sink, or empty */
-	bool		gone_back;		/* position is older than one told to the relay:
-								 * a successor must tell it anew */
+	bool		gone_back;		/* position is older than one told to the
+								 * relay: a successor must tell it anew */
 	char		why[512];		/* last failure */
 	char		slow[256];		/* connected, but the sink holds us up; empty:
 								 * no */

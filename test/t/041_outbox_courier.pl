@@ -89,6 +89,72 @@ $node->stop('immediate');
 $node->start;
 all_arrive('the server crashed');
 
+# What Redis has on its disk now, and back to that later.
+sub copy_of_redis
+{
+	$redis->stop;
+	my $copy = PostgreSQL::Test::Utils::tempdir();
+	system_or_bail('cp', '-a', $redis->dir . '/appendonlydir', $copy);
+	$redis->start;
+	return "$copy/appendonlydir";
+}
+
+sub put_back
+{
+	my ($copy) = @_;
+	$redis->kill9;
+	system_or_bail('rm', '-r', $redis->dir . '/appendonlydir');
+	system_or_bail('cp', '-a', $copy, $redis->dir);
+	$redis->start;
+}
+
+my $copy = copy_of_redis();
+my $lost = arrived();
+foreach (1 .. 3)
+{
+	publish(300);
+	all_arrive('after the copy was made');
+}
+put_back($copy);
+all_arrive('Redis lost three windows that it had confirmed');
+like(slurp_file($node->logfile), qr/LOG:  the sink has lost events that it had confirmed/, 'the log tells');
+publish(300);
+all_arrive('after that');
+
+$node->stop('immediate');
+put_back($copy);
+is(arrived(), $lost, 'Redis is where it was');
+$node->start;
+all_arrive('the server and Redis crashed at the same time');
+publish(300);
+all_arrive('after that');
+
+foreach my $part (1 .. 4)
+{
+	publish(8000);
+	my $some = arrived() + 500 * $part;
+	OrionServices::poll_until(sub { arrived() >= $some }, 5);
+	$redis->kill9;
+	$redis->start;
+	all_arrive("Redis was killed at work ($part)");
+}
+$redis->restart;
+all_arrive('Redis was started once more');
+
+# A window is open, none of it delivered, when Redis shows a position of the same number
+# from another life of this database.
+$redis->stop;
+publish(5000);
+ok($node->poll_query_until('postgres', 'SELECT upto_snapshot IS NOT NULL FROM orion_private.cursors'), 'a window is open');
+value("SELECT orion_sink_pause('stream')");
+ok($node->poll_query_until('postgres', "SELECT state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'relay'"), 'and waits');
+$redis->start;
+my $window = value('SELECT window_no FROM orion_private.cursors');
+$redis->command('SET', 'orion:position:stream', "$window:9999999:00000000000000a1");
+value("SELECT orion_sink_resume('stream')");
+all_arrive('the numbers of a foreign position coincide');
+cmp_ok(value('SELECT window_no FROM orion_private.cursors'), '>', $window, 'positions go on growing');
+
 value("SELECT orion_sink_pause('stream')");
 ok($node->poll_query_until('postgres', "SELECT state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'relay'"), 'a paused sink has no courier');
 my $before = arrived();
@@ -96,6 +162,14 @@ publish(100);
 is(arrived(), $before, 'and takes no events');
 value("SELECT orion_sink_resume('stream')");
 all_arrive('the sink was resumed');
+
+value('DROP EXTENSION orion');
+value('CREATE EXTENSION orion');
+value("SELECT orion_sink_create('stream', 'redis', '$config', 'user.*')");
+publish(300);
+all_arrive('the database was set up anew');
+publish(300);
+all_arrive('after that');
 
 value("SELECT orion_sink_drop('stream')");
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM orion.workers WHERE kind = 'relay'"), 'a dropped sink has no relay');

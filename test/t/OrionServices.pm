@@ -185,7 +185,7 @@ dir $self->{dir}
 daemonize no
 save ""
 appendonly yes
-appendfsync always
+appendfsync everysec
 CONF
 	return $self;
 }

@@ -184,7 +184,7 @@ test_positions(void **state)
 	assert_true(orion_position_covers(TEXT("1:5:" TAG), TEXT("1:5:" TAG)));
 	assert_true(orion_position_covers(TEXT("1:5:" TAG), TEXT("1:4:" TAG)));
 	assert_false(orion_position_covers(TEXT("1:5:" TAG), TEXT("1:6:" TAG)));
-	/* a later window says nothing about an earlier one: it may not be of this database */
+	/* a later window need not be of this database */
 	assert_false(orion_position_covers(TEXT("2:5:" TAG), TEXT("1:4:" TAG)));
 }
 

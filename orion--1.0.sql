@@ -139,7 +139,9 @@ CREATE FUNCTION orion_private.token_sign(claims jsonb) RETURNS text
 COMMENT ON FUNCTION orion_private.token_sign(jsonb) IS 'Signs with the active key; null when there is none';
 REVOKE ALL ON FUNCTION orion_private.token_sign(jsonb) FROM PUBLIC;
 
-CREATE FUNCTION @extschema@.orion_key_create(alg text DEFAULT 'ES256') RETURNS text
+-- Rotation: publish, sign (activate), retire.
+
+CREATE FUNCTION @extschema@.orion_key_publish(alg text DEFAULT 'ES256') RETURNS text
 	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
@@ -148,9 +150,43 @@ DECLARE
 	pair record;
 BEGIN
 	pair := orion_private.key_generate(new_kid, alg);
-	UPDATE orion_private.signing_keys SET status = 'published' WHERE status = 'active';
-	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key)
-	VALUES (new_kid, orion_key_create.alg, pair.secret, pair.public_key);
+	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key, status)
+	VALUES (new_kid, orion_key_publish.alg, pair.secret, pair.public_key, 'published');
+	RETURN new_kid;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_key_publish(text) IS 'Makes a new signing key (HS256, RS256 or ES256) that verifies and is in the JWKS but does not sign yet; returns its id';
+REVOKE ALL ON FUNCTION @extschema@.orion_key_publish(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_key_publish(text) TO orion_admin;
+
+CREATE FUNCTION @extschema@.orion_key_activate(kid text) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	-- two at once would both be active for a moment
+	LOCK TABLE orion_private.signing_keys IN SHARE ROW EXCLUSIVE MODE;
+	IF NOT EXISTS (SELECT FROM orion_private.signing_keys AS k
+		WHERE k.kid = orion_key_activate.kid AND k.status <> 'retired' AND k.secret IS NOT NULL) THEN
+		RETURN false;
+	END IF;
+	UPDATE orion_private.signing_keys AS k SET status = 'published' WHERE k.status = 'active' AND k.kid <> orion_key_activate.kid;
+	UPDATE orion_private.signing_keys AS k SET status = 'active' WHERE k.kid = orion_key_activate.kid AND k.status <> 'active';
+	RETURN true;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_key_activate(text) IS 'Signs with this key from the commit on; the former one still verifies. False when there is no such key that could';
+REVOKE ALL ON FUNCTION @extschema@.orion_key_activate(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_key_activate(text) TO orion_admin;
+
+CREATE FUNCTION @extschema@.orion_key_create(alg text DEFAULT 'ES256') RETURNS text
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	new_kid text := @extschema@.orion_key_publish(alg);
+BEGIN
+	PERFORM @extschema@.orion_key_activate(new_kid);
 	RETURN new_kid;
 END
 $function$;
@@ -171,6 +207,24 @@ $function$;
 COMMENT ON FUNCTION @extschema@.orion_key_retire(text) IS 'Refuses all tokens of this signing key from the commit on; false when there is no such key in use';
 REVOKE ALL ON FUNCTION @extschema@.orion_key_retire(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_key_retire(text) TO orion_admin;
+
+CREATE FUNCTION orion_private.key_jwk(public_key text) RETURNS jsonb
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_key_jwk';
+COMMENT ON FUNCTION orion_private.key_jwk(text) IS 'The members of a JSON Web Key (RFC 7517, RFC 7518) that describe this public key in PEM';
+REVOKE ALL ON FUNCTION orion_private.key_jwk(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_jwks() RETURNS jsonb
+	LANGUAGE sql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT jsonb_build_object('keys', coalesce(jsonb_agg(orion_private.key_jwk(k.public_key)
+		|| jsonb_build_object('kid', k.kid, 'alg', k.alg, 'use', 'sig') ORDER BY k.created_at DESC, k.kid), '[]'))
+	FROM orion_private.signing_keys AS k WHERE k.public_key IS NOT NULL AND k.status <> 'retired';
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_jwks() IS 'The JSON Web Key Set (RFC 7517) of the public keys in use; HS256 keys are secrets and not in it';
+REVOKE ALL ON FUNCTION @extschema@.orion_jwks() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_jwks() TO orion_anon, orion_user, orion_service, orion_admin;
 
 CREATE FUNCTION @extschema@.orion_jwt_sign(claims jsonb) RETURNS text
 	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
@@ -228,6 +282,50 @@ COMMENT ON FUNCTION @extschema@.orion_role() IS 'The claim "role"; null when nob
 REVOKE ALL ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role()
 	TO orion_anon, orion_user, orion_service, orion_admin;
+
+-- Revocations: what ends tokens before they expire.
+
+CREATE TABLE orion_private.revocations (
+	id uuid PRIMARY KEY,
+	epoch timestamptz NOT NULL,
+	until timestamptz NOT NULL
+);
+-- revocation.c reads the columns by their number
+COMMENT ON TABLE orion_private.revocations IS 'Sessions that ended and users that were signed out: access tokens issued before epoch are dead; the row is needed until the last of them would have expired';
+SELECT pg_catalog.pg_extension_config_dump('orion_private.revocations', '');
+
+CREATE FUNCTION orion_private.revocation_note(id uuid, epoch timestamptz, until timestamptz) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_revocation_note';
+COMMENT ON FUNCTION orion_private.revocation_note(uuid, timestamptz, timestamptz) IS 'Tells every process at commit; a null epoch takes a revocation back';
+
+CREATE FUNCTION orion_private.revoke(id uuid, epoch timestamptz, until timestamptz) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	INSERT INTO orion_private.revocations AS r (id, epoch, until)
+	VALUES (revoke.id, revoke.epoch, revoke.until)
+	ON CONFLICT ON CONSTRAINT revocations_pkey DO UPDATE
+		SET epoch = greatest(r.epoch, excluded.epoch), until = greatest(r.until, excluded.until)
+	RETURNING r.epoch, r.until INTO epoch, until;
+	PERFORM orion_private.revocation_note(revoke.id, revoke.epoch, revoke.until);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.revoke(uuid, timestamptz, timestamptz) IS 'From the commit on, refuses access tokens of this session or user issued before epoch (infinity: all); forgotten after until';
+
+CREATE FUNCTION orion_private.unrevoke(id uuid) RETURNS void
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	DELETE FROM orion_private.revocations AS r WHERE r.id = unrevoke.id;
+	PERFORM orion_private.revocation_note(unrevoke.id, NULL, NULL);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.unrevoke(uuid) IS 'Takes a revocation back from the commit on';
+REVOKE ALL ON FUNCTION orion_private.revocation_note(uuid, timestamptz, timestamptz),
+	orion_private.revoke(uuid, timestamptz, timestamptz), orion_private.unrevoke(uuid) FROM PUBLIC;
 
 -- src/audit/audit.sql
 
@@ -426,6 +524,7 @@ CREATE TABLE orion_private.users (
 		CHECK (jsonb_typeof(app_metadata) = 'object' AND octet_length(app_metadata::text) <= 16384),
 	email_verified_at timestamptz,
 	last_login_at timestamptz,
+	banned_until timestamptz,
 	version bigint NOT NULL DEFAULT 1,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -435,21 +534,40 @@ COMMENT ON COLUMN orion_private.users.user_metadata IS 'What users say about the
 COMMENT ON COLUMN orion_private.users.app_metadata IS 'What the application says about users; they cannot change it';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.users', '');
 
+CREATE TABLE orion_private.devices (
+	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	user_id uuid NOT NULL REFERENCES orion_private.users ON DELETE CASCADE,
+	fingerprint bytea NOT NULL CHECK (length(fingerprint) = 32),
+	user_agent text,
+	last_address inet,
+	first_seen_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	last_seen_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	UNIQUE (user_id, fingerprint)
+);
+COMMENT ON TABLE orion_private.devices IS 'What users signed in from; the fingerprint is the SHA-256 of what the client says of itself: its device id or else its user agent';
+SELECT pg_catalog.pg_extension_config_dump('orion_private.devices', '');
+
 CREATE TABLE orion_private.sessions (
 	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
 	user_id uuid NOT NULL REFERENCES orion_private.users ON DELETE CASCADE,
+	device_id uuid REFERENCES orion_private.devices ON DELETE SET NULL,
 	refresh_key bytea NOT NULL,
 	refresh_counter bigint NOT NULL DEFAULT 1,
+	aal text NOT NULL DEFAULT 'aal1' CHECK (aal IN ('aal1', 'aal2')),
 	amr jsonb NOT NULL DEFAULT '[]',
 	address inet,
 	user_agent text,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	refreshed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	access_expires_at timestamptz NOT NULL,
 	expires_at timestamptz NOT NULL,
-	revoked_at timestamptz
+	revoked_at timestamptz,
+	revoke_reason text
 );
 COMMENT ON TABLE orion_private.sessions IS 'One row a sign-in; refresh tokens follow from the sealed key and the counter and are not stored';
+COMMENT ON COLUMN orion_private.sessions.access_expires_at IS 'When the last of its access tokens expires';
 CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
+CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
 
 CREATE TABLE orion_private.login_attempts (
@@ -457,7 +575,7 @@ CREATE TABLE orion_private.login_attempts (
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	email text COLLATE "C",
 	user_id uuid,
-	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials')),
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked')),
 	address inet,
 	user_agent text
 );
@@ -497,6 +615,14 @@ CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter big
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_token';
 COMMENT ON FUNCTION orion_private.refresh_token(uuid, bytea, bigint) IS 'The refresh token of a session for this count';
+CREATE FUNCTION orion_private.refresh_parse(token text, OUT session uuid, OUT counter bigint)
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_refresh_parse';
+COMMENT ON FUNCTION orion_private.refresh_parse(text) IS 'What a refresh token says; nulls when this server did not make it';
+CREATE FUNCTION orion_private.refresh_valid(token text, session uuid, key bytea) RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_refresh_valid';
+COMMENT ON FUNCTION orion_private.refresh_valid(text, uuid, bytea) IS 'Whether a refresh token was made with the key of this session';
 CREATE FUNCTION orion_private.auth_settings(
 	OUT access_token_ttl int, OUT refresh_token_ttl int, OUT password_min_length int,
 	OUT issuer text, OUT audience text)
@@ -522,53 +648,81 @@ $function$;
 COMMENT ON FUNCTION orion_private.email_valid(text) IS 'Whether this has the form of a mail address: dotted domain, no quoted local part, no space or control character';
 REVOKE ALL ON FUNCTION orion_private.password_stale(text), orion_private.password_decoy(),
 	orion_private.refresh_key(uuid), orion_private.refresh_token(uuid, bytea, bigint),
-	orion_private.auth_settings(), orion_private.email_normalize(text), orion_private.email_valid(text) FROM PUBLIC;
+	orion_private.refresh_parse(text), orion_private.refresh_valid(text, uuid, bytea), orion_private.auth_settings(), orion_private.email_normalize(text), orion_private.email_valid(text) FROM PUBLIC;
 
 -- Sessions
 
-CREATE FUNCTION orion_private.access_token(u orion_private.users, session_id uuid, amr jsonb) RETURNS text
+CREATE FUNCTION orion_private.access_token(u orion_private.users, session orion_private.sessions, issued_at timestamptz) RETURNS text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
-	issued_at bigint := floor(extract(epoch FROM clock_timestamp()));
+	iat bigint := floor(extract(epoch FROM issued_at));
 BEGIN
 	-- the names of GoTrue's claims; large metadata would not fit into a header
 	RETURN @extschema@.orion_jwt_sign(jsonb_build_object(
 		'iss', s.issuer, 'aud', s.audience, 'sub', u.id, 'role', u.role, 'email', u.email,
-		'iat', issued_at, 'exp', issued_at + s.access_token_ttl,
-		'session_id', session_id, 'aal', 'aal1', 'amr', amr,
+		'iat', iat, 'exp', iat + s.access_token_ttl,
+		'session_id', session.id, 'aal', session.aal, 'amr', session.amr,
 		'app_metadata', CASE WHEN octet_length(u.app_metadata::text) <= 4096 THEN u.app_metadata ELSE '{}' END,
 		'user_metadata', CASE WHEN octet_length(u.user_metadata::text) <= 4096 THEN u.user_metadata ELSE '{}' END));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.access_token(orion_private.users, uuid, jsonb) IS 'The access token of a user in a session; metadata over 4 kB is left out';
-REVOKE ALL ON FUNCTION orion_private.access_token(orion_private.users, uuid, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.access_token(orion_private.users, orion_private.sessions, timestamptz) IS 'The access token of a user in a session; metadata over 4 kB is left out';
+REVOKE ALL ON FUNCTION orion_private.access_token(orion_private.users, orion_private.sessions, timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, address inet, user_agent text,
+CREATE FUNCTION orion_private.device_seen(u orion_private.users, device text, address inet, user_agent text) RETURNS uuid
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	mark bytea := sha256(convert_to(coalesce('device:' || device, 'agent:' || user_agent, ''), 'UTF8'));
+	others boolean := EXISTS (SELECT FROM orion_private.devices AS d WHERE d.user_id = u.id);
+	seen record;
+BEGIN
+	INSERT INTO orion_private.devices AS d (user_id, fingerprint, user_agent, last_address)
+	VALUES (u.id, mark, device_seen.user_agent, address)
+	ON CONFLICT ON CONSTRAINT devices_user_id_fingerprint_key DO UPDATE
+		SET user_agent = excluded.user_agent, last_address = excluded.last_address, last_seen_at = now()
+	RETURNING d.id, d.xmax = 0 AS is_new INTO seen;
+	IF seen.is_new AND others THEN
+		PERFORM @extschema@.orion_publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
+			'deviceId', seen.id, 'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+	END IF;
+	RETURN seen.id;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) IS 'The device of a sign-in; auth.new_device when the user is known from others only';
+REVOKE ALL ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, device text, address inet, user_agent text,
 	OUT session_id uuid, OUT access_token text, OUT refresh_token text, OUT expires_in int)
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
+	issued_at timestamptz := clock_timestamp();
+	session orion_private.sessions;
 	key bytea;
-	amr jsonb := jsonb_build_array(jsonb_build_object(
-		'method', method, 'timestamp', floor(extract(epoch FROM clock_timestamp()))));
 BEGIN
 	session_id := gen_random_uuid();
 	key := orion_private.refresh_key(session_id);
-	INSERT INTO orion_private.sessions (id, user_id, refresh_key, refresh_counter, amr, address, user_agent, expires_at)
-	VALUES (session_id, u.id, key, 1, amr, session_open.address, session_open.user_agent,
-		now() + make_interval(secs => s.refresh_token_ttl));
-	access_token := orion_private.access_token(u, session_id, amr);
+	INSERT INTO orion_private.sessions AS new (id, user_id, device_id, refresh_key, refresh_counter, amr, address, user_agent,
+		refreshed_at, access_expires_at, expires_at)
+	VALUES (session_id, u.id, orion_private.device_seen(u, device, address, user_agent), key, 1,
+		jsonb_build_array(jsonb_build_object('method', method, 'timestamp', floor(extract(epoch FROM issued_at)))),
+		session_open.address, session_open.user_agent, issued_at,
+		issued_at + make_interval(secs => s.access_token_ttl), now() + make_interval(secs => s.refresh_token_ttl))
+	RETURNING new.* INTO session;
+	access_token := orion_private.access_token(u, session, issued_at);
 	refresh_token := orion_private.refresh_token(session_id, key, 1);
 	expires_in := s.access_token_ttl;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, inet, text) IS 'A new session and its tokens';
-REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, inet, text) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text) IS 'A new session and its tokens';
+REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text) FROM PUBLIC;
 
 -- Registration and login
 
@@ -613,7 +767,7 @@ BEGIN
 	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
 		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);
-	opened := orion_private.session_open(u, 'password', address, user_agent);
+	opened := orion_private.session_open(u, 'password', NULL, address, user_agent);
 	status := 'ok';
 	access_token := opened.access_token;
 	refresh_token := opened.refresh_token;
@@ -644,7 +798,26 @@ END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, email_exists, invalid_email, weak_password, password_too_long, invalid_display_name, invalid_user_metadata';
 
-CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL,
+CREATE FUNCTION orion_private.password_status(u orion_private.users, password text) RETURNS text
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	-- unknown users and those without a password cost one hash as well
+	verified boolean := @extschema@.orion_verify_password(
+		CASE WHEN octet_length(password) <= 1024 THEN password ELSE '' END,
+		coalesce(u.password_hash, orion_private.password_decoy()));
+BEGIN
+	RETURN CASE
+		WHEN verified IS NOT TRUE OR u.password_hash IS NULL OR octet_length(password) > 1024 OR password IS NULL THEN 'invalid_credentials'
+		WHEN u.banned_until > now() THEN 'banned'
+		ELSE 'ok' END;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.password_status(orion_private.users, text) IS 'ok, invalid_credentials, or banned, which only who knows the password is told';
+REVOKE ALL ON FUNCTION orion_private.password_status(orion_private.users, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL, device text DEFAULT NULL,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -654,52 +827,56 @@ DECLARE
 	from_address inet := coalesce(address, inet_client_addr());
 	agent text := left(user_agent, 512);
 	new_hash text;
-	verified boolean;
 	u orion_private.users;
+	current orion_private.users;
 	opened record;
 BEGIN
-	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
-	-- unknown users and those without a password cost one hash as well
-	verified := @extschema@.orion_verify_password(
-		CASE WHEN octet_length(password) <= 1024 THEN password ELSE '' END,
-		coalesce(u.password_hash, orion_private.password_decoy()));
-	status := CASE WHEN verified AND octet_length(password) <= 1024 AND u.password_hash IS NOT NULL
-		THEN 'ok' ELSE 'invalid_credentials' END;
+	-- twice when the hash changes between the look and the update
+	FOR round IN 1 .. 2 LOOP
+		SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
+		status := orion_private.password_status(u, password);
+		EXIT WHEN status <> 'ok';
+		new_hash := u.password_hash;
+		IF orion_private.password_stale(new_hash) THEN
+			new_hash := @extschema@.orion_hash_password(password);
+		END IF;
+		-- Waits for whoever changes the password or bans the user, and then finds no row.
+		-- Not columns of the profile: neither the version nor user.updated.
+		UPDATE orion_private.users AS known SET last_login_at = clock_timestamp(), password_hash = new_hash
+		WHERE known.id = u.id AND known.password_hash = u.password_hash AND coalesce(known.banned_until, '-infinity') <= now()
+		RETURNING known.* INTO current;
+		EXIT WHEN current.id IS NOT NULL;
+		status := 'invalid_credentials';
+	END LOOP;
+
 	INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
 	VALUES (CASE WHEN orion_private.email_valid(normalized) THEN normalized END, u.id, status, from_address, agent);
 	IF status <> 'ok' THEN
 		RETURN;
 	END IF;
-
-	new_hash := u.password_hash;
-	IF orion_private.password_stale(new_hash) THEN
-		new_hash := @extschema@.orion_hash_password(password);
-	END IF;
-	-- not columns of the profile: neither the version nor user.updated
-	UPDATE orion_private.users AS known SET last_login_at = clock_timestamp(), password_hash = new_hash WHERE known.id = u.id;
-	opened := orion_private.session_open(u, 'password', from_address, agent);
+	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
 	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
-		'id', u.id, 'sessionId', opened.session_id, 'method', 'password',
-		'address', host(from_address), 'userAgent', agent), 'user', u.id::text);
+		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
+		'address', host(from_address), 'userAgent', agent), 'user', current.id::text);
 	access_token := opened.access_token;
 	refresh_token := opened.refresh_token;
 	token_type := 'bearer';
 	expires_in := opened.expires_in;
-	user_id := u.id;
+	user_id := current.id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text) IS 'Signs in with a password. Status ok or invalid_credentials: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
+COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials or banned: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
 
 -- For those who may say which address a request comes from; others use the HTTP routes.
-REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text)
+REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text)
 	TO orion_service, orion_admin;
 
 -- The profile: version, event, and what users see of themselves
 
 -- signing in changes no profile
 CREATE TRIGGER users_version BEFORE UPDATE ON orion_private.users
-	FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at', '!last_login_at', '!password_hash');
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at', '!last_login_at', '!password_hash', '!banned_until');
 
 CREATE FUNCTION orion_private.user_updated() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -876,15 +1053,17 @@ CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
-	problem text := orion_private.body_problem(body, '{email,password}', '{}');
+	problem text := orion_private.body_problem(body, '{email,password}', '{deviceId}');
 	done record;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_login(body ->> 'email', body ->> 'password',
-		orion_private.request_address(request), request #>> '{headers,user-agent}');
-	IF done.status <> 'ok' THEN
+		orion_private.request_address(request), request #>> '{headers,user-agent}', body ->> 'deviceId');
+	IF done.status = 'banned' THEN
+		RETURN orion_private.route_error(403, done.status, 'the user is banned');
+	ELSIF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(401, done.status, 'email or password is wrong');
 	END IF;
 	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
@@ -896,6 +1075,495 @@ COMMENT ON FUNCTION orion_private.route_login(jsonb) IS 'POST /api/auth/login {"
 REVOKE ALL ON FUNCTION orion_private.route_register(jsonb), orion_private.route_login(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION orion_private.route_register(jsonb), orion_private.route_login(jsonb)
 	TO orion_anon, orion_user, orion_service, orion_admin;
+
+-- src/session/session.sql
+
+-- Sessions after the sign-in: refresh, sign-out, devices, bans and deletion.
+--
+-- However a session ends (a function here, an UPDATE or DELETE by an administrator,
+-- the deletion of its user), a trigger revokes its access tokens.
+
+CREATE FUNCTION orion_private.session_ended() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	-- a minute for clocks that differ (token.c)
+	IF OLD.access_expires_at > now() - interval '1 minute' THEN
+		PERFORM orion_private.revoke(OLD.id, 'infinity', OLD.access_expires_at + interval '1 minute');
+	END IF;
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.session_ended() IS 'Revokes the access tokens of a session that ended';
+CREATE TRIGGER sessions_deleted AFTER DELETE ON orion_private.sessions
+	FOR EACH ROW EXECUTE FUNCTION orion_private.session_ended();
+CREATE TRIGGER sessions_ended AFTER UPDATE OF revoked_at ON orion_private.sessions
+	FOR EACH ROW WHEN (OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL)
+	EXECUTE FUNCTION orion_private.session_ended();
+
+CREATE FUNCTION orion_private.sessions_end(user_id uuid, spared uuid, reason text) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	ended int;
+BEGIN
+	-- a login under way holds the user's row: after it, its session is seen
+	PERFORM FROM orion_private.users AS u WHERE u.id = sessions_end.user_id FOR NO KEY UPDATE;
+	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = reason
+	WHERE s.user_id = sessions_end.user_id AND s.revoked_at IS NULL AND s.expires_at > now()
+		AND s.id IS DISTINCT FROM spared;
+	GET DIAGNOSTICS ended = ROW_COUNT;
+	IF spared IS NULL THEN
+		-- tokens without a session: orion.auth_access_token_ttl is at most a day
+		PERFORM orion_private.revoke(sessions_end.user_id, clock_timestamp(), now() + interval '1 day 1 minute');
+	END IF;
+	RETURN ended;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.sessions_end(uuid, uuid, text) IS 'Ends the sessions of a user, but the spared one, and returns how many';
+
+CREATE FUNCTION orion_private.user_gone() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF TG_OP = 'DELETE' THEN
+		PERFORM orion_private.revoke(OLD.id, 'infinity', now() + interval '1 day 1 minute');
+		PERFORM @extschema@.orion_publish('user.deleted', jsonb_build_object('id', OLD.id, 'email', OLD.email), 'user', OLD.id::text);
+	ELSIF NEW.banned_until > now() THEN
+		PERFORM orion_private.sessions_end(NEW.id, NULL, 'banned');
+		PERFORM orion_private.revoke(NEW.id, 'infinity', NEW.banned_until);
+		PERFORM @extschema@.orion_publish('user.banned', jsonb_build_object('id', NEW.id,
+			'until', nullif(NEW.banned_until, 'infinity')), 'user', NEW.id::text);
+	ELSIF OLD.banned_until > now() THEN
+		PERFORM orion_private.unrevoke(NEW.id);
+		PERFORM orion_private.revoke(NEW.id, clock_timestamp(), now() + interval '1 day 1 minute');
+		PERFORM @extschema@.orion_publish('user.unbanned', jsonb_build_object('id', NEW.id), 'user', NEW.id::text);
+	END IF;
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.user_gone() IS 'Signs out a user who was banned or deleted, and publishes it';
+CREATE TRIGGER users_deleted AFTER DELETE ON orion_private.users
+	FOR EACH ROW EXECUTE FUNCTION orion_private.user_gone();
+CREATE TRIGGER users_banned AFTER UPDATE OF banned_until ON orion_private.users
+	FOR EACH ROW WHEN (NEW.banned_until IS DISTINCT FROM OLD.banned_until)
+	EXECUTE FUNCTION orion_private.user_gone();
+
+CREATE FUNCTION orion_private.current_session() RETURNS uuid
+	LANGUAGE sql STABLE PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT substring(@extschema@.orion_claims() ->> 'session_id' FROM '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
+$function$;
+COMMENT ON FUNCTION orion_private.current_session() IS 'The session of the verified claims; null without one';
+REVOKE ALL ON FUNCTION orion_private.session_ended(), orion_private.sessions_end(uuid, uuid, text),
+	orion_private.user_gone(), orion_private.current_session() FROM PUBLIC;
+
+-- Refresh
+
+CREATE FUNCTION @extschema@.orion_refresh(refresh_token text, address inet DEFAULT NULL, user_agent text DEFAULT NULL,
+	OUT status text, OUT access_token text, OUT new_refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+	parsed record := orion_private.refresh_parse(refresh_token);
+	from_address inet := coalesce(orion_refresh.address, inet_client_addr());
+	issued_at timestamptz := clock_timestamp();
+	session orion_private.sessions;
+	u orion_private.users;
+BEGIN
+	status := 'invalid_token';
+	IF parsed.session IS NULL THEN
+		RETURN;
+	END IF;
+	-- who comes second waits here and then gets what the first one got
+	SELECT t.* INTO session FROM orion_private.sessions AS t WHERE t.id = parsed.session FOR UPDATE;
+	IF session.id IS NULL OR orion_private.refresh_valid(refresh_token, session.id, session.refresh_key) IS NOT TRUE
+		OR parsed.counter > session.refresh_counter THEN
+		RETURN;
+	END IF;
+	SELECT k.* INTO u FROM orion_private.users AS k WHERE k.id = session.user_id;
+	IF session.revoked_at IS NOT NULL OR session.expires_at <= now() OR u.banned_until > now() THEN
+		status := 'session_ended';
+		RETURN;
+	END IF;
+
+	IF parsed.counter < session.refresh_counter - 1 THEN
+		-- used before, and its successor too: one of the two holders is a thief
+		status := 'token_reused';
+		UPDATE orion_private.sessions AS t SET revoked_at = now(), revoke_reason = 'token_reused' WHERE t.id = session.id;
+		PERFORM @extschema@.orion_publish('auth.token_reused', jsonb_build_object('id', u.id, 'email', u.email, 'sessionId', session.id,
+			'address', host(from_address), 'userAgent', left(orion_refresh.user_agent, 512)), 'user', u.id::text);
+		RETURN;
+	END IF;
+	IF parsed.counter = session.refresh_counter THEN
+		UPDATE orion_private.sessions AS t SET refresh_counter = t.refresh_counter + 1, refreshed_at = issued_at,
+			access_expires_at = greatest(t.access_expires_at, issued_at + make_interval(secs => s.access_token_ttl)),
+			expires_at = issued_at + make_interval(secs => s.refresh_token_ttl)
+		WHERE t.id = session.id RETURNING t.* INTO session;
+	ELSIF session.refreshed_at > issued_at - interval '10 seconds' THEN
+		-- the answer may be on its way, or lost: the same claims again
+		issued_at := session.refreshed_at;
+	ELSE
+		UPDATE orion_private.sessions AS t
+		SET access_expires_at = greatest(t.access_expires_at, issued_at + make_interval(secs => s.access_token_ttl))
+		WHERE t.id = session.id RETURNING t.* INTO session;
+	END IF;
+	status := 'ok';
+	access_token := orion_private.access_token(u, session, issued_at);
+	new_refresh_token := orion_private.refresh_token(session.id, session.refresh_key, session.refresh_counter);
+	token_type := 'bearer';
+	expires_in := s.access_token_ttl;
+	user_id := u.id;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_refresh(text, inet, text) IS 'New tokens for a refresh token. Status ok, invalid_token, session_ended, or token_reused, which ends the session: returned and not raised, so that it stays ended. The token before the current one gives the current one again';
+REVOKE ALL ON FUNCTION @extschema@.orion_refresh(text, inet, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_refresh(text, inet, text) TO orion_service, orion_admin;
+
+-- Sign-out
+
+CREATE FUNCTION @extschema@.orion_logout(everywhere boolean DEFAULT false) RETURNS int
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	uid uuid := @extschema@.orion_uid();
+	session uuid := orion_private.current_session();
+	ended int;
+BEGIN
+	IF uid IS NULL THEN
+		RAISE EXCEPTION 'nobody is signed in' USING ERRCODE = 'PT401';
+	END IF;
+	IF everywhere THEN
+		ended := orion_private.sessions_end(uid, NULL, 'logout');
+	ELSE
+		UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'logout'
+		WHERE s.id = session AND s.user_id = uid AND s.revoked_at IS NULL;
+		GET DIAGNOSTICS ended = ROW_COUNT;
+	END IF;
+	IF ended > 0 THEN
+		PERFORM @extschema@.orion_publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session,
+			'everywhere', coalesce(everywhere, false)), 'user', uid::text);
+	END IF;
+	RETURN ended;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_logout(boolean) IS 'Ends the session of the verified claims, or all of the user''s; access tokens are refused everywhere from the commit on. Returns how many ended';
+
+CREATE FUNCTION @extschema@.orion_session_revoke(session_id uuid) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	uid uuid := @extschema@.orion_uid();
+BEGIN
+	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'revoked'
+	WHERE s.id = session_id AND s.user_id = uid AND s.revoked_at IS NULL AND s.expires_at > now();
+	IF FOUND THEN
+		PERFORM @extschema@.orion_publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session_id, 'everywhere', false),
+			'user', uid::text);
+		RETURN true;
+	END IF;
+	RETURN false;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_session_revoke(uuid) IS 'Ends one session of the signed-in user; false when there is no such live session';
+
+CREATE FUNCTION @extschema@.orion_sessions_revoke_others() RETURNS int
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	uid uuid := @extschema@.orion_uid();
+	session uuid := orion_private.current_session();
+BEGIN
+	IF uid IS NULL OR session IS NULL THEN
+		RAISE EXCEPTION 'nobody is signed in with a session' USING ERRCODE = 'PT401';
+	END IF;
+	RETURN orion_private.sessions_end(uid, session, 'revoked');
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_sessions_revoke_others() IS 'Ends all sessions of the signed-in user but the one that asks; returns how many';
+
+CREATE FUNCTION @extschema@.orion_device_forget(device_id uuid) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	uid uuid := @extschema@.orion_uid();
+BEGIN
+	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'device'
+	WHERE s.device_id = orion_device_forget.device_id AND s.user_id = uid AND s.revoked_at IS NULL;
+	DELETE FROM orion_private.devices AS d WHERE d.id = orion_device_forget.device_id AND d.user_id = uid;
+	RETURN FOUND;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_device_forget(uuid) IS 'Forgets a device of the signed-in user and ends its sessions; false when there is no such device';
+REVOKE ALL ON FUNCTION @extschema@.orion_logout(boolean), @extschema@.orion_session_revoke(uuid),
+	@extschema@.orion_sessions_revoke_others(), @extschema@.orion_device_forget(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_logout(boolean), @extschema@.orion_session_revoke(uuid),
+	@extschema@.orion_sessions_revoke_others(), @extschema@.orion_device_forget(uuid)
+	TO orion_user, orion_service, orion_admin;
+
+-- Administration
+
+CREATE FUNCTION @extschema@.orion_user_sign_out(user_id uuid) RETURNS int
+	LANGUAGE sql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT orion_private.sessions_end(user_id, NULL, 'administrator');
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_user_sign_out(uuid) IS 'Ends all sessions of a user; returns how many';
+
+CREATE FUNCTION @extschema@.orion_user_ban(user_id uuid, until timestamptz DEFAULT 'infinity') RETURNS boolean
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	UPDATE orion_private.users AS u SET banned_until = until WHERE u.id = user_id;
+	RETURN FOUND;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_user_ban(uuid, timestamptz) IS 'Signs a user out everywhere and lets nobody in until then; false when there is no such user';
+
+CREATE FUNCTION @extschema@.orion_user_unban(user_id uuid) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	UPDATE orion_private.users AS u SET banned_until = NULL WHERE u.id = user_id AND u.banned_until IS NOT NULL;
+	RETURN FOUND;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_user_unban(uuid) IS 'Lets a banned user sign in again; false when there is no such user';
+
+CREATE FUNCTION @extschema@.orion_user_delete(user_id uuid) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	DELETE FROM orion_private.users AS u WHERE u.id = user_id;
+	RETURN FOUND;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_user_delete(uuid) IS 'Deletes a user and all that belongs to the user alone; access tokens are refused from the commit on';
+REVOKE ALL ON FUNCTION @extschema@.orion_user_sign_out(uuid), @extschema@.orion_user_ban(uuid, timestamptz),
+	@extschema@.orion_user_unban(uuid), @extschema@.orion_user_delete(uuid) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_user_sign_out(uuid), @extschema@.orion_user_ban(uuid, timestamptz),
+	@extschema@.orion_user_unban(uuid), @extschema@.orion_user_delete(uuid) TO orion_admin;
+
+-- What users see of their sessions and devices
+
+ALTER TABLE orion_private.sessions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY sessions_self ON orion_private.sessions FOR SELECT TO orion_user USING (user_id = @extschema@.orion_uid());
+CREATE POLICY sessions_trusted ON orion_private.sessions FOR SELECT TO orion_service, orion_admin USING (true);
+ALTER TABLE orion_private.devices ENABLE ROW LEVEL SECURITY;
+CREATE POLICY devices_self ON orion_private.devices FOR SELECT TO orion_user USING (user_id = @extschema@.orion_uid());
+CREATE POLICY devices_trusted ON orion_private.devices FOR SELECT TO orion_service, orion_admin USING (true);
+
+CREATE VIEW orion.sessions WITH (security_invoker = true) AS
+	SELECT id, user_id, device_id, aal, amr, address, user_agent, created_at, refreshed_at, expires_at
+	FROM orion_private.sessions WHERE revoked_at IS NULL AND expires_at > pg_catalog.now();
+COMMENT ON VIEW orion.sessions IS 'Live sessions: users see their own, services and administrators all';
+CREATE VIEW orion.devices WITH (security_invoker = true) AS
+	SELECT id, user_id, user_agent, last_address, first_seen_at, last_seen_at FROM orion_private.devices;
+COMMENT ON VIEW orion.devices IS 'Devices that users signed in from: users see their own, services and administrators all';
+GRANT SELECT (id, user_id, device_id, aal, amr, address, user_agent, created_at, refreshed_at, expires_at, revoked_at)
+	ON orion_private.sessions TO orion_user, orion_service, orion_admin;
+GRANT SELECT (id, user_id, user_agent, last_address, first_seen_at, last_seen_at)
+	ON orion_private.devices TO orion_user, orion_service, orion_admin;
+GRANT SELECT ON orion.sessions, orion.devices TO orion_user, orion_service, orion_admin;
+
+-- HTTP (registered in rest.sql)
+
+CREATE FUNCTION orion_private.route_unauthorized() RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
+	RETURN orion_private.route_error(401, 'not_signed_in', 'this needs an access token of a user');
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_unauthorized() IS 'The answer to a request without a user''s token';
+
+CREATE FUNCTION orion_private.param_uuid(request jsonb, name text) RETURNS uuid
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT substring(request #>> ARRAY['params', name] FROM '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
+$function$;
+COMMENT ON FUNCTION orion_private.param_uuid(jsonb, text) IS 'A parameter of the path as uuid; null when it is none';
+
+CREATE FUNCTION orion_private.route_refresh(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	body jsonb := request -> 'body';
+	problem text := orion_private.body_problem(body, '{refreshToken}', '{}');
+	done record;
+BEGIN
+	IF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	done := @extschema@.orion_refresh(body ->> 'refreshToken', orion_private.request_address(request),
+		request #>> '{headers,user-agent}');
+	IF done.status <> 'ok' THEN
+		RETURN orion_private.route_error(401, done.status, CASE done.status
+			WHEN 'session_ended' THEN 'the session has ended'
+			WHEN 'token_reused' THEN 'the refresh token was used before; the session was ended'
+			ELSE 'the refresh token is not valid' END);
+	END IF;
+	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
+	RETURN jsonb_build_object('accessToken', done.access_token, 'refreshToken', done.new_refresh_token,
+		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_refresh(jsonb) IS 'POST /api/auth/refresh {"refreshToken"}: 200, 400 or 401';
+
+CREATE FUNCTION orion_private.route_logout(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	everywhere jsonb := coalesce(nullif(request -> 'body', 'null') -> 'everywhere', 'false');
+BEGIN
+	IF jsonb_typeof(everywhere) <> 'boolean' THEN
+		RETURN orion_private.route_error(400, 'invalid_request', 'field "everywhere" must be true or false');
+	ELSIF @extschema@.orion_uid() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	END IF;
+	RETURN jsonb_build_object('revoked', @extschema@.orion_logout(everywhere::boolean));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_logout(jsonb) IS 'POST /api/auth/logout {"everywhere"?}: 200, 400 or 401';
+
+CREATE FUNCTION orion_private.route_sessions(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	uid uuid := @extschema@.orion_uid();
+BEGIN
+	IF uid IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	END IF;
+	RETURN jsonb_build_object('sessions', coalesce((
+		SELECT jsonb_agg(jsonb_build_object('id', s.id, 'current', s.id IS NOT DISTINCT FROM orion_private.current_session(),
+			'deviceId', s.device_id, 'address', host(s.address), 'userAgent', s.user_agent, 'aal', s.aal, 'amr', s.amr,
+			'createdAt', s.created_at, 'refreshedAt', s.refreshed_at, 'expiresAt', s.expires_at) ORDER BY s.refreshed_at DESC, s.id)
+		FROM orion_private.sessions AS s WHERE s.user_id = uid AND s.revoked_at IS NULL AND s.expires_at > now()), '[]'));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_sessions(jsonb) IS 'GET /api/auth/sessions: 200 or 401';
+
+CREATE FUNCTION orion_private.route_session_end(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF @extschema@.orion_uid() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	ELSIF @extschema@.orion_session_revoke(orion_private.param_uuid(request, 'id')) THEN
+		RETURN jsonb_build_object('revoked', 1);
+	END IF;
+	RETURN orion_private.route_error(404, 'not_found', 'there is no such session');
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_session_end(jsonb) IS 'DELETE /api/auth/sessions/{id}: 200, 401 or 404';
+
+CREATE FUNCTION orion_private.route_sessions_end(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF @extschema@.orion_uid() IS NULL OR orion_private.current_session() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	END IF;
+	RETURN jsonb_build_object('revoked', @extschema@.orion_sessions_revoke_others());
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_sessions_end(jsonb) IS 'DELETE /api/auth/sessions: all but the one that asks; 200 or 401';
+
+CREATE FUNCTION orion_private.route_devices(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	uid uuid := @extschema@.orion_uid();
+BEGIN
+	IF uid IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	END IF;
+	RETURN jsonb_build_object('devices', coalesce((
+		SELECT jsonb_agg(jsonb_build_object('id', d.id, 'userAgent', d.user_agent, 'lastAddress', host(d.last_address),
+			'firstSeenAt', d.first_seen_at, 'lastSeenAt', d.last_seen_at,
+			'current', EXISTS (SELECT FROM orion_private.sessions AS s WHERE s.id = orion_private.current_session() AND s.device_id = d.id),
+			'sessions', (SELECT count(*) FROM orion_private.sessions AS s
+				WHERE s.device_id = d.id AND s.revoked_at IS NULL AND s.expires_at > now())) ORDER BY d.last_seen_at DESC, d.id)
+		FROM orion_private.devices AS d WHERE d.user_id = uid), '[]'));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_devices(jsonb) IS 'GET /api/auth/devices: 200 or 401';
+
+CREATE FUNCTION orion_private.route_device_forget(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF @extschema@.orion_uid() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	ELSIF @extschema@.orion_device_forget(orion_private.param_uuid(request, 'id')) THEN
+		RETURN jsonb_build_object('forgotten', 1);
+	END IF;
+	RETURN orion_private.route_error(404, 'not_found', 'there is no such device');
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_device_forget(jsonb) IS 'DELETE /api/auth/devices/{id}: 200, 401 or 404';
+
+CREATE FUNCTION orion_private.route_auth_health(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	writable boolean := NOT pg_is_in_recovery();
+	keys boolean := EXISTS (SELECT FROM orion_private.signing_keys AS k WHERE k.status = 'active');
+BEGIN
+	-- without a key the first sign-in makes one
+	IF NOT writable THEN
+		PERFORM set_config('response.status', '503', true);
+	END IF;
+	RETURN jsonb_build_object('status', CASE WHEN writable THEN 'ok' ELSE 'read_only' END, 'signingKey', keys);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_auth_health(jsonb) IS 'GET /api/auth/health: 200, or 503 on a server that cannot write';
+
+CREATE FUNCTION orion_private.route_jwks(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	PERFORM set_config('response.headers', '[{"Cache-Control": "public, max-age=300"}]', true);
+	RETURN @extschema@.orion_jwks();
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_jwks(jsonb) IS 'GET /.well-known/jwks.json';
+
+REVOKE ALL ON FUNCTION orion_private.route_unauthorized(), orion_private.param_uuid(jsonb, text),
+	orion_private.route_refresh(jsonb), orion_private.route_logout(jsonb), orion_private.route_sessions(jsonb),
+	orion_private.route_session_end(jsonb), orion_private.route_sessions_end(jsonb), orion_private.route_devices(jsonb),
+	orion_private.route_device_forget(jsonb), orion_private.route_auth_health(jsonb), orion_private.route_jwks(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orion_private.route_refresh(jsonb), orion_private.route_logout(jsonb),
+	orion_private.route_sessions(jsonb), orion_private.route_session_end(jsonb), orion_private.route_sessions_end(jsonb),
+	orion_private.route_devices(jsonb), orion_private.route_device_forget(jsonb), orion_private.route_auth_health(jsonb),
+	orion_private.route_jwks(jsonb) TO orion_anon, orion_user, orion_service, orion_admin;
 
 -- src/rbac/rbac.sql
 
@@ -2144,7 +2812,7 @@ CREATE TABLE orion_private.routes (
 	PRIMARY KEY (method, path)
 );
 COMMENT ON TABLE orion_private.routes IS 'HTTP method and path pattern of each named route and the function that answers it';
-SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/api/(auth|user)/''');
+SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/(api/(auth|user)|\.well-known)/''');
 
 CREATE FUNCTION orion_private.routes_changed() RETURNS trigger
 	LANGUAGE c VOLATILE
@@ -2209,7 +2877,16 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_route_remove(text, text) TO orion_ad
 
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('POST', '/api/auth/register', 'orion_private.route_register(jsonb)', 'Registers a user'),
-	('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', 'Signs a user in');
+	('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', 'Signs a user in'),
+	('POST', '/api/auth/refresh', 'orion_private.route_refresh(jsonb)', 'New tokens for a refresh token'),
+	('POST', '/api/auth/logout', 'orion_private.route_logout(jsonb)', 'Ends this session or all'),
+	('GET', '/api/auth/sessions', 'orion_private.route_sessions(jsonb)', 'The sessions of the user'),
+	('DELETE', '/api/auth/sessions', 'orion_private.route_sessions_end(jsonb)', 'Ends all other sessions'),
+	('DELETE', '/api/auth/sessions/{id}', 'orion_private.route_session_end(jsonb)', 'Ends one session'),
+	('GET', '/api/auth/devices', 'orion_private.route_devices(jsonb)', 'The devices of the user'),
+	('DELETE', '/api/auth/devices/{id}', 'orion_private.route_device_forget(jsonb)', 'Forgets a device and ends its sessions'),
+	('GET', '/api/auth/health', 'orion_private.route_auth_health(jsonb)', 'Whether sign-in works'),
+	('GET', '/.well-known/jwks.json', 'orion_private.route_jwks(jsonb)', 'Public keys of access tokens');
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/user/api-keys', 'orion_private.route_api_key_list(jsonb)', 'API keys of the user'),
 	('POST', '/api/user/api-keys', 'orion_private.route_api_key_create(jsonb)', 'Makes an API key'),

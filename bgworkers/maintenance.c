@@ -1,8 +1,8 @@
 /*
  * maintenance.c
  *	  The maintenance worker: finds the extension in the database, tells the
- *	  launcher which sinks there are, keeps the outbox in order and makes
- *	  partitions of the audit log ahead.
+ *	  launcher which sinks there are, keeps the outbox and what shared memory knows
+ *	  of tables in order, and makes partitions of the audit log ahead.
  *
  * One process.  It leaves quietly when the extension is not there; the launcher
  * starts another after CREATE EXTENSION, and looks every half a minute anyway.
@@ -19,6 +19,7 @@
 #include "core/wake.h"
 #include "outbox/outbox.h"
 #include "pool.h"
+#include "token/revocation.h"
 
 PGDLLEXPORT void orion_maintenance_main(Datum arg);
 
@@ -87,6 +88,7 @@ maintain(void)
 			break;
 		if (!RecoveryInProgress())
 		{
+			orion_token_maintain();
 			orion_outbox_maintain();
 			orion_audit_maintain();
 		}

@@ -3,8 +3,7 @@
 \pset null '(null)'
 \set SHOW_CONTEXT never
 
-SELECT method, path, function, role_required, comment IS NOT NULL AS commented FROM orion_private.routes
-	WHERE path IN ('/api/auth/login', '/api/auth/register') ORDER BY path;
+SELECT path, method, comment FROM orion_private.routes WHERE comment IS NULL OR to_regprocedure(function) IS NULL ORDER BY path, method;
 
 CREATE FUNCTION good(request jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT request';
 CREATE FUNCTION "odd ""name""; --"(request jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT request';

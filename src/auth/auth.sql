@@ -17,6 +17,7 @@ CREATE TABLE orion_private.users (
 		CHECK (jsonb_typeof(app_metadata) = 'object' AND octet_length(app_metadata::text) <= 16384),
 	email_verified_at timestamptz,
 	last_login_at timestamptz,
+	banned_until timestamptz,
 	version bigint NOT NULL DEFAULT 1,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -26,21 +27,40 @@ COMMENT ON COLUMN orion_private.users.user_metadata IS 'What users say about the
 COMMENT ON COLUMN orion_private.users.app_metadata IS 'What the application says about users; they cannot change it';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.users', '');
 
+CREATE TABLE orion_private.devices (
+	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
+	user_id uuid NOT NULL REFERENCES orion_private.users ON DELETE CASCADE,
+	fingerprint bytea NOT NULL CHECK (length(fingerprint) = 32),
+	user_agent text,
+	last_address inet,
+	first_seen_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	last_seen_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	UNIQUE (user_id, fingerprint)
+);
+COMMENT ON TABLE orion_private.devices IS 'What users signed in from; the fingerprint is the SHA-256 of what the client says of itself: its device id or else its user agent';
+SELECT pg_catalog.pg_extension_config_dump('orion_private.devices', '');
+
 CREATE TABLE orion_private.sessions (
 	id uuid PRIMARY KEY DEFAULT pg_catalog.gen_random_uuid(),
 	user_id uuid NOT NULL REFERENCES orion_private.users ON DELETE CASCADE,
+	device_id uuid REFERENCES orion_private.devices ON DELETE SET NULL,
 	refresh_key bytea NOT NULL,
 	refresh_counter bigint NOT NULL DEFAULT 1,
+	aal text NOT NULL DEFAULT 'aal1' CHECK (aal IN ('aal1', 'aal2')),
 	amr jsonb NOT NULL DEFAULT '[]',
 	address inet,
 	user_agent text,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	refreshed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	access_expires_at timestamptz NOT NULL,
 	expires_at timestamptz NOT NULL,
-	revoked_at timestamptz
+	revoked_at timestamptz,
+	revoke_reason text
 );
 COMMENT ON TABLE orion_private.sessions IS 'One row a sign-in; refresh tokens follow from the sealed key and the counter and are not stored';
+COMMENT ON COLUMN orion_private.sessions.access_expires_at IS 'When the last of its access tokens expires';
 CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
+CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
 
 CREATE TABLE orion_private.login_attempts (
@@ -48,7 +68,7 @@ CREATE TABLE orion_private.login_attempts (
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	email text COLLATE "C",
 	user_id uuid,
-	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials')),
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked')),
 	address inet,
 	user_agent text
 );
@@ -88,6 +108,14 @@ CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter big
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_token';
 COMMENT ON FUNCTION orion_private.refresh_token(uuid, bytea, bigint) IS 'The refresh token of a session for this count';
+CREATE FUNCTION orion_private.refresh_parse(token text, OUT session uuid, OUT counter bigint)
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_refresh_parse';
+COMMENT ON FUNCTION orion_private.refresh_parse(text) IS 'What a refresh token says; nulls when this server did not make it';
+CREATE FUNCTION orion_private.refresh_valid(token text, session uuid, key bytea) RETURNS boolean
+	LANGUAGE c STABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_refresh_valid';
+COMMENT ON FUNCTION orion_private.refresh_valid(text, uuid, bytea) IS 'Whether a refresh token was made with the key of this session';
 CREATE FUNCTION orion_private.auth_settings(
 	OUT access_token_ttl int, OUT refresh_token_ttl int, OUT password_min_length int,
 	OUT issuer text, OUT audience text)
@@ -113,53 +141,81 @@ $function$;
 COMMENT ON FUNCTION orion_private.email_valid(text) IS 'Whether this has the form of a mail address: dotted domain, no quoted local part, no space or control character';
 REVOKE ALL ON FUNCTION orion_private.password_stale(text), orion_private.password_decoy(),
 	orion_private.refresh_key(uuid), orion_private.refresh_token(uuid, bytea, bigint),
-	orion_private.auth_settings(), orion_private.email_normalize(text), orion_private.email_valid(text) FROM PUBLIC;
+	orion_private.refresh_parse(text), orion_private.refresh_valid(text, uuid, bytea), orion_private.auth_settings(), orion_private.email_normalize(text), orion_private.email_valid(text) FROM PUBLIC;
 
 -- Sessions
 
-CREATE FUNCTION orion_private.access_token(u orion_private.users, session_id uuid, amr jsonb) RETURNS text
+CREATE FUNCTION orion_private.access_token(u orion_private.users, session orion_private.sessions, issued_at timestamptz) RETURNS text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
-	issued_at bigint := floor(extract(epoch FROM clock_timestamp()));
+	iat bigint := floor(extract(epoch FROM issued_at));
 BEGIN
 	-- the names of GoTrue's claims; large metadata would not fit into a header
 	RETURN @extschema@.orion_jwt_sign(jsonb_build_object(
 		'iss', s.issuer, 'aud', s.audience, 'sub', u.id, 'role', u.role, 'email', u.email,
-		'iat', issued_at, 'exp', issued_at + s.access_token_ttl,
-		'session_id', session_id, 'aal', 'aal1', 'amr', amr,
+		'iat', iat, 'exp', iat + s.access_token_ttl,
+		'session_id', session.id, 'aal', session.aal, 'amr', session.amr,
 		'app_metadata', CASE WHEN octet_length(u.app_metadata::text) <= 4096 THEN u.app_metadata ELSE '{}' END,
 		'user_metadata', CASE WHEN octet_length(u.user_metadata::text) <= 4096 THEN u.user_metadata ELSE '{}' END));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.access_token(orion_private.users, uuid, jsonb) IS 'The access token of a user in a session; metadata over 4 kB is left out';
-REVOKE ALL ON FUNCTION orion_private.access_token(orion_private.users, uuid, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.access_token(orion_private.users, orion_private.sessions, timestamptz) IS 'The access token of a user in a session; metadata over 4 kB is left out';
+REVOKE ALL ON FUNCTION orion_private.access_token(orion_private.users, orion_private.sessions, timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, address inet, user_agent text,
+CREATE FUNCTION orion_private.device_seen(u orion_private.users, device text, address inet, user_agent text) RETURNS uuid
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	mark bytea := sha256(convert_to(coalesce('device:' || device, 'agent:' || user_agent, ''), 'UTF8'));
+	others boolean := EXISTS (SELECT FROM orion_private.devices AS d WHERE d.user_id = u.id);
+	seen record;
+BEGIN
+	INSERT INTO orion_private.devices AS d (user_id, fingerprint, user_agent, last_address)
+	VALUES (u.id, mark, device_seen.user_agent, address)
+	ON CONFLICT ON CONSTRAINT devices_user_id_fingerprint_key DO UPDATE
+		SET user_agent = excluded.user_agent, last_address = excluded.last_address, last_seen_at = now()
+	RETURNING d.id, d.xmax = 0 AS is_new INTO seen;
+	IF seen.is_new AND others THEN
+		PERFORM @extschema@.orion_publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
+			'deviceId', seen.id, 'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+	END IF;
+	RETURN seen.id;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) IS 'The device of a sign-in; auth.new_device when the user is known from others only';
+REVOKE ALL ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, device text, address inet, user_agent text,
 	OUT session_id uuid, OUT access_token text, OUT refresh_token text, OUT expires_in int)
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
+	issued_at timestamptz := clock_timestamp();
+	session orion_private.sessions;
 	key bytea;
-	amr jsonb := jsonb_build_array(jsonb_build_object(
-		'method', method, 'timestamp', floor(extract(epoch FROM clock_timestamp()))));
 BEGIN
 	session_id := gen_random_uuid();
 	key := orion_private.refresh_key(session_id);
-	INSERT INTO orion_private.sessions (id, user_id, refresh_key, refresh_counter, amr, address, user_agent, expires_at)
-	VALUES (session_id, u.id, key, 1, amr, session_open.address, session_open.user_agent,
-		now() + make_interval(secs => s.refresh_token_ttl));
-	access_token := orion_private.access_token(u, session_id, amr);
+	INSERT INTO orion_private.sessions AS new (id, user_id, device_id, refresh_key, refresh_counter, amr, address, user_agent,
+		refreshed_at, access_expires_at, expires_at)
+	VALUES (session_id, u.id, orion_private.device_seen(u, device, address, user_agent), key, 1,
+		jsonb_build_array(jsonb_build_object('method', method, 'timestamp', floor(extract(epoch FROM issued_at)))),
+		session_open.address, session_open.user_agent, issued_at,
+		issued_at + make_interval(secs => s.access_token_ttl), now() + make_interval(secs => s.refresh_token_ttl))
+	RETURNING new.* INTO session;
+	access_token := orion_private.access_token(u, session, issued_at);
 	refresh_token := orion_private.refresh_token(session_id, key, 1);
 	expires_in := s.access_token_ttl;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, inet, text) IS 'A new session and its tokens';
-REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, inet, text) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text) IS 'A new session and its tokens';
+REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text) FROM PUBLIC;
 
 -- Registration and login
 
@@ -204,7 +260,7 @@ BEGIN
 	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
 		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);
-	opened := orion_private.session_open(u, 'password', address, user_agent);
+	opened := orion_private.session_open(u, 'password', NULL, address, user_agent);
 	status := 'ok';
 	access_token := opened.access_token;
 	refresh_token := opened.refresh_token;
@@ -235,7 +291,26 @@ END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, email_exists, invalid_email, weak_password, password_too_long, invalid_display_name, invalid_user_metadata';
 
-CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL,
+CREATE FUNCTION orion_private.password_status(u orion_private.users, password text) RETURNS text
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	-- unknown users and those without a password cost one hash as well
+	verified boolean := @extschema@.orion_verify_password(
+		CASE WHEN octet_length(password) <= 1024 THEN password ELSE '' END,
+		coalesce(u.password_hash, orion_private.password_decoy()));
+BEGIN
+	RETURN CASE
+		WHEN verified IS NOT TRUE OR u.password_hash IS NULL OR octet_length(password) > 1024 OR password IS NULL THEN 'invalid_credentials'
+		WHEN u.banned_until > now() THEN 'banned'
+		ELSE 'ok' END;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.password_status(orion_private.users, text) IS 'ok, invalid_credentials, or banned, which only who knows the password is told';
+REVOKE ALL ON FUNCTION orion_private.password_status(orion_private.users, text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL, device text DEFAULT NULL,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -245,52 +320,56 @@ DECLARE
 	from_address inet := coalesce(address, inet_client_addr());
 	agent text := left(user_agent, 512);
 	new_hash text;
-	verified boolean;
 	u orion_private.users;
+	current orion_private.users;
 	opened record;
 BEGIN
-	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
-	-- unknown users and those without a password cost one hash as well
-	verified := @extschema@.orion_verify_password(
-		CASE WHEN octet_length(password) <= 1024 THEN password ELSE '' END,
-		coalesce(u.password_hash, orion_private.password_decoy()));
-	status := CASE WHEN verified AND octet_length(password) <= 1024 AND u.password_hash IS NOT NULL
-		THEN 'ok' ELSE 'invalid_credentials' END;
+	-- twice when the hash changes between the look and the update
+	FOR round IN 1 .. 2 LOOP
+		SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
+		status := orion_private.password_status(u, password);
+		EXIT WHEN status <> 'ok';
+		new_hash := u.password_hash;
+		IF orion_private.password_stale(new_hash) THEN
+			new_hash := @extschema@.orion_hash_password(password);
+		END IF;
+		-- Waits for whoever changes the password or bans the user, and then finds no row.
+		-- Not columns of the profile: neither the version nor user.updated.
+		UPDATE orion_private.users AS known SET last_login_at = clock_timestamp(), password_hash = new_hash
+		WHERE known.id = u.id AND known.password_hash = u.password_hash AND coalesce(known.banned_until, '-infinity') <= now()
+		RETURNING known.* INTO current;
+		EXIT WHEN current.id IS NOT NULL;
+		status := 'invalid_credentials';
+	END LOOP;
+
 	INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
 	VALUES (CASE WHEN orion_private.email_valid(normalized) THEN normalized END, u.id, status, from_address, agent);
 	IF status <> 'ok' THEN
 		RETURN;
 	END IF;
-
-	new_hash := u.password_hash;
-	IF orion_private.password_stale(new_hash) THEN
-		new_hash := @extschema@.orion_hash_password(password);
-	END IF;
-	-- not columns of the profile: neither the version nor user.updated
-	UPDATE orion_private.users AS known SET last_login_at = clock_timestamp(), password_hash = new_hash WHERE known.id = u.id;
-	opened := orion_private.session_open(u, 'password', from_address, agent);
+	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
 	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
-		'id', u.id, 'sessionId', opened.session_id, 'method', 'password',
-		'address', host(from_address), 'userAgent', agent), 'user', u.id::text);
+		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
+		'address', host(from_address), 'userAgent', agent), 'user', current.id::text);
 	access_token := opened.access_token;
 	refresh_token := opened.refresh_token;
 	token_type := 'bearer';
 	expires_in := opened.expires_in;
-	user_id := u.id;
+	user_id := current.id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text) IS 'Signs in with a password. Status ok or invalid_credentials: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
+COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials or banned: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
 
 -- For those who may say which address a request comes from; others use the HTTP routes.
-REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text)
+REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text)
 	TO orion_service, orion_admin;
 
 -- The profile: version, event, and what users see of themselves
 
 -- signing in changes no profile
 CREATE TRIGGER users_version BEFORE UPDATE ON orion_private.users
-	FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at', '!last_login_at', '!password_hash');
+	FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at', '!last_login_at', '!password_hash', '!banned_until');
 
 CREATE FUNCTION orion_private.user_updated() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -467,15 +546,17 @@ CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
-	problem text := orion_private.body_problem(body, '{email,password}', '{}');
+	problem text := orion_private.body_problem(body, '{email,password}', '{deviceId}');
 	done record;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_login(body ->> 'email', body ->> 'password',
-		orion_private.request_address(request), request #>> '{headers,user-agent}');
-	IF done.status <> 'ok' THEN
+		orion_private.request_address(request), request #>> '{headers,user-agent}', body ->> 'deviceId');
+	IF done.status = 'banned' THEN
+		RETURN orion_private.route_error(403, done.status, 'the user is banned');
+	ELSIF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(401, done.status, 'email or password is wrong');
 	END IF;
 	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);

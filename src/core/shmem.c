@@ -15,6 +15,15 @@ OrionShared *orion_shared = NULL;
 char	   *orion_database = NULL;
 int			orion_executor_count = 2;
 
+#define MAX_PARTS	8			/* modules with shared memory of their own */
+
+static struct
+{
+	Size		size;
+	void		(*startup) (void);
+}			parts[MAX_PARTS];
+static int	nparts = 0;
+
 static shmem_request_hook_type prev_shmem_request = NULL;
 static shmem_startup_hook_type prev_shmem_startup = NULL;
 
@@ -24,14 +33,16 @@ request_shmem(void)
 	if (prev_shmem_request)
 		prev_shmem_request();
 	RequestAddinShmemSpace(MAXALIGN(sizeof(OrionShared)));
-	RequestNamedLWLockTranche("orion", 1);
+	for (int i = 0; i < nparts; i++)
+		RequestAddinShmemSpace(parts[i].size);
+	RequestNamedLWLockTranche("orion", ORION_LOCK_COUNT);
 }
 
 static void
 init_shared(void)
 {
 	memset(orion_shared, 0, sizeof(OrionShared));
-	orion_shared->lock = &(GetNamedLWLockTranche("orion"))->lock;
+	orion_shared->lock = orion_shmem_lock(ORION_LOCK_CORE);
 	pg_atomic_init_u32(&orion_shared->sinks_generation, 1);
 	pg_atomic_init_u32(&orion_shared->routes_generation, 1);
 	pg_atomic_init_u32(&orion_shared->outbox_segment, 0);
@@ -53,7 +64,28 @@ startup_shmem(void)
 	orion_shared = ShmemInitStruct("orion", sizeof(OrionShared), &found);
 	if (!found)
 		init_shared();
+	for (int i = 0; i < nparts; i++)
+		parts[i].startup();
 	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+orion_shmem_add(Size size, void (*startup) (void))
+{
+	if (nparts == MAX_PARTS)
+		elog(ERROR, "too many modules with shared memory");
+	parts[nparts].size = size;
+	parts[nparts++].startup = startup;
+}
+
+LWLock *
+orion_shmem_lock(OrionLock lock)
+{
+	static LWLockPadded *locks = NULL;
+
+	if (!locks)
+		locks = GetNamedLWLockTranche("orion");
+	return &locks[lock].lock;
 }
 
 void

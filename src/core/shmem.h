@@ -4,6 +4,7 @@
  *
  * One LWLock guards all of it but the atomics.  It is held for a few
  * assignments at a time: never across I/O, SPI or anything that may ereport.
+ * Modules keep theirs beside it (orion_shmem_add), each under a lock of its own.
  */
 #ifndef ORION_SHMEM_H
 #define ORION_SHMEM_H
@@ -88,7 +89,22 @@ typedef struct OrionShared
 	pg_atomic_uint32 outbox_segment;	/* where new events go; 0 = not known, ask the table */
 } OrionShared;
 
+typedef enum OrionLock
+{
+	ORION_LOCK_CORE,			/* OrionShared */
+	ORION_LOCK_REVOCATIONS,		/* token/revocation.c */
+	ORION_LOCK_ATTEMPTS,		/* auth/attempt.c and auth/throttle.c */
+	ORION_LOCK_COUNT,
+} OrionLock;
+
 extern OrionShared *orion_shared;	/* in every process of the cluster */
+
+/*
+ * From a module's init: size bytes more, and startup to call once they are there,
+ * in the postmaster, with AddinShmemInitLock held.
+ */
+extern void orion_shmem_add(Size size, void (*startup) (void));
+extern LWLock *orion_shmem_lock(OrionLock lock);
 
 extern char *orion_database;	/* setting orion.database */
 extern int	orion_executor_count;	/* setting orion.executor_count */

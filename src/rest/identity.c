@@ -24,6 +24,7 @@ static const struct
 	[ORION_TOKEN_BAD_AUDIENCE] = {"PGRST303", "The JWT 'aud' claim must be a string or an array of strings", NULL},
 	[ORION_TOKEN_OTHER_AUDIENCE] = {"PGRST303", "JWT not in audience", NULL},
 	[ORION_TOKEN_BAD_CLAIMS] = {"PGRST303", "Parsing claims failed", NULL},
+	[ORION_TOKEN_ENDED] = {"PGRST301", "The session has ended", NULL},
 	[ORION_TOKEN_MALFORMED] = {"PGRST301", NULL, NULL},
 	[ORION_TOKEN_UNREADABLE] = {"PGRST301", "JWT cryptographic operation failed", NULL},
 	[ORION_TOKEN_UNSECURED] = {"PGRST301", "Wrong or unsupported encoding algorithm",

@@ -11,7 +11,7 @@ CREATE TABLE orion_private.routes (
 	PRIMARY KEY (method, path)
 );
 COMMENT ON TABLE orion_private.routes IS 'HTTP method and path pattern of each named route and the function that answers it';
-SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/api/(auth|user)/''');
+SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/(api/(auth|user)|\.well-known)/''');
 
 CREATE FUNCTION orion_private.routes_changed() RETURNS trigger
 	LANGUAGE c VOLATILE
@@ -76,7 +76,16 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_route_remove(text, text) TO orion_ad
 
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('POST', '/api/auth/register', 'orion_private.route_register(jsonb)', 'Registers a user'),
-	('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', 'Signs a user in');
+	('POST', '/api/auth/login', 'orion_private.route_login(jsonb)', 'Signs a user in'),
+	('POST', '/api/auth/refresh', 'orion_private.route_refresh(jsonb)', 'New tokens for a refresh token'),
+	('POST', '/api/auth/logout', 'orion_private.route_logout(jsonb)', 'Ends this session or all'),
+	('GET', '/api/auth/sessions', 'orion_private.route_sessions(jsonb)', 'The sessions of the user'),
+	('DELETE', '/api/auth/sessions', 'orion_private.route_sessions_end(jsonb)', 'Ends all other sessions'),
+	('DELETE', '/api/auth/sessions/{id}', 'orion_private.route_session_end(jsonb)', 'Ends one session'),
+	('GET', '/api/auth/devices', 'orion_private.route_devices(jsonb)', 'The devices of the user'),
+	('DELETE', '/api/auth/devices/{id}', 'orion_private.route_device_forget(jsonb)', 'Forgets a device and ends its sessions'),
+	('GET', '/api/auth/health', 'orion_private.route_auth_health(jsonb)', 'Whether sign-in works'),
+	('GET', '/.well-known/jwks.json', 'orion_private.route_jwks(jsonb)', 'Public keys of access tokens');
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/user/api-keys', 'orion_private.route_api_key_list(jsonb)', 'API keys of the user'),
 	('POST', '/api/user/api-keys', 'orion_private.route_api_key_create(jsonb)', 'Makes an API key'),

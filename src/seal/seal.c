@@ -110,6 +110,18 @@ orion_unseal(const bytea *sealed, const char *context)
 }
 
 void
+orion_seal_mac(const void *data, size_t len, const char *context, unsigned char *mac)
+{
+	unsigned char key[crypto_generichash_KEYBYTES];
+
+	require_key();
+	crypto_generichash(key, sizeof(key), (const unsigned char *) context, strlen(context),
+					   master_key, sizeof(master_key));
+	crypto_generichash(mac, ORION_SEAL_MAC_LEN, data, len, key, sizeof(key));
+	explicit_bzero(key, sizeof(key));
+}
+
+void
 orion_seal_init(void)
 {
 	DefineCustomStringVariable("orion.master_key_file",

@@ -20,6 +20,15 @@
 extern bytea *orion_seal(const void *secret, size_t len, const char *context);
 extern bytea *orion_unseal(const bytea *sealed, const char *context);
 
+#define ORION_SEAL_MAC_LEN	16
+
+/*
+ * Writes a keyed digest of the data (BLAKE2b under a key derived from the master
+ * key and the context).  Errors as orion_seal.
+ */
+extern void orion_seal_mac(const void *data, size_t len, const char *context,
+						   unsigned char *mac);
+
 /* Settings, and in the postmaster: reads or creates the master key file. */
 extern void orion_seal_init(void);
 

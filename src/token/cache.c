@@ -49,7 +49,8 @@ orion_token_cache_find(const unsigned char *digest)
 }
 
 void
-orion_token_cache_add(const unsigned char *digest, int64 expires, const Jsonb *claims)
+orion_token_cache_add(const unsigned char *digest, int64 expires,
+					  const OrionTokenSubject *subject, const Jsonb *claims)
 {
 	OrionCachedToken *entry;
 	Jsonb	   *copy;
@@ -69,6 +70,7 @@ orion_token_cache_add(const unsigned char *digest, int64 expires, const Jsonb *c
 	memcpy(copy, claims, VARSIZE(claims));
 	entry = hash_search(tokens, digest, HASH_ENTER, &found);
 	entry->expires = expires;
+	entry->subject = *subject;
 	entry->claims = copy;
 	cached_bytes += VARSIZE(claims);
 }

@@ -112,8 +112,8 @@ orion_role(PG_FUNCTION_ARGS)
 }
 
 /* Eight, four, four, four and twelve hex digits: what uuid_in takes without error. */
-static bool
-looks_like_uuid(const char *text)
+bool
+orion_looks_like_uuid(const char *text)
 {
 	if (strlen(text) != UUID_TEXT_LEN)
 		return false;
@@ -133,7 +133,7 @@ orion_uid(PG_FUNCTION_ARGS)
 {
 	char	   *subject = current_claims ? orion_claims_string(current_claims, "sub") : NULL;
 
-	if (!subject || !looks_like_uuid(subject))
+	if (!subject || !orion_looks_like_uuid(subject))
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(DirectFunctionCall1(uuid_in, CStringGetDatum(subject)));
 }

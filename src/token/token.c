@@ -28,6 +28,7 @@
 #include "token/jwt_library.h"
 #include "token/jwk.h"
 #include "token/key.h"
+#include "token/revocation.h"
 #include "token/secret.h"
 #include "token/token.h"
 
@@ -261,16 +262,16 @@ check_signature(const char *token, const Jsonb *header, const char **why)
 
 /* Checks the times; *expires is exp, or NO_EXPIRY. */
 static OrionTokenStatus
-check_times(const Jsonb *claims, int64 *expires, const char **why)
+check_times(const Jsonb *claims, int64 *expires, int64 *issued_at, const char **why)
 {
 	int64		now = time(NULL);
 	int64		not_before = 0;
-	int64		issued_at = 0;
 
 	*expires = NO_EXPIRY;
+	*issued_at = 0;
 	*why = "malformed times";
 	if (!numeric_date(claims, "exp", expires) || !numeric_date(claims, "nbf", &not_before) ||
-		!numeric_date(claims, "iat", &issued_at))
+		!numeric_date(claims, "iat", issued_at))
 		return ORION_TOKEN_BAD_TIME;
 	*why = "the token has expired";
 	if (*expires != NO_EXPIRY && now >= *expires + LEEWAY_SECONDS)
@@ -278,19 +279,21 @@ check_times(const Jsonb *claims, int64 *expires, const char **why)
 	*why = "the token is not valid yet";
 	if (now < not_before - LEEWAY_SECONDS)
 		return ORION_TOKEN_NOT_YET;
-	if (now < issued_at - LEEWAY_SECONDS)
+	if (now < *issued_at - LEEWAY_SECONDS)
 		return ORION_TOKEN_FROM_FUTURE;
 	return ORION_TOKEN_VALID;
 }
 
 /* The whole verification, without the cache. */
 static OrionTokenStatus
-verify_anew(const char *token, size_t len, Jsonb **claims, int64 *expires, const char **why)
+verify_anew(const char *token, size_t len, Jsonb **claims, int64 *expires,
+			OrionTokenSubject *subject, const char **why)
 {
 	TokenParts	parts;
+	OrionTokenStatus status;
+	int64		issued_at;
 	size_t		signature_len;
 	Jsonb	   *header;
-	OrionTokenStatus status;
 
 	*why = "malformed token";
 	if (!split_token(token, len, &parts))
@@ -307,7 +310,13 @@ verify_anew(const char *token, size_t len, Jsonb **claims, int64 *expires, const
 	*claims = parse_part(parts.payload, parts.payload_len);
 	if (!*claims)
 		return ORION_TOKEN_BAD_CLAIMS;
-	return check_times(*claims, expires, why);
+	status = check_times(*claims, expires, &issued_at, why);
+	if (status == ORION_TOKEN_VALID)
+	{
+		orion_token_subject(*claims, subject);
+		subject->issued_at = issued_at;
+	}
+	return status;
 }
 
 Jsonb *
@@ -340,15 +349,27 @@ copy_jsonb(const Jsonb *source)
 	return copy;
 }
 
+/* The last check, made for every use of a token. */
+static OrionTokenStatus
+check_revoked(const OrionTokenSubject *subject, const char **why)
+{
+	if (!orion_token_revoked(subject))
+		return ORION_TOKEN_VALID;
+	*why = "the session has ended";
+	return ORION_TOKEN_ENDED;
+}
+
 OrionTokenStatus
 orion_token_verify(const char *token, size_t len, Jsonb **claims, const char **why)
 {
 	unsigned char digest[ORION_TOKEN_DIGEST_LEN];
 	const OrionCachedToken *cached;
 	OrionTokenStatus status;
+	OrionTokenSubject subject;
 	int64		expires;
 
 	*claims = NULL;
+	*why = NULL;
 	if (len == 0 || len > TOKEN_MAX_LEN || memchr(token, '\0', len))
 	{
 		*why = len > TOKEN_MAX_LEN ? "the token is too long" : "malformed token";
@@ -359,19 +380,24 @@ orion_token_verify(const char *token, size_t len, Jsonb **claims, const char **w
 	cached = orion_token_cache_find(digest);
 	if (cached && (cached->expires == NO_EXPIRY || time(NULL) < cached->expires))
 	{
+		/* the check may read tables, and with that new keys: copy first */
 		*claims = copy_jsonb(cached->claims);
-		*why = NULL;
-		return ORION_TOKEN_VALID;
+		subject = cached->subject;
+		status = check_revoked(&subject, why);
 	}
-	status = verify_anew(pnstrdup(token, len), len, claims, &expires, why);
-	if (status != ORION_TOKEN_VALID)
+	else
 	{
-		*claims = NULL;
-		return status;
+		status = verify_anew(pnstrdup(token, len), len, claims, &expires, &subject, why);
+		if (status == ORION_TOKEN_VALID)
+		{
+			*why = NULL;
+			orion_token_cache_add(digest, expires, &subject, *claims);
+			status = check_revoked(&subject, why);
+		}
 	}
-	*why = NULL;
-	orion_token_cache_add(digest, expires, *claims);
-	return ORION_TOKEN_VALID;
+	if (status != ORION_TOKEN_VALID)
+		*claims = NULL;
+	return status;
 }
 
 /* Raises PT401 when the token is refused. */
@@ -453,4 +479,5 @@ orion_token_init(void)
 	orion_secret_init();
 	orion_claims_init();
 	orion_token_rules_init();
+	orion_revocation_init();
 }

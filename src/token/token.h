@@ -22,6 +22,7 @@ typedef enum OrionTokenStatus
 								 * them */
 	ORION_TOKEN_OTHER_AUDIENCE,
 	ORION_TOKEN_BAD_CLAIMS,		/* no JSON object */
+	ORION_TOKEN_ENDED,			/* its session ended, its user is banned or deleted */
 	/* nothing in it can be believed */
 	ORION_TOKEN_MALFORMED,
 	ORION_TOKEN_UNREADABLE,		/* three parts that are no base64url, no JSON */
@@ -61,6 +62,9 @@ extern char *orion_claims_role(const Jsonb *claims);
 
 /* A top-level string claim, palloc'ed, or NULL. */
 extern char *orion_claims_string(const Jsonb *claims, const char *key);
+
+/* Whether uuid_in takes it without an error. */
+extern bool orion_looks_like_uuid(const char *text);
 
 extern void orion_token_init(void);
 

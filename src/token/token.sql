@@ -41,7 +41,9 @@ CREATE FUNCTION orion_private.token_sign(claims jsonb) RETURNS text
 COMMENT ON FUNCTION orion_private.token_sign(jsonb) IS 'Signs with the active key; null when there is none';
 REVOKE ALL ON FUNCTION orion_private.token_sign(jsonb) FROM PUBLIC;
 
-CREATE FUNCTION @extschema@.orion_key_create(alg text DEFAULT 'ES256') RETURNS text
+-- Rotation: publish, sign (activate), retire.
+
+CREATE FUNCTION @extschema@.orion_key_publish(alg text DEFAULT 'ES256') RETURNS text
 	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
@@ -50,9 +52,43 @@ DECLARE
 	pair record;
 BEGIN
 	pair := orion_private.key_generate(new_kid, alg);
-	UPDATE orion_private.signing_keys SET status = 'published' WHERE status = 'active';
-	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key)
-	VALUES (new_kid, orion_key_create.alg, pair.secret, pair.public_key);
+	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key, status)
+	VALUES (new_kid, orion_key_publish.alg, pair.secret, pair.public_key, 'published');
+	RETURN new_kid;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_key_publish(text) IS 'Makes a new signing key (HS256, RS256 or ES256) that verifies and is in the JWKS but does not sign yet; returns its id';
+REVOKE ALL ON FUNCTION @extschema@.orion_key_publish(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_key_publish(text) TO orion_admin;
+
+CREATE FUNCTION @extschema@.orion_key_activate(kid text) RETURNS boolean
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	-- two at once would both be active for a moment
+	LOCK TABLE orion_private.signing_keys IN SHARE ROW EXCLUSIVE MODE;
+	IF NOT EXISTS (SELECT FROM orion_private.signing_keys AS k
+		WHERE k.kid = orion_key_activate.kid AND k.status <> 'retired' AND k.secret IS NOT NULL) THEN
+		RETURN false;
+	END IF;
+	UPDATE orion_private.signing_keys AS k SET status = 'published' WHERE k.status = 'active' AND k.kid <> orion_key_activate.kid;
+	UPDATE orion_private.signing_keys AS k SET status = 'active' WHERE k.kid = orion_key_activate.kid AND k.status <> 'active';
+	RETURN true;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_key_activate(text) IS 'Signs with this key from the commit on; the former one still verifies. False when there is no such key that could';
+REVOKE ALL ON FUNCTION @extschema@.orion_key_activate(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_key_activate(text) TO orion_admin;
+
+CREATE FUNCTION @extschema@.orion_key_create(alg text DEFAULT 'ES256') RETURNS text
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	new_kid text := @extschema@.orion_key_publish(alg);
+BEGIN
+	PERFORM @extschema@.orion_key_activate(new_kid);
 	RETURN new_kid;
 END
 $function$;
@@ -73,6 +109,24 @@ $function$;
 COMMENT ON FUNCTION @extschema@.orion_key_retire(text) IS 'Refuses all tokens of this signing key from the commit on; false when there is no such key in use';
 REVOKE ALL ON FUNCTION @extschema@.orion_key_retire(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_key_retire(text) TO orion_admin;
+
+CREATE FUNCTION orion_private.key_jwk(public_key text) RETURNS jsonb
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_key_jwk';
+COMMENT ON FUNCTION orion_private.key_jwk(text) IS 'The members of a JSON Web Key (RFC 7517, RFC 7518) that describe this public key in PEM';
+REVOKE ALL ON FUNCTION orion_private.key_jwk(text) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_jwks() RETURNS jsonb
+	LANGUAGE sql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT jsonb_build_object('keys', coalesce(jsonb_agg(orion_private.key_jwk(k.public_key)
+		|| jsonb_build_object('kid', k.kid, 'alg', k.alg, 'use', 'sig') ORDER BY k.created_at DESC, k.kid), '[]'))
+	FROM orion_private.signing_keys AS k WHERE k.public_key IS NOT NULL AND k.status <> 'retired';
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_jwks() IS 'The JSON Web Key Set (RFC 7517) of the public keys in use; HS256 keys are secrets and not in it';
+REVOKE ALL ON FUNCTION @extschema@.orion_jwks() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_jwks() TO orion_anon, orion_user, orion_service, orion_admin;
 
 CREATE FUNCTION @extschema@.orion_jwt_sign(claims jsonb) RETURNS text
 	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
@@ -130,3 +184,47 @@ COMMENT ON FUNCTION @extschema@.orion_role() IS 'The claim "role"; null when nob
 REVOKE ALL ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role()
 	TO orion_anon, orion_user, orion_service, orion_admin;
+
+-- Revocations: what ends tokens before they expire.
+
+CREATE TABLE orion_private.revocations (
+	id uuid PRIMARY KEY,
+	epoch timestamptz NOT NULL,
+	until timestamptz NOT NULL
+);
+-- revocation.c reads the columns by their number
+COMMENT ON TABLE orion_private.revocations IS 'Sessions that ended and users that were signed out: access tokens issued before epoch are dead; the row is needed until the last of them would have expired';
+SELECT pg_catalog.pg_extension_config_dump('orion_private.revocations', '');
+
+CREATE FUNCTION orion_private.revocation_note(id uuid, epoch timestamptz, until timestamptz) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_revocation_note';
+COMMENT ON FUNCTION orion_private.revocation_note(uuid, timestamptz, timestamptz) IS 'Tells every process at commit; a null epoch takes a revocation back';
+
+CREATE FUNCTION orion_private.revoke(id uuid, epoch timestamptz, until timestamptz) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	INSERT INTO orion_private.revocations AS r (id, epoch, until)
+	VALUES (revoke.id, revoke.epoch, revoke.until)
+	ON CONFLICT ON CONSTRAINT revocations_pkey DO UPDATE
+		SET epoch = greatest(r.epoch, excluded.epoch), until = greatest(r.until, excluded.until)
+	RETURNING r.epoch, r.until INTO epoch, until;
+	PERFORM orion_private.revocation_note(revoke.id, revoke.epoch, revoke.until);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.revoke(uuid, timestamptz, timestamptz) IS 'From the commit on, refuses access tokens of this session or user issued before epoch (infinity: all); forgotten after until';
+
+CREATE FUNCTION orion_private.unrevoke(id uuid) RETURNS void
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	DELETE FROM orion_private.revocations AS r WHERE r.id = unrevoke.id;
+	PERFORM orion_private.revocation_note(unrevoke.id, NULL, NULL);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.unrevoke(uuid) IS 'Takes a revocation back from the commit on';
+REVOKE ALL ON FUNCTION orion_private.revocation_note(uuid, timestamptz, timestamptz),
+	orion_private.revoke(uuid, timestamptz, timestamptz), orion_private.unrevoke(uuid) FROM PUBLIC;

@@ -47,6 +47,13 @@
 	ExecInsertIndexTuples((target), (slot), (estate), false, false, NULL, NIL)
 #endif
 
+/* 16 can give back an error instead of raising it. */
+#if PG_VERSION_NUM >= 160000
+#define orion_parse_qualified_name(text) stringToQualifiedNameList((text), NULL)
+#else
+#define orion_parse_qualified_name(text) stringToQualifiedNameList(text)
+#endif
+
 /* 17 can skip the LOGIN check of the role a worker connects as. */
 #if PG_VERSION_NUM >= 170000
 #define ORION_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK

@@ -346,7 +346,7 @@ orion_session_pre_request(OrionCall *call)
 
 	if (!has_pre_request(call))
 		return;
-	names = stringToQualifiedNameList(orion_rest_pre_request);
+	names = orion_parse_qualified_name(orion_rest_pre_request);
 	initStringInfo(&text);
 	appendStringInfo(&text, "SELECT %s()", NameListToQuotedString(names));
 	plan = orion_plan_get(text.data, text.len, 0, NULL);

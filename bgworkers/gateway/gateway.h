@@ -77,6 +77,7 @@ typedef struct Request
 	size_t		body_at;		/* offset of the body's length field */
 	uint64_t	body_len;		/* bytes of body read */
 	uint64_t	held;			/* of them in memory */
+	uint64_t	answer_held;	/* bytes of a large answer in memory */
 	bool		safe;			/* GET or HEAD: may be given to another
 								 * executor */
 	bool		retried;
@@ -181,6 +182,7 @@ extern void orion_gateway_server_client_event(Client *client, uint32_t events);
 extern void orion_gateway_server_sweep(void);
 extern void orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response);
 extern void orion_gateway_server_refuse(Request *request, const OrionHttpError *error);
+extern bool orion_gateway_server_has_room(Request *request, size_t answer_len);
 extern struct MHD_Response *orion_gateway_server_error(const OrionHttpError *error, const char *request_id);
 extern void orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
 

@@ -243,6 +243,11 @@ answer(Request *request, OrionFrame *frame)
 		orion_gateway_server_refuse(request, &orion_http_bad_answer);
 		return;
 	}
+	if (!orion_gateway_server_has_room(request, len))
+	{
+		orion_gateway_server_refuse(request, &orion_http_no_answer_memory);
+		return;
+	}
 	response = MHD_create_response_from_buffer(len, (void *) body, MHD_RESPMEM_MUST_COPY);
 	if (response && add_headers(response, frame))
 	{

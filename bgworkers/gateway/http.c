@@ -23,6 +23,8 @@ const OrionHttpError orion_http_bad_version = {505, "ORH505", "the HTTP version 
 const OrionHttpError orion_http_bad_answer = {500, "ORH500", "the server gave an answer that cannot be sent", NULL};
 const OrionHttpError orion_http_queue_full = {503, "ORH503", "too many requests are waiting", "Try again later."};
 const OrionHttpError orion_http_no_memory = {503, "ORH503", "too many large bodies are being received", "Try again later."};
+const OrionHttpError orion_http_no_answer_memory =
+{503, "ORH503", "too many large answers are being sent", "Check whether the request took effect before sending it again."};
 const OrionHttpError orion_http_queue_timeout = {503, "ORH503", "no server process became free in time", "Try again later."};
 const OrionHttpError orion_http_executor_lost =
 {503, "ORH503", "the process serving the request ended", "Check whether the request took effect before sending it again."};

@@ -118,6 +118,7 @@ extern const OrionHttpError orion_http_bad_version;
 extern const OrionHttpError orion_http_bad_answer;
 extern const OrionHttpError orion_http_queue_full;
 extern const OrionHttpError orion_http_no_memory;
+extern const OrionHttpError orion_http_no_answer_memory;
 extern const OrionHttpError orion_http_queue_timeout;
 extern const OrionHttpError orion_http_executor_lost;
 extern const OrionHttpError orion_http_not_ready;

@@ -53,12 +53,16 @@
 								 * turn */
 #define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four
 												 * of the largest allowed */
+#define ANSWER_MEMORY	(256u * 1024 * 1024)	/* of all large answers held, or
+												 * one of any size */
+#define LARGE_ANSWER	65536
 #define ANSWER_ROOM		8192	/* the library's memory for a response's
 								 * headers */
 
 static Request *free_requests;
 static int	nfree;
 static uint64_t held;			/* bytes of bodies in memory */
+static uint64_t answers_held;	/* and of large answers */
 static uint64_t last_id;
 static uint64_t id_prefix;
 static struct MHD_Response *health;
@@ -92,6 +96,7 @@ static void
 request_free(Request *request)
 {
 	held -= request->held;
+	answers_held -= request->answer_held;
 	if (request->frame.cap > KEEP_FRAME || request->frame.failed)
 		orion_buffer_free(&request->frame);
 	if (nfree >= KEEP_REQUESTS)
@@ -342,6 +347,19 @@ orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Re
 	request->state = response ? REQUEST_ANSWERED : REQUEST_ABORTED;
 	MHD_resume_connection(request->connection);
 	orion_gateway.run_http = true;
+}
+
+/* An answer stays in memory until its client has taken it, however slowly. */
+bool
+orion_gateway_server_has_room(Request *request, size_t answer_len)
+{
+	if (answer_len <= LARGE_ANSWER)
+		return true;
+	if (answers_held > 0 && answers_held + answer_len > ANSWER_MEMORY)
+		return false;
+	request->answer_held = answer_len;
+	answers_held += answer_len;
+	return true;
 }
 
 void

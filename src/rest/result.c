@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/detoast.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
@@ -15,6 +16,7 @@
 #include "rest/error.h"
 #include "rest/response.h"
 #include "rest/result.h"
+#include "rest/settings.h"
 
 static Datum
 value(int n, bool *isnull)
@@ -56,6 +58,10 @@ orion_result_body(OrionCall *call, int n, const char *instead)
 		appendStringInfoString(&call->response->body, instead);
 		return;
 	}
+	/* each copy on the way to the client takes as much memory again */
+	if (toast_raw_datum_size(datum) > (Size) orion_rest_max_answer_size * 1024)
+		orion_refuse(500, "54000", psprintf("the answer has more than %d kB", orion_rest_max_answer_size), NULL,
+					 "Ask for fewer rows or columns, or raise orion.rest_max_answer_size.");
 	json = PG_DETOAST_DATUM_PACKED(datum);
 	appendBinaryStringInfo(&call->response->body, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
 }

@@ -23,6 +23,7 @@ char	   *orion_rest_pre_request = NULL;
 char	   *orion_rest_pre_config = NULL;
 char	   *orion_rest_root_spec = NULL;
 int			orion_rest_max_rows = -1;
+int			orion_rest_max_answer_size = 262144;
 bool		orion_rest_aggregates_enabled = false;
 bool		orion_rest_plan_enabled = false;
 bool		orion_rest_prepared_statements = true;
@@ -157,6 +158,9 @@ orion_rest_settings_init(void)
 	define_schemas_and_roles();
 	DefineCustomIntVariable("orion.rest_max_rows", "Most rows in one answer.", "-1 sets no limit.",
 							&orion_rest_max_rows, -1, -1, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.rest_max_answer_size", "Largest body of an answer.", NULL,
+							&orion_rest_max_answer_size, 262144, 1, MaxAllocSize / 1024, PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
 	define_bool("orion.rest_aggregates_enabled", "Allows aggregate functions in select.",
 				&orion_rest_aggregates_enabled, false);
 	define_bool("orion.rest_plan_enabled", "Allows clients to ask for execution plans.",

@@ -40,6 +40,7 @@ extern char *orion_rest_pre_request;
 extern char *orion_rest_pre_config;
 extern char *orion_rest_root_spec;
 extern int	orion_rest_max_rows;	/* -1: no limit */
+extern int	orion_rest_max_answer_size; /* kB */
 extern bool orion_rest_aggregates_enabled;
 extern bool orion_rest_plan_enabled;
 extern bool orion_rest_prepared_statements;

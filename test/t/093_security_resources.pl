@@ -1,0 +1,60 @@
+# Answers must not take all memory: neither one that is large nor many that nobody takes.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use OrionHttp;
+
+my $port = PostgreSQL::Test::Cluster::get_free_port();
+my $node = PostgreSQL::Test::Cluster->new('resources');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'orion'
+orion.http_port = $port
+orion.executor_count = 1
+max_worker_processes = 16
+});
+$node->start;
+$node->safe_psql('postgres', q{
+CREATE EXTENSION orion;
+CREATE FUNCTION large(mb int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT repeat('x', mb * 1048576) $$;
+CREATE TABLE notes (id int PRIMARY KEY, body text);
+INSERT INTO notes VALUES (1, repeat('x', 1000000));
+GRANT SELECT, INSERT, UPDATE ON notes TO orion_anon;
+});
+ok(OrionHttp::await($port, '/ready', 200), 'the gateway is ready');
+
+# Columns may be named many times, so no row is small.
+is(OrionHttp::request($port, 'GET', '/rest/v1/notes?select=' . join(',', map { "c$_:body" } 1 .. 300))->{status}, 500,
+	'an answer of more than orion.rest_max_answer_size');
+$node->append_conf('postgresql.conf', 'orion.rest_max_answer_size = 900kB');
+$node->reload;
+my %json = ('Content-Type' => 'application/json', Prefer => 'return=representation');
+$node->poll_query_until('postgres', q{SELECT current_setting('orion.rest_max_answer_size') = '900kB'});
+my $large = OrionHttp::request($port, 'PATCH', '/rest/v1/notes?id=eq.1', \%json, '{"id":2}');
+is($large->{status}, 500, 'a write whose answer is too large');
+like($large->{body}, qr/"54000"/, '... says so');
+is($node->safe_psql('postgres', 'SELECT id FROM notes'), 1, '... and writes nothing');
+$node->append_conf('postgresql.conf', 'orion.rest_max_answer_size = 256MB');
+$node->reload;
+
+# Clients that ask and do not read.
+my @clients = map {
+	my $client = OrionHttp::connection($port);
+	syswrite($client, "GET /rest/v1/rpc/large?mb=90 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+	$client;
+} 1 .. 4;
+my @statuses;
+for my $client (@clients)
+{
+	my $head = OrionHttp::receive($client, sub { $_[0] =~ /\r\n\r\n/ });
+	push @statuses, $head =~ m{^HTTP/1\.1 (\d+)};
+}
+is("@statuses", '200 200 503 503', 'large answers that nobody takes are held up to a limit');
+is(OrionHttp::request($port, 'GET', '/rest/v1/rpc/large?mb=0')->{status}, 200, 'small ones go on');
+close $_ for @clients;
+ok(OrionHttp::await($port, '/rest/v1/rpc/large?mb=90', 200, 30), 'and large ones do when the clients have gone');
+
+$node->stop;
+done_testing();

@@ -51,6 +51,10 @@ static const OperatorName operators[] = {
 	{"isdistinct", ORION_OP_ISDISTINCT, false},
 	{"in", ORION_OP_IN, false},
 	{"is", ORION_OP_IS, false},
+	{"fts", ORION_OP_FTS, false},
+	{"plfts", ORION_OP_PLFTS, false},
+	{"phfts", ORION_OP_PHFTS, false},
+	{"wfts", ORION_OP_WFTS, false},
 };
 
 static bool
@@ -300,20 +304,85 @@ name(Parser *p)
 	return copy(p, p->text +start, p->pos - start);
 }
 
-/* [relation.]column */
+/* A key that is a number, maybe negative, counts elements. */
+static void
+read_index(OrionStep *step)
+{
+	const char *c = step->key + (step->key[0] == '-');
+	size_t		digits = strspn(c, "0123456789");
+
+	if (digits == 0 || digits > 9 || c[digits] != '\0')
+		return;
+	step->index = true;
+	for (; *c; c++)
+		step->number = step->number * 10 + (*c - '0');
+	if (step->key[0] == '-')
+		step->number = -step->number;
+}
+
+/* ->key, ->>key, ->2, any number of them */
 static bool
-dotted_name(Parser *p, OrionName *result)
+steps(Parser *p, OrionStep **first)
+{
+	OrionStep **tail = first;
+
+	while (accept_text(p, "->"))
+	{
+		bool		plain;
+
+		*tail = make(p, sizeof(OrionStep));
+		if (!*tail || !count_item(p))
+			return false;
+		(*tail)->text = accept(p, '>');
+		plain = p->text[p->pos] != '"';
+		if (p->text[p->pos] == '-' && (p->text[p->pos + 1] < '0' || p->text[p->pos + 1] > '9'))
+			return fail(p, "a digit was expected");
+		(*tail)->key = name(p);
+		if (!(*tail)->key)
+			return false;
+		if (plain)
+			read_index(*tail);
+		tail = &(*tail)->next;
+	}
+	return true;
+}
+
+static void
+spaces(Parser *p)
+{
+	while (accept(p, ' '))
+		;
+}
+
+/* column, column->key */
+static bool
+field(Parser *p, OrionName *result)
 {
 	result->column = name(p);
-	if (!result->column)
+	return result->column && steps(p, &result->steps);
+}
+
+/* [relation.[relation.]...]column; what is behind the column stays */
+static bool
+dotted_field(Parser *p, OrionPath **path, OrionName *result)
+{
+	OrionPath **tail = path;
+
+	if (!field(p, result))
 		return false;
-	if (p->text[p->pos] == '.')
+	while (accept(p, '.'))
 	{
-		p->pos++;
-		result->embed = result->column;
-		result->column = name(p);
+		if (result->steps)
+			return fail(p, "a path has a relation in front of the column");
+		*tail = make(p, sizeof(OrionPath));
+		if (!*tail || !count_item(p))
+			return false;
+		(*tail)->name = result->column;
+		tail = &(*tail)->next;
+		if (!field(p, result))
+			return false;
 	}
-	return result->column != NULL;
+	return true;
 }
 
 static const OperatorName *
@@ -378,12 +447,15 @@ value_list(Parser *p, OrionFilter *filter)
 {
 	if (!accept(p, '('))
 		return fail(p, "( was expected");
+	spaces(p);
 	if (accept(p, ')'))
 		return true;
 	do
 	{
-		char	   *one = value(p, true);
+		char	   *one;
 
+		spaces(p);
+		one = value(p, true);
 		if (!one || !count_item(p) || !grow_values(p, filter))
 			return false;
 		filter->values[filter->nvalues++] = one;
@@ -436,6 +508,12 @@ quantifier(Parser *p, const OperatorName *op, OrionFilter *filter)
 {
 	if (p->text[p->pos] != '(')
 		return true;
+	if (op->op >= ORION_OP_FTS)
+	{
+		p->pos++;
+		filter->config = name(p);
+		return filter->config && (accept(p, ')') || fail(p, ") was expected"));
+	}
 	if (!op->quantifiable)
 		return fail(p, "the operator takes no (any) or (all)");
 	if (accept_text(p, "(any)"))
@@ -472,6 +550,22 @@ test(Parser *p, OrionFilter *filter, bool inside)
 
 static bool members(Parser *p, OrionFilter *group);
 
+/* "and" in front of a parenthesis; moves only if it is there */
+static bool
+group_word(Parser *p, const char *word)
+{
+	size_t		start = p->pos;
+
+	if (accept_text(p, word))
+	{
+		spaces(p);
+		if (p->text[p->pos] == '(')
+			return true;
+	}
+	p->pos = start;
+	return false;
+}
+
 /* One member of a group: a group again, or column.operator.value */
 static bool
 member(Parser *p, OrionFilter *filter)
@@ -479,20 +573,18 @@ member(Parser *p, OrionFilter *filter)
 	size_t		start = p->pos;
 	bool		negated = accept_text(p, "not.");
 
-	if (accept_text(p, "and("))
+	if (group_word(p, "and"))
 		filter->kind = ORION_FILTER_AND;
-	else if (accept_text(p, "or("))
+	else if (group_word(p, "or"))
 		filter->kind = ORION_FILTER_OR;
 	else
 	{
 		p->pos = start;
-		filter->name.column = name(p);
-		return filter->name.column &&
+		return field(p, &filter->name) &&
 			(accept(p, '.') || fail(p, ". was expected")) &&
 			test(p, filter, true);
 	}
 	filter->negated = negated;
-	p->pos--;
 	return members(p, filter);
 }
 
@@ -508,12 +600,12 @@ members(Parser *p, OrionFilter *group)
 		return fail(p, "( was expected");
 	do
 	{
-		while (accept(p, ' '))
-			;
+		spaces(p);
 		*tail = make(p, sizeof(OrionFilter));
 		if (!*tail || !count_item(p) || !member(p, *tail))
 			return false;
 		tail = &(*tail)->next;
+		spaces(p);
 	} while (accept(p, ','));
 	p->depth--;
 	return accept(p, ')') || fail(p, ") was expected");
@@ -525,14 +617,25 @@ at_end(Parser *p)
 	return p->text[p->pos] == '\0' || fail(p, "unexpected text");
 }
 
-static void
-add_filter(OrionQuery *query, OrionFilter *filter)
+/* Where a filter of this path belongs; a new scope for an embedded relation. */
+static bool
+filters_of(Parser *p, OrionQuery *query, OrionPath *path, OrionFilter ***tail)
 {
-	OrionFilter **tail = &query->filters;
+	*tail = &query->filters;
+	if (path)
+	{
+		OrionScope *scope = make(p, sizeof(OrionScope));
 
-	while (*tail)
-		tail = &(*tail)->next;
-	*tail = filter;
+		if (!scope)
+			return false;
+		scope->path = path;
+		scope->next = query->scopes;
+		query->scopes = scope;
+		*tail = &scope->filters;
+	}
+	while (**tail)
+		*tail = &(**tail)->next;
+	return true;
 }
 
 bool
@@ -541,36 +644,34 @@ orion_query_filter(const OrionArena *arena, const OrionParam *param,
 {
 	Parser		p = {.arena = arena,.error = error,.what = "filter",.text = param->name};
 	OrionFilter *filter = make(&p, sizeof(OrionFilter));
+	OrionFilter **tail;
+	OrionPath  *path = NULL;
 
-	if (!filter || !dotted_name(&p, &filter->name) || !at_end(&p))
+	if (!filter || !dotted_field(&p, &path, &filter->name) || !at_end(&p))
 		return false;
 	p.text = param->value;
 	p.pos = 0;
-	if (!test(&p, filter, false) || !at_end(&p))
+	if (!test(&p, filter, false) || !at_end(&p) || !filters_of(&p, query, path, &tail))
 		return false;
-	add_filter(query, filter);
+	*tail = filter;
 	return true;
 }
 
 /* and=, or=, not.and=, not.or= */
 static bool
-group_param(Parser *p, const OrionParam *param, OrionQuery *query)
+group_param(Parser *p, const char *word, bool negated, OrionPath *path, OrionQuery *query)
 {
 	OrionFilter *filter = make(p, sizeof(OrionFilter));
-	const char *word = param->name;
+	OrionFilter **tail;
 
 	if (!filter)
 		return false;
-	if (strncmp(word, "not.", 4) == 0)
-	{
-		filter->negated = true;
-		word += 4;
-	}
+	filter->negated = negated;
 	filter->kind = strcmp(word, "or") == 0 ? ORION_FILTER_OR : ORION_FILTER_AND;
 	p->what = "logic tree";
-	if (!members(p, filter) || !at_end(p))
+	if (!members(p, filter) || !at_end(p) || !filters_of(p, query, path, &tail))
 		return false;
-	add_filter(query, filter);
+	*tail = filter;
 	return true;
 }
 
@@ -600,13 +701,51 @@ embed(Parser *p, OrionSelect *item)
 		(accept(p, ')') || fail(p, ") was expected"));
 }
 
+/* Behind a dot: sum() and the like; the position moves only when there is one. */
+static OrionAggregate
+aggregate(Parser *p)
+{
+	static const struct
+	{
+		const char *text;
+		OrionAggregate aggregate;
+	}			words[] = {
+		{"count()", ORION_AGGREGATE_COUNT},
+		{"sum()", ORION_AGGREGATE_SUM},
+		{"avg()", ORION_AGGREGATE_AVG},
+		{"max()", ORION_AGGREGATE_MAX},
+		{"min()", ORION_AGGREGATE_MIN},
+	};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
+		if (accept_text(p, words[i].text))
+			return words[i].aggregate;
+	return ORION_AGGREGATE_NONE;
+}
+
+/* A dot in front of an aggregate ends a type's name, others are part of it. */
 static bool
-cast(Parser *p, OrionSelect *item)
+ends_cast(Parser *p)
+{
+	size_t		start = p->pos;
+	bool		ends;
+
+	if (p->text[start] == '\0' || strchr(",()", p->text[start]))
+		return true;
+	if (!accept(p, '.'))
+		return false;
+	ends = aggregate(p) != ORION_AGGREGATE_NONE;
+	p->pos = start;
+	return ends;
+}
+
+static bool
+cast(Parser *p, const char **result)
 {
 	size_t		start = p->pos;
 
 	/* a type name with its modifier: numeric(10,2), "Weird Type"[] */
-	while (p->text[p->pos] && !strchr(",()", p->text[p->pos]))
+	while (!ends_cast(p))
 		p->pos++;
 	if (p->pos == start)
 		return fail(p, "a type was expected");
@@ -619,21 +758,40 @@ cast(Parser *p, OrionSelect *item)
 		p->pos += digits + 2;
 		p->pos += strspn(p->text +p->pos, "[]");
 	}
-	item->cast = copy(p, p->text +start, p->pos - start);
-	return item->cast != NULL;
+	*result = copy(p, p->text +start, p->pos - start);
+	return *result != NULL;
 }
 
-/* [alias:]name[::type], [alias:]name[!hint](...), * */
+/* What may be behind the column: ->path, ::type, .sum(), ::type of the sum */
+static bool
+select_field(Parser *p, OrionSelect *item)
+{
+	if (!steps(p, &item->steps))
+		return false;
+	if (accept_text(p, "::") && !cast(p, &item->cast))
+		return false;
+	if (accept(p, '.'))
+	{
+		item->aggregate = aggregate(p);
+		if (item->aggregate == ORION_AGGREGATE_NONE)
+			return fail(p, "an aggregate was expected");
+	}
+	if (item->aggregate != ORION_AGGREGATE_NONE && accept_text(p, "::"))
+		return cast(p, &item->aggregate_cast);
+	return true;
+}
+
+/* [alias:]name[::type], [alias:]name[!hint](...), [alias:]count(), ...name(...), * */
 static bool
 select_item(Parser *p, OrionSelect *item)
 {
-	while (accept(p, ' '))
-		;
+	spaces(p);
 	if (accept(p, '*'))
 	{
 		item->name = "*";
 		return true;
 	}
+	item->spread = accept_text(p, "...");
 	item->name = name(p);
 	if (!item->name)
 		return false;
@@ -645,11 +803,14 @@ select_item(Parser *p, OrionSelect *item)
 		if (!item->name)
 			return false;
 	}
-	if (p->text[p->pos] == '!' || p->text[p->pos] == '(')
+	if (strcmp(item->name, "count") == 0 && accept_text(p, "()"))
+	{
+		item->name = NULL;
+		item->aggregate = ORION_AGGREGATE_COUNT;
+	}
+	else if (item->spread || p->text[p->pos] == '!' || p->text[p->pos] == '(')
 		return embed(p, item);
-	if (accept_text(p, "::"))
-		return cast(p, item);
-	return true;
+	return select_field(p, item);
 }
 
 static bool
@@ -670,12 +831,20 @@ select_list(Parser *p, OrionSelect **first)
 	return true;
 }
 
+/* column.desc.nullslast, relation(column).asc */
 static bool
 order_item(Parser *p, OrionOrder *item)
 {
-	item->name.column = name(p);
-	if (!item->name.column)
+	if (!field(p, &item->name))
 		return false;
+	if (!item->name.steps && accept(p, '('))
+	{
+		item->name.embed = item->name.column;
+		if (!field(p, &item->name))
+			return false;
+		if (!accept(p, ')'))
+			return fail(p, ") was expected");
+	}
 	if (accept_text(p, ".desc"))
 		item->descending = true;
 	else
@@ -688,11 +857,12 @@ order_item(Parser *p, OrionOrder *item)
 }
 
 static bool
-order_list(Parser *p, OrionQuery *query)
+order_list(Parser *p, OrionOrder **first)
 {
-	OrionOrder **tail = &query->order;
+	OrionOrder **tail = first;
 
-	query->order = NULL;
+	p->what = "order";
+	*first = NULL;
 	do
 	{
 		*tail = make(p, sizeof(OrionOrder));
@@ -727,7 +897,9 @@ number(Parser *p, bool *has, int64_t *result)
 {
 	int64_t		n = 0;
 
-	if (p->text[0] == '\0')
+	bool		negative = accept(p, '-');
+
+	if (p->text[p->pos] == '\0')
 		return fail(p, "a number was expected");
 	for (; p->text[p->pos]; p->pos++)
 	{
@@ -740,8 +912,68 @@ number(Parser *p, bool *has, int64_t *result)
 		n = n * 10 + digit;
 	}
 	*has = true;
-	*result = n;
+	*result = negative && n > 0 ? -1 : n;
 	return true;
+}
+
+/* order, limit, offset, and, or: behind a path of embedded relations, or alone */
+static bool
+scoped_word(Parser *p, OrionPath *path, const char *word, bool negated, OrionQuery *query)
+{
+	OrionScope *scope;
+
+	if (strcmp(word, "and") == 0 || strcmp(word, "or") == 0)
+		return group_param(p, word, negated, path, query);
+	scope = make(p, sizeof(OrionScope));
+	if (!scope)
+		return false;
+	scope->path = path;
+	scope->next = query->scopes;
+	query->scopes = scope;
+	p->what = word;
+	if (strcmp(word, "order") == 0)
+		return order_list(p, &scope->order);
+	if (strcmp(word, "limit") == 0)
+		return number(p, &scope->has_limit, &scope->limit);
+	return number(p, &scope->has_offset, &scope->offset);
+}
+
+static bool
+is_scoped_word(const char *word)
+{
+	return strcmp(word, "order") == 0 || strcmp(word, "limit") == 0 || strcmp(word, "offset") == 0 ||
+		strcmp(word, "and") == 0 || strcmp(word, "or") == 0;
+}
+
+/*
+ * clients.order=, projects.tasks.or=: *reserved tells whether the name is one.  A
+ * name that is no path at all is left to who reads filters and arguments.
+ */
+static bool
+scoped_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *reserved)
+{
+	OrionPath  *path = NULL;
+	OrionPath **last = &path;
+	OrionName	word = {0};
+	OrionQueryError ignored;
+	Parser		names = *p;
+	bool		negated = false;
+
+	names.error = &ignored;
+	names.text = param->name;
+	names.pos = 0;
+	*reserved = strchr(param->name, '.') && dotted_field(&names, &path, &word) &&
+		names.text[names.pos] == '\0' && path && !word.steps && is_scoped_word(word.column);
+	if (!*reserved)
+		return true;
+	while ((*last)->next)
+		last = &(*last)->next;
+	if (strcmp((*last)->name, "not") == 0 && (word.column[0] == 'a' || strcmp(word.column, "or") == 0))
+	{
+		*last = NULL;
+		negated = true;
+	}
+	return scoped_word(p, path, word.column, negated, query);
 }
 
 static bool
@@ -763,8 +995,7 @@ reserved_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *rese
 	}
 	if (strcmp(word, "order") == 0)
 	{
-		p->what = "order";
-		return order_list(p, query);
+		return order_list(p, &query->order);
 	}
 	if (strcmp(word, "limit") == 0)
 	{
@@ -786,11 +1017,9 @@ reserved_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *rese
 		query->on_conflict = param->value;
 		return true;
 	}
-	if (strcmp(word, "and") == 0 || strcmp(word, "or") == 0 ||
-		strcmp(word, "not.and") == 0 || strcmp(word, "not.or") == 0)
-		return group_param(p, param, query);
-	*reserved = false;
-	return true;
+	if (strcmp(word, "and") == 0 || strcmp(word, "or") == 0)
+		return group_param(p, word, false, NULL, query);
+	return scoped_param(p, param, query, reserved);
 }
 
 bool

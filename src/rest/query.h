@@ -52,6 +52,10 @@ typedef enum OrionOperator
 	ORION_OP_IN,				/* value list instead of value */
 	ORION_OP_IS,				/* value: null, not_null, true, false or
 								 * unknown, lower case */
+	ORION_OP_FTS,				/* config: text search configuration or NULL */
+	ORION_OP_PLFTS,
+	ORION_OP_PHFTS,
+	ORION_OP_WFTS,
 } OrionOperator;
 
 typedef enum OrionQuantifier
@@ -61,11 +65,22 @@ typedef enum OrionQuantifier
 	ORION_QUANTIFIER_ALL,
 } OrionQuantifier;
 
-/* A column, in time behind a path of embedded relations. */
+/* A step of a JSON path: -> or ->>, a key or a number. */
+typedef struct OrionStep
+{
+	bool text;					/* ->> */
+	bool		index;			/* number instead of key */
+	int32_t		number;
+	const char *key;
+	struct OrionStep *next;
+} OrionStep;
+
+/* A column and a path into it. */
 typedef struct OrionName
 {
 	const char *column;
-	const char *embed;			/* relation in front of the dot, or NULL */
+	const char *embed;			/* order: the to-one relation, or NULL */
+	OrionStep  *steps;
 } OrionName;
 
 typedef enum OrionFilterKind
@@ -85,18 +100,33 @@ typedef struct OrionFilter
 	OrionName	name;
 	OrionOperator op;
 	OrionQuantifier quantifier;
+	const char *config;
 	const char *value;			/* NULL for ORION_OP_IN */
 	int			nvalues;
 	const char **values;
 } OrionFilter;
 
+typedef enum OrionAggregate
+{
+	ORION_AGGREGATE_NONE,
+	ORION_AGGREGATE_COUNT,
+	ORION_AGGREGATE_SUM,
+	ORION_AGGREGATE_AVG,
+	ORION_AGGREGATE_MAX,
+	ORION_AGGREGATE_MIN,
+} OrionAggregate;
+
 typedef struct OrionSelect
 {
-	const char *name;			/* "*" for all columns */
+	const char *name;			/* "*" for all columns; NULL for count() */
+	OrionStep  *steps;
+	OrionAggregate aggregate;
+	const char *aggregate_cast; /* of its result, or NULL */
 	const char *alias;			/* or NULL */
 	const char *cast;			/* type name, unchecked, or NULL */
 	const char *hint;			/* embeds: foreign key or column, or NULL */
 	bool		inner;
+	bool		spread;
 	bool		embed;			/* name is a relation; first may be NULL */
 	struct OrionSelect *first;
 	struct OrionSelect *next;
@@ -131,6 +161,26 @@ typedef struct OrionColumnName
 	struct OrionColumnName *next;
 } OrionColumnName;
 
+/* Names of embedded relations, from the outermost. */
+typedef struct OrionPath
+{
+	const char *name;
+	struct OrionPath *next;
+} OrionPath;
+
+/* What a query says of one embedded relation, as far as said in one parameter. */
+typedef struct OrionScope
+{
+	OrionPath  *path;
+	OrionFilter *filters;
+	OrionOrder *order;
+	bool		has_limit;
+	bool		has_offset;
+	int64_t		limit;
+	int64_t		offset;
+	struct OrionScope *next;
+} OrionScope;
+
 typedef struct OrionQuery
 {
 	OrionSelect *select;		/* NULL: all columns */
@@ -140,9 +190,10 @@ typedef struct OrionQuery
 	OrionColumnName *columns;	/* columns=, NULL when not given */
 	const char *on_conflict;
 	OrionParam *params;			/* in the order given */
+	OrionScope *scopes;			/* of embedded relations */
 	bool		has_limit;
 	bool		has_offset;
-	int64_t		limit;
+	int64_t		limit;			/* -1: less than zero was asked for */
 	int64_t		offset;
 } OrionQuery;
 

@@ -15,6 +15,8 @@
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "nodes/value.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -82,6 +84,24 @@ orion_relation_find(const char *schema, const char *name, OrionSource *source)
 	source->quoted = quote_qualified_identifier(schema, name);
 }
 
+/* A function of the row is a column as well: t.name calls name(t). */
+static bool
+find_computed(const OrionSource *source, const char *name, OrionColumn *column)
+{
+	Oid			row = get_rel_type_id(source->relid);
+	Oid			function;
+
+	if (!OidIsValid(row))
+		return false;
+	function = LookupFuncName(list_make1(makeString(pstrdup(name))), 1, &row, true);
+	if (!OidIsValid(function) || get_func_retset(function))
+		return false;
+	column->name = name;
+	column->type = get_func_rettype(function);
+	column->typmod = -1;
+	return true;
+}
+
 bool
 orion_source_find_column(const OrionSource *source, const char *name, OrionColumn *column)
 {
@@ -103,7 +123,7 @@ orion_source_find_column(const OrionSource *source, const char *name, OrionColum
 	}
 	tuple = SearchSysCacheAttName(source->relid, name);
 	if (!HeapTupleIsValid(tuple))
-		return false;
+		return find_computed(source, name, column);
 	att = (Form_pg_attribute) GETSTRUCT(tuple);
 	found = att->attnum > 0;	/* system columns are no part of the interface */
 	column->name = name;

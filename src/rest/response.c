@@ -102,7 +102,10 @@ orion_response_error(OrionResponse *response, int status, const char *code,
 	append_member(&response->body, "{\"code\":", code);
 	if (orion_rest_error_verbosity == ORION_ERRORS_VERBOSE)
 	{
-		append_member(&response->body, ",\"details\":", details);
+		if (details && strcmp(code, "PGRST201") == 0)
+			appendStringInfo(&response->body, ",\"details\":%s", details); /* JSON already */
+		else
+			append_member(&response->body, ",\"details\":", details);
 		append_member(&response->body, ",\"hint\":", hint);
 	}
 	append_member(&response->body, ",\"message\":", message);

@@ -43,6 +43,9 @@ extern void orion_statement_order(OrionStatement *st, const OrionSource *source,
 								  const OrionOrder *order);
 extern void orion_statement_limit(OrionStatement *st, const OrionQuery *query);
 
+/* Appends the type of that name, qualified; refuses what names no type. */
+extern void orion_statement_type(OrionStatement *st, const char *name);
+
 /* Runs it by its kept plan; the result is in SPI's globals. */
 extern void orion_statement_run(OrionStatement *st, bool read_only);
 

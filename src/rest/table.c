@@ -15,12 +15,13 @@
 
 #include "rest/response.h"
 #include "rest/result.h"
-#include "rest/statement.h"
+#include "rest/read.h"
 
 static void
 read_rows(OrionCall *call, const OrionSource *source)
 {
 	OrionStatement st;
+	OrionRead  *read = orion_read_make(call, source);
 
 	orion_statement_init(&st);
 	orion_statement_add(&st, call->one ?
@@ -28,20 +29,16 @@ read_rows(OrionCall *call, const OrionSource *source)
 						"SELECT pg_catalog.count(*), pg_catalog.json_agg(w.*)");
 	if (call->prefer.count == ORION_COUNT_EXACT)
 	{
-		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM ");
+		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM (");
+		orion_read_begin_count(&st);
 		orion_statement_add(&st, source->quoted);
-		orion_statement_add(&st, " AS t");
-		orion_statement_where(&st, source, call->query.filters);
-		orion_statement_add(&st, ")");
+		orion_read_end_count(&st, read);
+		orion_statement_add(&st, ") AS c)");
 	}
-	orion_statement_add(&st, " FROM (SELECT");
-	orion_statement_select(&st, source, call->query.select);
-	orion_statement_add(&st, " FROM ");
+	orion_statement_add(&st, " FROM (");
+	orion_read_begin(&st, read);
 	orion_statement_add(&st, source->quoted);
-	orion_statement_add(&st, " AS t");
-	orion_statement_where(&st, source, call->query.filters);
-	orion_statement_order(&st, source, call->query.order);
-	orion_statement_limit(&st, &call->query);
+	orion_read_end(&st, read);
 	orion_statement_add(&st, ") AS w");
 	orion_statement_run(&st, true);
 	orion_result_page(call);

@@ -67,11 +67,22 @@ put(const char *text)
 }
 
 static void
+put_steps(const OrionStep *step)
+{
+	for (; step; step = step->next)
+	{
+		put(step->text ? "->>" : "->");
+		put(step->index ? "#" : "");
+		put(step->key);
+	}
+}
+
+static void
 put_filter(const OrionFilter *filter)
 {
 	static const char *const names[] = {
 		"eq", "neq", "gt", "gte", "lt", "lte", "like", "ilike", "match", "imatch", "cs", "cd", "ov",
-		"sl", "sr", "nxr", "nxl", "adj", "isdistinct", "in", "is"
+		"sl", "sr", "nxr", "nxl", "adj", "isdistinct", "in", "is", "fts", "plfts", "phfts", "wfts"
 	};
 
 	for (; filter; filter = filter->next)
@@ -85,12 +96,14 @@ put_filter(const OrionFilter *filter)
 		}
 		else
 		{
-			put(filter->name.embed ? filter->name.embed : "");
-			put(filter->name.embed ? "/" : "");
 			put("<");
 			put(filter->name.column);
-			put("> ");
+			put(">");
+			put_steps(filter->name.steps);
+			put(" ");
 			put(names[filter->op]);
+			put(filter->config ? " in " : "");
+			put(filter->config ? filter->config : "");
 			put(filter->quantifier == ORION_QUANTIFIER_ANY ? " any" : filter->quantifier == ORION_QUANTIFIER_ALL ? " all" : "");
 			for (int i = 0; i < filter->nvalues; i++)
 			{
@@ -112,11 +125,15 @@ put_filter(const OrionFilter *filter)
 static void
 put_select(const OrionSelect *item)
 {
+	static const char *const aggregates[] = {"", " count", " sum", " avg", " max", " min"};
+
 	for (; item; item = item->next)
 	{
+		put(item->spread ? "..." : "");
 		put("<");
-		put(item->name);
+		put(item->name ? item->name : "");
 		put(">");
+		put_steps(item->steps);
 		if (item->alias)
 		{
 			put(" as <");
@@ -127,6 +144,13 @@ put_select(const OrionSelect *item)
 		{
 			put(" cast <");
 			put(item->cast);
+			put(">");
+		}
+		put(aggregates[item->aggregate]);
+		if (item->aggregate_cast)
+		{
+			put(" then <");
+			put(item->aggregate_cast);
 			put(">");
 		}
 		if (item->hint)
@@ -147,17 +171,26 @@ put_select(const OrionSelect *item)
 }
 
 static void
+put_order(const OrionOrder *order)
+{
+	for (; order; order = order->next)
+	{
+		put(" order <");
+		put(order->name.embed ? order->name.embed : "");
+		put(order->name.embed ? "/" : "");
+		put(order->name.column);
+		put_steps(order->name.steps);
+		put(order->descending ? "> desc" : ">");
+		put(order->nulls == ORION_NULLS_FIRST ? " first" : order->nulls == ORION_NULLS_LAST ? " last" : "");
+	}
+}
+
+static void
 put_rest(const OrionQuery *query)
 {
 	char		number[64];
 
-	for (const OrionOrder *order = query->order; order; order = order->next)
-	{
-		put(" order <");
-		put(order->name.column);
-		put(order->descending ? "> desc" : ">");
-		put(order->nulls == ORION_NULLS_FIRST ? " first" : order->nulls == ORION_NULLS_LAST ? " last" : "");
-	}
+	put_order(query->order);
 	for (const OrionColumnName *column = query->columns; column; column = column->next)
 	{
 		put(" column <");
@@ -173,6 +206,25 @@ put_rest(const OrionQuery *query)
 	{
 		snprintf(number, sizeof(number), " offset %lld", (long long) query->offset);
 		put(number);
+	}
+}
+
+static void
+put_scopes(const OrionScope *scope)
+{
+	char		number[64];
+
+	for (; scope; scope = scope->next)
+	{
+		for (const OrionPath *step = scope->path; step; step = step->next)
+		{
+			put(step->name);
+			put("/");
+		}
+		put_filter(scope->filters);
+		put_order(scope->order);
+		snprintf(number, sizeof(number), " %lld %lld", (long long) scope->limit, (long long) scope->offset);
+		put(scope->has_limit || scope->has_offset ? number : "");
 	}
 }
 
@@ -194,6 +246,7 @@ parse_bytes(const char *text, size_t len)
 		put_select(query.select);
 		put_filter(query.filters);
 		put_rest(&query);
+		put_scopes(query.scopes);
 	}
 	else
 		snprintf(out, sizeof(out), "%s at %zu: %s", error.what, error.at, error.problem);
@@ -254,6 +307,19 @@ test_filters(void **state)
 		{"first+name=eq.a+b", "<first name> eq <a b>;"},
 		{"%22a.b%22=eq.1", "<a.b> eq <1>;"},
 		{"client.name=eq.x", "client/<name> eq <x>;"},
+		{"a.b.name=eq.x", "a/b/<name> eq <x>;"},
+		{"a.or=(x.eq.1,y.eq.2)", "a/OR[<x> eq <1>;<y> eq <2>;];"},
+		{"a.b.not.and=(x.eq.1)", "a/b/!AND[<x> eq <1>;];"},
+		{"a.limit=3&a.offset=2", "a/ 0 2a/ 3 0"},
+		{"a.order=x.desc,y->z", "a/ order <x> desc order <y->z>"},
+		{"doc->a->>b=eq.1", "<doc>->a->>b eq <1>;"},
+		{"doc->0->-1->>\"2\"=eq.1", "<doc>->#0->#-1->>2 eq <1>;"},
+		{"doc->>--1=eq.1", "filter at 6: a digit was expected"},
+		{"a=fts.x", "<a> fts <x>;"},
+		{"a=not.wfts(english).the%20x", "!<a> wfts in english <the x>;"},
+		{"a=plfts(x.y", "filter at 7: ) was expected"},
+		{"a=in.( 1, 2 )", "<a> in <1> <2 >;"},
+		{"a=in.(   )", "<a> in;"},
 		{"%C3%A9=eq.%F0%9F%98%80", "<é> eq <\xF0\x9F\x98\x80>;"},
 		{"id=eq.1'; DROP TABLE x; --", "<id> eq <1'; DROP TABLE x; -->;"},
 		{"a\"b=eq.1", "filter at 1: unexpected text"},
@@ -277,6 +343,8 @@ test_groups(void **state)
 		{"or=(\"a.b\".eq.1)", "OR[<a.b> eq <1>;];"},
 		{"or=(and.eq.1,or.eq.2,not.eq.3)", "OR[<and> eq <1>;<or> eq <2>;<not> eq <3>;];"},
 		{"or=( a.eq.1, b.eq.2)", "OR[<a> eq <1>;<b> eq <2>;];"},
+		{"or=( and ( a.eq.1 , b.eq.2 ) , c.eq.3 )", "OR[AND[<a> eq <1 >;<b> eq <2 >;];<c> eq <3 >;];"},
+		{"or=(a->>b.eq.1)", "OR[<a>->>b eq <1>;];"},
 		{"or=()", "logic tree at 1: a name was expected"},
 		{"or=(a.eq.1", "logic tree at 7: ) was expected"},
 		{"or=a.eq.1", "logic tree at 0: ( was expected"},
@@ -305,6 +373,12 @@ test_select(void **state)
 		{"select=id,client(name,town(*))", "<id>;<client> {<name>;<town> {<*>;};};"},
 		{"select=c:client!fk!inner(name)", "<client> as <c> hint <fk> inner {<name>;};"},
 		{"select=client()", "<client> {};"},
+		{"select=...client(name)", "...<client> {<name>;};"},
+		{"select=...x", "select parameter at 4: ( was expected"},
+		{"select=a->b,c:d->>0::int", "<a>->b;<d>->>#0 as <c> cast <int>;"},
+		{"select=count(),n:count()", "<> count;<> as <n> count;"},
+		{"select=a.sum(),b::int.avg()::text", "<a> sum;<b> cast <int> avg then <text>;"},
+		{"select=a.median()", "select parameter at 2: an aggregate was expected"},
 		{"select=id,", "select parameter at 3: a name was expected"},
 		{"select=id::", "select parameter at 4: a type was expected"},
 		{"select=id::x(1); DROP", "select parameter at 8: unexpected text"},
@@ -333,7 +407,7 @@ test_order_and_limits(void **state)
 		{"limit=0", " limit 0"},
 		{"limit=9223372036854775807", " limit 9223372036854775807"},
 		{"limit=9223372036854775808", "limit at 18: the number is too large"},
-		{"limit=-1", "limit at 0: a number was expected"},
+		{"limit=-1", " limit -1"},
 		{"limit=1e3", "limit at 1: a number was expected"},
 		{"limit=", "limit at 0: a number was expected"},
 		{"offset=+1", "offset at 0: a number was expected"},

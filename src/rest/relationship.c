@@ -1,0 +1,591 @@
+/*
+ * relationship.c
+ *	  Finds relationships: over foreign keys, through views and junction tables,
+ *	  and those that functions compute.
+ *
+ * Foreign keys come from the relcache: a table's own from its list of foreign keys,
+ * those that point at it from its triggers.  What a view's columns are is in its
+ * rule, which the relcache keeps as well.  So nothing is scanned, nothing is
+ * kept here, and a change is seen by the next request.
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
+#include "catalog/pg_proc.h"
+#include "commands/trigger.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/primnodes.h"
+#include "rewrite/prs2lock.h"
+#include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/json.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/syscache.h"
+
+#include "rest/error.h"
+#include "rest/relationship.h"
+#include "rest/settings.h"
+
+/* Views over views: far more than anybody writes. */
+#define MAX_VIEW_DEPTH	32
+
+/* A base table and where its columns are in the relation looked at. */
+typedef struct Origin
+{
+	Oid			base;
+	bool		self;			/* is the table itself */
+	List	   *attributes;		/* AttrNumber in the base ... */
+	List	   *columns;		/* ... char * in the view, of the same length */
+} Origin;
+
+/* A foreign key, as its table declares it. */
+typedef struct Link
+{
+	Oid			from;
+	Oid			to;
+	const char *name;
+	bool		unique;			/* at most one row of from for one of to */
+	int			n;
+	AttrNumber	from_columns[INDEX_MAX_KEYS];
+	AttrNumber	to_columns[INDEX_MAX_KEYS];
+} Link;
+
+typedef struct Search
+{
+	const char *schema;
+	Oid			namespace;
+	const OrionSource *origin;
+	List	   *origins;		/* Origin *, of the origin; of the target: */
+	Oid			target;			/* of that name, or InvalidOid */
+	List	   *target_origins;
+	const char *name;
+	const char *hint;
+	List	   *found;			/* OrionRelationship * */
+} Search;
+
+static const char *
+origin_column(const Origin *origin, Oid relid, AttrNumber attribute)
+{
+	ListCell   *a;
+	ListCell   *c;
+
+	if (origin->self)
+		return get_attname(relid, attribute, false);
+	forboth(a, origin->attributes, c, origin->columns)
+		if (lfirst_int(a) == attribute)
+		return lfirst(c);
+	return NULL;
+}
+
+static void
+add_origin(List **origins, Oid base, AttrNumber attribute, const char *column)
+{
+	Origin	   *origin = NULL;
+	ListCell   *lc;
+
+	foreach(lc, *origins)
+		if (((Origin *) lfirst(lc))->base == base)
+		origin = lfirst(lc);
+	if (origin == NULL)
+	{
+		origin = palloc0(sizeof(Origin));
+		origin->base = base;
+		*origins = lappend(*origins, origin);
+	}
+	origin->attributes = lappend_int(origin->attributes, attribute);
+	origin->columns = lappend(origin->columns, unconstify(char *, column));
+}
+
+static List *find_origins(Oid relid, int depth);
+
+/* One column of a view that shows column attribute of relation shown. */
+static void
+add_shown(List **origins, Oid shown, AttrNumber attribute, const char *column, int depth)
+{
+	char		relkind = get_rel_relkind(shown);
+	ListCell   *o;
+
+	if (relkind != RELKIND_VIEW && relkind != RELKIND_MATVIEW)
+	{
+		add_origin(origins, shown, attribute, column);
+		return;
+	}
+	foreach(o, find_origins(shown, depth + 1))
+	{
+		Origin	   *origin = lfirst(o);
+		char	   *inner = get_attname(shown, attribute, true);
+		ListCell   *a;
+		ListCell   *c;
+
+		forboth(a, origin->attributes, c, origin->columns)
+			if (inner && strcmp(lfirst(c), inner) == 0)
+			add_origin(origins, origin->base, lfirst_int(a), column);
+	}
+}
+
+static List *
+view_origins(Relation view, int depth)
+{
+	List	   *origins = NIL;
+
+	for (int i = 0; view->rd_rules && i < view->rd_rules->numLocks; i++)
+	{
+		RewriteRule *rule = view->rd_rules->rules[i];
+		ListCell   *lc;
+
+		if (rule->event != CMD_SELECT)
+			continue;
+		foreach(lc, linitial_node(Query, rule->actions)->targetList)
+		{
+			TargetEntry *entry = lfirst_node(TargetEntry, lc);
+
+			if (!entry->resjunk && OidIsValid(entry->resorigtbl) && entry->resorigcol > 0 &&
+				entry->resno <= RelationGetNumberOfAttributes(view))
+				add_shown(&origins, entry->resorigtbl, entry->resorigcol,
+						  pstrdup(NameStr(TupleDescAttr(RelationGetDescr(view), entry->resno - 1)->attname)), depth);
+		}
+	}
+	return origins;
+}
+
+/* The tables behind a relation; for a table itself. */
+static List *
+find_origins(Oid relid, int depth)
+{
+	Relation	relation;
+	List	   *origins;
+
+	if (depth > MAX_VIEW_DEPTH || (relation = try_relation_open(relid, AccessShareLock)) == NULL)
+		return NIL;
+	if (relation->rd_rel->relkind == RELKIND_VIEW || relation->rd_rel->relkind == RELKIND_MATVIEW)
+		origins = view_origins(relation, depth);
+	else
+	{
+		Origin	   *self = palloc0(sizeof(Origin));
+
+		self->base = relid;
+		self->self = true;
+		origins = list_make1(self);
+	}
+	relation_close(relation, AccessShareLock);
+	return origins;
+}
+
+/* Is there a unique index on just these columns? */
+static bool
+columns_unique(Relation relation, const AttrNumber *columns, int n)
+{
+	ListCell   *lc;
+	bool		unique = false;
+
+	foreach(lc, RelationGetIndexList(relation))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+		Form_pg_index form = index->rd_index;
+		bool		same = form->indisunique && form->indnkeyatts == n &&
+		RelationGetIndexPredicate(index) == NIL;
+
+		for (int i = 0; same && i < n; i++)
+		{
+			bool		has = false;
+
+			for (int k = 0; k < n; k++)
+				has |= form->indkey.values[i] == columns[k];
+			same = has;
+		}
+		index_close(index, AccessShareLock);
+		unique |= same;
+	}
+	return unique;
+}
+
+/* The foreign keys of a table, but those it has as a partition. */
+static List *
+outgoing(Oid table)
+{
+	Relation	relation = try_relation_open(table, AccessShareLock);
+	List	   *links = NIL;
+	ListCell   *lc;
+
+	if (relation == NULL)
+		return NIL;
+	foreach(lc, copyObject(RelationGetFKeyList(relation)))
+	{
+		ForeignKeyCacheInfo *info = lfirst(lc);
+		HeapTuple	tuple = SearchSysCache1(CONSTROID, ObjectIdGetDatum(info->conoid));
+		Form_pg_constraint form;
+
+		if (!HeapTupleIsValid(tuple))
+			continue;
+		form = (Form_pg_constraint) GETSTRUCT(tuple);
+		if (!OidIsValid(form->conparentid))
+		{
+			Link	   *link = palloc0(sizeof(Link));
+
+			link->from = table;
+			link->to = info->confrelid;
+			link->name = pstrdup(NameStr(form->conname));
+			link->n = info->nkeys;
+			memcpy(link->from_columns, info->conkey, info->nkeys * sizeof(AttrNumber));
+			memcpy(link->to_columns, info->confkey, info->nkeys * sizeof(AttrNumber));
+			link->unique = columns_unique(relation, link->from_columns, link->n);
+			links = lappend(links, link);
+		}
+		ReleaseSysCache(tuple);
+	}
+	relation_close(relation, AccessShareLock);
+	return links;
+}
+
+/* The foreign keys that point at a table. */
+static List *
+incoming(Oid table)
+{
+	Relation	relation = try_relation_open(table, AccessShareLock);
+	List	   *tables = NIL;
+	List	   *links = NIL;
+	ListCell   *t;
+	ListCell   *l;
+
+	if (relation == NULL)
+		return NIL;
+	for (int i = 0; relation->trigdesc && i < relation->trigdesc->numtriggers; i++)
+	{
+		Trigger    *trigger = &relation->trigdesc->triggers[i];
+
+		if (OidIsValid(trigger->tgconstrrelid) && RI_FKey_trigger_type(trigger->tgfoid) == RI_TRIGGER_PK)
+			tables = list_append_unique_oid(tables, trigger->tgconstrrelid);
+	}
+	relation_close(relation, AccessShareLock);
+	foreach(t, tables)
+		foreach(l, outgoing(lfirst_oid(t)))
+		if (((Link *) lfirst(l))->to == table)
+		links = lappend(links, lfirst(l));
+	return links;
+}
+
+/* The columns of a link's side in a relation; NULL when it does not show them all. */
+static const char **
+side_columns(const Origin *origin, Oid relid, const AttrNumber *attributes, int n)
+{
+	const char **columns = palloc(n * sizeof(char *));
+
+	for (int i = 0; i < n; i++)
+		if ((columns[i] = origin_column(origin, relid, attributes[i])) == NULL)
+			return NULL;
+	return columns;
+}
+
+static bool
+single(int n, const char *const *columns, const char *name)
+{
+	return n == 1 && strcmp(columns[0], name) == 0;
+}
+
+/* Does a relationship between a relation and itself go by the name asked for? */
+static bool
+self_matches(const Search *search, const OrionRelationship *rel, bool named)
+{
+	bool		many = !rel->from_key && !rel->to_one;
+
+	if (OidIsValid(rel->junction))
+		return false;
+	if (search->hint)
+		return named && many && single(rel->n, rel->far, search->hint);
+	return (named && many) || (rel->from_key && single(rel->n, rel->near, search->name));
+}
+
+static bool
+hint_matches(const char *hint, const OrionRelationship *rel)
+{
+	if (OidIsValid(rel->junction))
+		return strcmp(get_rel_name(rel->junction), hint) == 0;
+	return strcmp(rel->constraint, hint) == 0 || single(rel->n, rel->near, hint) || single(rel->n, rel->far, hint);
+}
+
+static void
+consider(Search *search, const OrionRelationship *rel)
+{
+	bool		named = rel->target == search->target;
+	bool		matches;
+
+	if (rel->target == search->origin->relid)
+		matches = self_matches(search, rel, named);
+	else if (search->hint)
+		matches = named && hint_matches(search->hint, rel);
+	else
+		matches = named || (rel->legacy && (strcmp(rel->constraint, search->name) == 0 ||
+											single(rel->n, rel->near, search->name)));
+	if (matches)
+	{
+		OrionRelationship *copy = palloc(sizeof(OrionRelationship));
+
+		*copy = *rel;
+		search->found = lappend(search->found, copy);
+	}
+}
+
+/* The same link with its far end at each table behind a relation. */
+static void
+consider_ends(Search *search, Oid target, List *origins, Oid table, const AttrNumber *attributes, OrionRelationship *rel)
+{
+	ListCell   *lc;
+
+	foreach(lc, origins)
+	{
+		const Origin *far = lfirst(lc);
+
+		if (far->base != table)
+			continue;
+		rel->target = target;
+		rel->far = side_columns(far, target, attributes, rel->n);
+		if (rel->far)
+			consider(search, rel);
+	}
+}
+
+/* A link seen from the origin, with its far end at each relation it may mean. */
+static void
+consider_link(Search *search, const Origin *near, const Link *link, bool forward)
+{
+	Oid			far_table = forward ? link->to : link->from;
+	const AttrNumber *near_attributes = forward ? link->from_columns : link->to_columns;
+	const AttrNumber *far_attributes = forward ? link->to_columns : link->from_columns;
+	OrionRelationship rel = {
+		.to_one = forward || link->unique,
+		.from_key = forward,
+		.unique = link->unique,
+		.constraint = link->name,
+		.n = link->n,
+	};
+
+	rel.near = side_columns(near, search->origin->relid, near_attributes, link->n);
+	if (rel.near == NULL)
+		return;
+	consider_ends(search, search->target, search->target_origins, far_table, far_attributes, &rel);
+	rel.legacy = true;
+	if (!near->self && search->target != search->origin->relid)
+		consider_ends(search, search->origin->relid, search->origins, far_table, far_attributes, &rel);
+	if (far_table != search->target && get_rel_namespace(far_table) == search->namespace)
+	{
+		Origin		self = {.self = true};
+
+		rel.target = far_table;
+		rel.far = side_columns(&self, far_table, far_attributes, link->n);
+		consider(search, &rel);
+	}
+}
+
+/* Are the columns of both keys part of the junction's primary key? */
+static bool
+is_junction(Oid table, const char *const *a, int n, const char *const *b, int m)
+{
+	List	   *key = orion_relation_primary_key(table);
+
+	for (int i = 0; i < n + m; i++)
+	{
+		const char *column = i < n ? a[i] : b[i - n];
+		ListCell   *lc;
+		bool		has = false;
+
+		foreach(lc, key)
+			has |= strcmp(lfirst(lc), column) == 0;
+		if (!has)
+			return false;
+	}
+	return true;
+}
+
+static void
+consider_junction(Search *search, const Origin *near, const Link *first)
+{
+	OrionRelationship rel = {.constraint = first->name,.junction = first->from,.target = search->target,.n = first->n};
+	Origin		self = {.self = true};
+	ListCell   *l;
+	ListCell   *o;
+
+	if (get_rel_namespace(first->from) != search->namespace)
+		return;
+	rel.near = side_columns(near, search->origin->relid, first->to_columns, first->n);
+	rel.far = side_columns(&self, first->from, first->from_columns, first->n);
+	if (rel.near == NULL)
+		return;
+	foreach(l, outgoing(first->from))
+	{
+		const Link *second = lfirst(l);
+
+		if (strcmp(second->name, first->name) == 0)
+			continue;
+		foreach(o, search->target_origins)
+		{
+			const Origin *far = lfirst(o);
+
+			if (far->base != second->to)
+				continue;
+			rel.second = second->name;
+			rel.m = second->n;
+			rel.junction_columns = side_columns(&self, first->from, second->from_columns, second->n);
+			rel.target_columns = side_columns(far, search->target, second->to_columns, second->n);
+			if (rel.target_columns &&
+				is_junction(first->from, rel.far, rel.n, rel.junction_columns, rel.m))
+				consider(search, &rel);
+		}
+	}
+}
+
+/* A function of the schema that makes rows of the origin's row. */
+static OrionRelationship *
+find_computed(const Search *search)
+{
+	CatCList   *list;
+	OrionRelationship *rel = NULL;
+	Oid			row = OidIsValid(search->origin->relid) ? get_rel_type_id(search->origin->relid) : InvalidOid;
+
+	if (!OidIsValid(row) || strlen(search->name) >= NAMEDATALEN)
+		return NULL;
+	list = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(search->name));
+	for (int i = 0; i < list->n_members && rel == NULL; i++)
+	{
+		Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(&list->members[i]->tuple);
+		Oid			result = get_typ_typrelid(proc->prorettype);
+
+		if (proc->pronamespace != search->namespace || proc->pronargs != 1 ||
+			proc->proargtypes.values[0] != row || !OidIsValid(result) || proc->prokind != PROKIND_FUNCTION)
+			continue;
+		rel = palloc0(sizeof(OrionRelationship));
+		rel->function = quote_qualified_identifier(search->schema, search->name);
+		rel->target = result;
+		rel->to_one = !proc->proretset || proc->prorows == 1;
+	}
+	ReleaseSysCacheList(list);
+	return rel;
+}
+
+static void
+append_columns(StringInfo out, int n, const char *const *columns)
+{
+	for (int i = 0; i < n; i++)
+		appendStringInfo(out, "%s%s", i > 0 ? ", " : "(", columns[i]);
+	appendStringInfoChar(out, ')');
+}
+
+/* "a_b_fkey using a(b) and c(d)" */
+static char *
+describe(const Search *search, const OrionRelationship *rel)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	if (OidIsValid(rel->junction))
+	{
+		appendStringInfo(&out, "%s using %s", get_rel_name(rel->junction), rel->constraint);
+		append_columns(&out, rel->n, rel->far);
+		appendStringInfo(&out, " and %s", rel->second);
+		append_columns(&out, rel->m, rel->junction_columns);
+		return out.data;
+	}
+	appendStringInfo(&out, "%s using %s", rel->constraint, search->origin->name);
+	append_columns(&out, rel->n, rel->near);
+	appendStringInfo(&out, " and %s", get_rel_name(rel->target));
+	append_columns(&out, rel->n, rel->far);
+	return out.data;
+}
+
+static void
+refuse_ambiguous(const Search *search)
+{
+	StringInfoData details;
+	StringInfoData hint;
+	ListCell   *lc;
+
+	initStringInfo(&details);
+	initStringInfo(&hint);
+	appendStringInfo(&hint, "Try changing '%s' to one of the following: ", search->name);
+	foreach(lc, search->found)
+	{
+		const OrionRelationship *rel = lfirst(lc);
+		const char *target = get_rel_name(rel->target);
+
+		appendStringInfoString(&details, details.len > 0 ? ",{\"cardinality\":" : "[{\"cardinality\":");
+		escape_json(&details, OidIsValid(rel->junction) ? "many-to-many" :
+					rel->unique ? "one-to-one" : rel->from_key ? "many-to-one" : "one-to-many");
+		appendStringInfoString(&details, ",\"embedding\":");
+		escape_json(&details, psprintf("%s with %s", search->origin->name, target));
+		appendStringInfoString(&details, ",\"relationship\":");
+		escape_json(&details, describe(search, rel));
+		appendStringInfoChar(&details, '}');
+		appendStringInfo(&hint, "%s'%s!%s'", lc == list_head(search->found) ? "" : ", ", target,
+						 OidIsValid(rel->junction) ? get_rel_name(rel->junction) : rel->constraint);
+	}
+	appendStringInfoChar(&details, ']');
+	appendStringInfoString(&hint, ". Find the desired relationship in the 'details' key.");
+	orion_refuse(300, "PGRST201",
+				 psprintf("Could not embed because more than one relationship was found for '%s' and '%s'",
+						  search->origin->name, search->name), details.data, hint.data);
+}
+
+static void
+refuse_none(const Search *search)
+{
+	orion_refuse(400, "PGRST200",
+				 psprintf("Could not find a relationship between '%s' and '%s' in the schema cache",
+						  search->origin->name, search->name),
+				 psprintf("Searched for a foreign key relationship between '%s' and '%s'%s in the schema '%s', but no matches were found.",
+						  search->origin->name, search->name,
+						  search->hint ? psprintf(" using the hint '%s'", search->hint) : "", search->schema),
+				 NULL);
+}
+
+OrionRelationship *
+orion_relationship_find(const char *schema, const OrionSource *origin, const char *target, const char *hint)
+{
+	Search		search = {
+		.schema = schema,
+		.namespace = get_namespace_oid(schema, true),
+		.origin = origin,
+		.name = target,
+		.hint = hint,
+	};
+	OrionRelationship *computed = find_computed(&search);
+	ListCell   *o;
+	ListCell   *l;
+
+	if (computed)
+		return computed;
+	if (get_rel_relispartition(origin->relid))
+		orion_refuse(404, "PGRST205",
+					 psprintf("Could not find the table '%s.%s' in the schema cache", schema, origin->name), NULL, NULL);
+	if (strlen(target) < NAMEDATALEN)
+		search.target = get_relname_relid(target, search.namespace);
+	if (OidIsValid(search.target))
+		search.target_origins = find_origins(search.target, 0);
+	if (OidIsValid(origin->relid))
+		search.origins = find_origins(origin->relid, 0);
+	foreach(o, search.origins)
+	{
+		const Origin *near = lfirst(o);
+
+		List	   *pointing = incoming(near->base);
+
+		foreach(l, pointing)
+			consider_link(&search, near, lfirst(l), false);
+		foreach(l, outgoing(near->base))
+			consider_link(&search, near, lfirst(l), true);
+		if (OidIsValid(search.target))
+			foreach(l, pointing)
+				consider_junction(&search, near, lfirst(l));
+	}
+	if (search.found == NIL)
+		refuse_none(&search);
+	if (list_length(search.found) > 1)
+		refuse_ambiguous(&search);
+	return linitial(search.found);
+}

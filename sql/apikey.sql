@@ -57,7 +57,15 @@ SELECT orion_api_key_authenticate(overlay(:'all_key' PLACING CASE substr(:'all_k
 SELECT orion_api_key_authenticate(g.key) FROM orion_private.api_key_generate() AS g;
 SELECT orion_jwt_verify(:'all_key');
 
--- expired, revoked
+-- banned, expired, revoked
+SELECT user_id AS cat FROM orion_register('key-cat@example.com', 'correct horse battery') \gset
+SELECT key FROM orion_api_key_create(:'cat', 'of cat') \gset cat_
+SELECT orion_user_ban(:'cat');
+SELECT orion_api_key_authenticate(:'cat_key');
+SELECT orion_user_unban(:'cat');
+SELECT orion_api_key_authenticate(:'cat_key') IS NOT NULL AS good_again;
+SELECT orion_user_delete(:'cat');
+SELECT orion_api_key_authenticate(:'cat_key');
 UPDATE orion_private.api_keys SET expires_at = now() WHERE id = :'some_id';
 SELECT orion_api_key_authenticate(:'some_key');
 SELECT orion_api_key_revoke(:'all_id'), orion_api_key_revoke(:'all_id') AS again, orion_api_key_revoke('00000000-0000-0000-0000-000000000000') AS none;

@@ -292,7 +292,7 @@ orion_api_key_verify(const char *key, Jsonb **claims, const char **why, int *ret
 		if (!row.refusal)
 			return ORION_API_KEY_LIMITED;
 		*why = strcmp(row.refusal, "expired") == 0 ? "the API key has expired" :
-			strcmp(row.refusal, "revoked") == 0 ? "the API key was revoked" : "the API key is not valid";
+			strcmp(row.refusal, "revoked") == 0 ? "the API key was revoked" : "the user is banned";
 		return ORION_API_KEY_INVALID;
 	}
 	*claims = row.claims;

@@ -50,7 +50,8 @@ CREATE FUNCTION orion_private.api_key_find(digest bytea, OUT key_id uuid, OUT re
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 	SELECT k.id,
-		CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked' WHEN k.expires_at <= clock_timestamp() THEN 'expired' END,
+		CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked' WHEN k.expires_at <= clock_timestamp() THEN 'expired'
+			WHEN u.banned_until > clock_timestamp() THEN 'banned' END,
 		k.rate_limit,
 		k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute',
 		jsonb_build_object('sub', u.id, 'role', u.role, 'email', u.email, 'aal', 'aal1',

@@ -91,3 +91,13 @@ INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('POST', '/api/user/api-keys', 'orion_private.route_api_key_create(jsonb)', 'Makes an API key'),
 	('DELETE', '/api/user/api-keys', 'orion_private.route_api_key_revoke(jsonb)', 'Revokes an API key'),
 	('DELETE', '/api/user/api-keys/{id}', 'orion_private.route_api_key_revoke(jsonb)', 'Revokes an API key');
+INSERT INTO orion_private.routes (method, path, function, comment) VALUES
+	('GET', '/api/user/profile', 'orion_private.route_profile(jsonb)', 'The profile of the user'),
+	('PATCH', '/api/user/profile', 'orion_private.route_profile_update(jsonb)', 'Changes the profile'),
+	('POST', '/api/user/email/confirm', 'orion_private.route_email_confirm(jsonb)', 'Confirms a new mail address'),
+	('GET', '/api/user/preferences', 'orion_private.route_preferences(jsonb)', 'The preferences of the user'),
+	('PATCH', '/api/user/preferences', 'orion_private.route_preferences_update(jsonb)', 'Changes preferences'),
+	('POST', '/api/user/{id}/follow', 'orion_private.route_follow(jsonb)', 'Follows a user'),
+	('DELETE', '/api/user/{id}/follow', 'orion_private.route_unfollow(jsonb)', 'Follows a user no more'),
+	('GET', '/api/user/list', 'orion_private.route_user_list(jsonb)', 'The users'),
+	('GET', '/api/user/health', 'orion_private.route_user_health(jsonb)', 'Whether users can be read');

@@ -19,7 +19,10 @@
  * Errors: WRONGTYPE and ERR of one event's command refuse that event.  Anything
  * else (OOM, LOADING, READONLY, MISCONF, NOPERM, and whatever is unknown) is
  * trouble of the server: hang up, back off, try again.  Redis undoes nothing when
- * a command fails inside EXEC, so there a failed command always means REJECT.
+ * a command fails inside EXEC, so there a failed command always means REJECT.  The
+ * position is stored by then: if this process is killed before the relay has read
+ * the REJECT, that event is in neither place.  It takes a template that leads to a
+ * key of another type; a stream of our own is watched, and cannot fail there.
  *
  * A Redis that is killed may come back with less than it had confirmed: under
  * appendfsync everysec it answers up to two seconds before it even calls write(),
@@ -270,7 +273,7 @@ authenticate(OrionSink *sink, RedisState *state)
 	return worked(ask_about(sink, "SELECT", db));
 }
 
-/* WRONGTYPE would show only inside EXEC, when the position is stored already. */
+/* WRONGTYPE would show only inside EXEC, when the position is stored already; later read_top watches. */
 static bool
 check_stream(OrionSink *sink, RedisState *state)
 {
@@ -756,7 +759,11 @@ on_reply(OrionSink *sink, RedisState *state, redisReply *reply)
 	if (at == batch->ncommands + 1)
 		return on_exec(sink, state, reply);
 	if (at == batch->ncommands + 3)
+	{
+		if (reply->type == REDIS_REPLY_ERROR && begins_with(reply->str, "WRONGTYPE "))
+			return orion_sink_fail(sink, "redis: key \"%.100s\" is no longer a stream", state->stream);
 		learn_top(state, reply);
+	}
 	else if (reply->type != REDIS_REPLY_STATUS) /* MULTI, WATCH */
 		return orion_sink_fail(sink, "redis refuses %s: %.300s", at == 0 ? "MULTI" : "WATCH",
 							   reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected answer");

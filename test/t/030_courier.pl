@@ -363,6 +363,12 @@ subtest 'redis: refusals' => sub {
 	$courier->send_event(event(6));
 	$redis->command('DEL', 'orion:events');
 	ok($courier->all_acked, 'delivered when it is gone');
+	$redis->command('SET', 'orion:events', 'a string again');
+	$courier->send_event(event(7));
+	ok($courier->until(sub { $_[0]->last_trouble =~ /not a stream/ }), 'the same when it becomes one later');
+	$redis->command('DEL', 'orion:events');
+	ok($courier->all_acked, 'delivered when it is gone');
+	is($redis->command('XLEN', 'orion:events'), 1, 'once');
 	is_deeply($courier->{rejected}, {}, 'nothing refused');
 	is($courier->leave, 0, 'exit status');
 };

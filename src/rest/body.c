@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 
 #include "rest/body.h"
+#include "rest/csv.h"
 #include "rest/error.h"
 
 static void
@@ -78,12 +79,12 @@ check_json(const char *text)
 			error->sqlerrcode != ERRCODE_STATEMENT_TOO_COMPLEX)
 			PG_RE_THROW();
 		FlushErrorState();
-		problem = error->detail ? error->detail : error->message;
+		problem = error->message;
 	}
 	PG_END_TRY();
 	/* json_in holds no resource, and the refusal ends the transaction */
 	if (problem)
-		refuse_json(problem);
+		refuse_json(NULL);
 }
 
 char	   *
@@ -102,6 +103,8 @@ orion_body_json(const OrionCall *call)
 
 	if (type && is_type(type, "application/x-www-form-urlencoded"))
 		return form_json(call, text);
+	if (type && is_type(type, "text/csv"))
+		return orion_csv_json(text);
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
 		!is_type(type, "application/vnd.pgrst.array+json"))
 		orion_refuse(415, "PGRST102", psprintf("Content-Type not acceptable: %s", type), NULL, NULL);
@@ -231,14 +234,18 @@ read_array(const OrionCall *call, const char *c, OrionBody *body)
 	{
 		MemoryContext old;
 		List	   *keys;
+		const char *start = c;
 
 		if (*c != '{')
-			refuse_json("An array of objects was expected.");
+			orion_refuse(400, "PGRST102", "All object keys must match", NULL, NULL);
 		if (!first)
 			old = MemoryContextSwitchTo(scratch);
 		keys = object_keys(&c);
 		if (first)
+		{
 			body->keys = keys;
+			body->first = pnstrdup(start, c - start);
+		}
 		else
 		{
 			if (call->query.columns == NULL && !same_keys(body->keys, keys))

@@ -17,6 +17,7 @@ typedef struct OrionBody
 								 * of strings */
 	bool		array;			/* an array of objects, else one object */
 	bool		object;
+	char	   *first;			/* text of the array's first object, or NULL */
 	List	   *keys;			/* char *: of the object, or of each object of
 								 * the array */
 } OrionBody;

@@ -51,16 +51,13 @@ orion_table_serve(OrionCall *call, const char *name)
 
 	orion_relation_find(call->schema, name, &source);
 	orion_call_enter(call, NULL);
-	orion_call_filters(call, NULL, NULL);
-	switch (call->method)
+	if (!orion_call_reads(call))
 	{
-		case ORION_GET:
-		case ORION_HEAD:
-			read_rows(call, &source);
-			break;
-		default:
-			orion_write_serve(call, &source);
+		orion_write_serve(call, &source);
+		return;
 	}
+	orion_call_filters(call, NULL, NULL);
+	read_rows(call, &source);
 }
 
 /* The commands (bits 1 << CmdType) that the relation takes, by itself, rules or triggers. */

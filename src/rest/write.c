@@ -3,13 +3,25 @@
  *	  POST, PATCH, PUT and DELETE on a table or view.
  *
  * Every method is one statement: the change as a CTE "w", and a row around it
- * with the number of rows, the body as json, and what headers need.
+ * with the number of rows, the body as json, and what headers need.  Rows of a
+ * body come in through one json parameter, so that a statement's text depends on
+ * its columns only.
  */
 #include "postgres.h"
 
+#include "access/relation.h"
+#include "catalog/pg_cast.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
 
 #include "rest/body.h"
 #include "rest/error.h"
@@ -18,81 +30,247 @@
 #include "rest/settings.h"
 #include "rest/statement.h"
 
-/* "a", "b" with a prefix each; or with the types of the source's columns */
+/*
+ * Counts the rows that an upsert found there already: evaluated for each of them,
+ * on any kind of relation.  The setting lives in the transaction only.
+ */
+#define COUNT_UPDATED \
+	" WHERE pg_catalog.set_config('request.updated', (COALESCE(NULLIF(" \
+	"pg_catalog.current_setting('request.updated', true), ''), '0')::pg_catalog.int8" \
+	" OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true) IS NOT NULL"
+
+typedef struct Write
+{
+	OrionCall  *call;
+	const OrionSource *source;
+	OrionBody	body;
+	List	   *names;			/* char *: columns that the body sets */
+	List	   *conflict;		/* char *: what tells that a row is there
+								 * already */
+	List	   *location;		/* char *: primary key that Location is made of */
+	OrionStatement st;
+} Write;
+
 static void
-add_names(OrionStatement *st, List *names, const char *prefix, const OrionSource *typed)
+refuse_column(const OrionSource *source, const char *name)
+{
+	orion_refuse(400, "PGRST204",
+				 psprintf("Could not find the '%s' column of '%s' in the schema cache", name, source->name),
+				 NULL, NULL);
+}
+
+/* The columns a body sets: those of columns=, else its keys. */
+static void
+find_columns(Write *w)
+{
+	OrionColumn column;
+	ListCell   *lc;
+
+	if (w->call->query.columns == NULL)
+		w->names = w->body.keys;
+	for (const OrionColumnName *c = w->call->query.columns; c; c = c->next)
+		w->names = lappend(w->names, unconstify(char *, c->name));
+	foreach(lc, w->names)
+		if (!orion_source_find_column(w->source, lfirst(lc), &column))
+		refuse_column(w->source, lfirst(lc));
+}
+
+/* The function that makes a value of a domain out of json; NULL: json_to_record does it. */
+static char *
+json_parser(Oid type)
+{
+	HeapTuple	tuple;
+	Oid			function = InvalidOid;
+
+	if (type < FirstNormalObjectId || get_typtype(type) != TYPTYPE_DOMAIN)
+		return NULL;
+	tuple = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(JSONOID), ObjectIdGetDatum(type));
+	if (HeapTupleIsValid(tuple))
+	{
+		function = ((Form_pg_cast) GETSTRUCT(tuple))->castfunc;
+		ReleaseSysCache(tuple);
+	}
+	if (!OidIsValid(function))
+		return NULL;
+	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)), get_func_name(function));
+}
+
+/* "a", "b" with a prefix each */
+static void
+add_names(OrionStatement *st, List *names, const char *prefix)
 {
 	ListCell   *lc;
 
 	foreach(lc, names)
 	{
-		OrionColumn column;
-
-		if (foreach_current_index(lc) > 0)
-			orion_statement_add(st, ", ");
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : "");
 		orion_statement_add(st, prefix);
 		orion_statement_name(st, lfirst(lc));
-		if (typed == NULL)
-			continue;
-		orion_source_column(typed, lfirst(lc), &column);
-		orion_statement_add(st, " ");
-		orion_statement_add(st, orion_type_name(column.type, column.typmod));
 	}
 }
 
-/* " FROM json_to_record($1) AS r(name type, ...)" */
-static void
-add_record(OrionStatement *st, const OrionSource *source, const OrionBody *body, List *names)
+/*
+ * The default of a column as an expression, also an identity's or a domain's; NULL
+ * when it has none.  From the catalog, where its owner put it.
+ */
+static char *
+default_of(const Write *w, const char *name)
 {
-	orion_statement_add(st, body->array ? " FROM pg_catalog.json_to_recordset(" :
-						" FROM pg_catalog.json_to_record(");
-	orion_statement_param(st, JSONOID, CStringGetTextDatum(body->text));
-	orion_statement_add(st, ") AS r(");
-	add_names(st, names, "", source);
-	orion_statement_add(st, ")");
+	Relation	relation = relation_open(w->source->relid, AccessShareLock);
+	AttrNumber	attno = get_attnum(w->source->relid, name);
+	Node	   *expression = NULL;
+
+	if (TupleDescAttr(RelationGetDescr(relation), attno - 1)->attgenerated == '\0')
+		expression = build_column_default(relation, attno);
+	relation_close(relation, AccessShareLock);
+	return expression ? deparse_expression(expression, NIL, false, false) : NULL;
 }
 
-/* The columns a body sets: those of columns=, else its keys. */
+/* The value of a column: r."name", through its parser, or its default where the key is missing. */
+static void
+add_value(Write *w, const char *name)
+{
+	OrionStatement *st = &w->st;
+	OrionColumn column;
+	char	   *expression = NULL;
+	char	   *parser;
+
+	orion_source_column(w->source, name, &column);
+	parser = json_parser(column.type);
+	if (w->call->prefer.missing == ORION_MISSING_DEFAULT)
+		expression = default_of(w, name);
+	if (expression)
+	{
+		orion_statement_add(st, "CASE WHEN (e.v OPERATOR(pg_catalog.->) ");
+		orion_statement_param(st, TEXTOID, CStringGetTextDatum(name));
+		orion_statement_add(st, ") IS NULL THEN ");
+		orion_statement_add(st, expression);
+		orion_statement_add(st, " ELSE ");
+	}
+	if (parser)
+	{
+		orion_statement_add(st, parser);
+		orion_statement_add(st, "(");
+	}
+	orion_statement_add(st, "r.");
+	orion_statement_name(st, name);
+	orion_statement_add(st, parser ? ")" : "");
+	orion_statement_add(st, expression ? " END" : "");
+}
+
+static void
+add_record_columns(Write *w)
+{
+	ListCell   *lc;
+
+	orion_statement_add(&w->st, ") AS r(");
+	foreach(lc, w->names)
+	{
+		OrionColumn column;
+
+		orion_source_column(w->source, lfirst(lc), &column);
+		orion_statement_add(&w->st, foreach_current_index(lc) > 0 ? ", " : "");
+		orion_statement_name(&w->st, lfirst(lc));
+		orion_statement_add(&w->st, " ");
+		orion_statement_add(&w->st, json_parser(column.type) ? "pg_catalog.json" :
+							orion_type_name(column.type, column.typmod));
+	}
+	orion_statement_add(&w->st, ")");
+}
+
+/* " FROM ...": the rows of the body as r, and where defaults are looked for each object as e.v */
+static void
+add_record(Write *w, const char *text, bool array)
+{
+	OrionStatement *st = &w->st;
+
+	if (w->call->prefer.missing == ORION_MISSING_DEFAULT)
+	{
+		orion_statement_add(st, array ? " FROM pg_catalog.json_array_elements(" : " FROM (SELECT ");
+		orion_statement_param(st, JSONOID, CStringGetTextDatum(text));
+		orion_statement_add(st, array ? ") AS e(v), LATERAL pg_catalog.json_to_record(e.v" :
+							") AS e(v), LATERAL pg_catalog.json_to_record(e.v");
+	}
+	else
+	{
+		orion_statement_add(st, array ? " FROM pg_catalog.json_to_recordset(" : " FROM pg_catalog.json_to_record(");
+		orion_statement_param(st, JSONOID, CStringGetTextDatum(text));
+	}
+	add_record_columns(w);
+}
+
+/*
+ * The columns that the representation is made of, or NIL for the whole row: what is
+ * returned needs the privilege to be read.
+ */
 static List *
-body_columns(const OrionCall *call, const OrionBody *body)
+read_columns(const Write *w)
 {
 	List	   *names = NIL;
 
-	if (call->query.columns == NULL)
-		return body->keys;
-	for (const OrionColumnName *c = call->query.columns; c; c = c->next)
-		names = lappend(names, unconstify(char *, c->name));
+	for (const OrionSelect *s = w->call->query.select; s; s = s->next)
+	{
+		OrionColumn column;
+
+		if (s->embed || !orion_source_find_column(w->source, s->name, &column))
+			return NIL;
+		if (!list_member(names, makeString(unconstify(char *, s->name))))
+			names = lappend(names, makeString(unconstify(char *, s->name)));
+	}
+	for (const OrionOrder *o = w->call->query.order; o; o = o->next)
+		if (names != NIL && !list_member(names, makeString(unconstify(char *, o->name.column))))
+			names = lappend(names, makeString(unconstify(char *, o->name.column)));
 	return names;
 }
 
-/* RETURNING what the answer needs, and no column more: they need privileges. */
+/* RETURNING what the answer needs, and no column more. */
 static void
-add_returning(OrionStatement *st, const OrionCall *call, const OrionSource *source, List *keys)
+add_returning(Write *w)
 {
-	orion_statement_add(st, " RETURNING");
-	if (call->prefer.returns == ORION_RETURN_REPRESENTATION)
-		orion_statement_select(st, source, call->query.select);
-	else if (keys != NIL)
+	OrionStatement *st = &w->st;
+	List	   *columns = NIL;
+	ListCell   *lc;
+
+	orion_statement_add(st, " RETURNING ");
+	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
-		orion_statement_add(st, " ");
-		add_names(st, keys, "t.", NULL);
+		columns = read_columns(w);
+		if (columns == NIL)
+			orion_statement_add(st, "t.*");
+		foreach(lc, columns)
+		{
+			orion_statement_add(st, foreach_current_index(lc) > 0 ? ", t." : "t.");
+			orion_statement_name(st, strVal(lfirst(lc)));
+		}
 	}
+	else if (w->location != NIL)
+		add_names(st, w->location, "t.");
 	else
-		orion_statement_add(st, " 1");
+		orion_statement_add(st, "1");
 }
 
 /* The row of the answer around a statement in "WITH w AS (". */
 static void
-add_answer(OrionStatement *st, const OrionCall *call, List *keys)
+add_answer(Write *w)
 {
+	OrionStatement *st = &w->st;
+	OrionCall  *call = w->call;
 	ListCell   *lc;
 
-	orion_statement_add(st, ") SELECT pg_catalog.count(*), ");
-	if (call->prefer.returns != ORION_RETURN_REPRESENTATION)
-		orion_statement_add(st, "NULL::pg_catalog.json");
-	else
-		orion_statement_add(st, call->one ? "pg_catalog.json_agg(w.*) OPERATOR(pg_catalog.->) 0" : "pg_catalog.json_agg(w.*)");
-	foreach(lc, keys)
+	if (call->prefer.returns == ORION_RETURN_REPRESENTATION)
+	{
+		orion_statement_add(st, ") SELECT (SELECT pg_catalog.count(*) FROM w), ");
+		orion_statement_add(st, call->one ? "pg_catalog.json_agg(a.*) OPERATOR(pg_catalog.->) 0" :
+							"pg_catalog.json_agg(a.*)");
+		orion_statement_add(st, " FROM (SELECT");
+		orion_statement_select(st, w->source, call->query.select);
+		orion_statement_add(st, " FROM w AS t");
+		orion_statement_order(st, w->source, call->query.order);
+		orion_statement_add(st, ") AS a");
+		return;
+	}
+	orion_statement_add(st, ") SELECT pg_catalog.count(*), NULL::pg_catalog.json");
+	foreach(lc, w->location)
 	{
 		orion_statement_add(st, ", (pg_catalog.array_agg(w.");
 		orion_statement_name(st, lfirst(lc));
@@ -117,7 +295,7 @@ append_escaped(StringInfo out, const char *text)
 
 /* Location of the one row inserted: <prefix>/<table>?key=eq.value&... */
 static void
-put_location(OrionCall *call, const OrionSource *source, List *keys)
+put_location(Write *w)
 {
 	StringInfoData url;
 	ListCell   *lc;
@@ -126,8 +304,8 @@ put_location(OrionCall *call, const OrionSource *source, List *keys)
 	initStringInfo(&url);
 	appendBinaryStringInfo(&url, orion_rest_prefix, orion_rest_prefix_length());
 	appendStringInfoChar(&url, '/');
-	append_escaped(&url, source->name);
-	foreach(lc, keys)
+	append_escaped(&url, w->source->name);
+	foreach(lc, w->location)
 	{
 		char	   *value = orion_result_text(2 + foreach_current_index(lc));
 
@@ -142,143 +320,327 @@ put_location(OrionCall *call, const OrionSource *source, List *keys)
 			appendStringInfoString(&url, "=is.null");
 		joint = '&';
 	}
-	orion_response_header(call->response, "Location", url.data);
+	orion_response_header(w->call->response, "Location", url.data);
 }
 
-/* Body, status and Content-Range of a write that touched rows. */
-static void
-finish_write(OrionCall *call, int64 rows)
+static int64
+rows_updated(void)
 {
-	bool		represented = call->prefer.returns == ORION_RETURN_REPRESENTATION;
+	const char *text = GetConfigOption("request.updated", true, false);
+
+	return text && text[0] ? strtoi64(text, NULL, 10) : 0;
+}
+
+/* 201 when something is new; merging and PUT may find all there already. */
+static int
+write_status(const Write *w, int64 rows)
+{
+	OrionCall  *call = w->call;
+	int			other = call->prefer.returns == ORION_RETURN_REPRESENTATION ? 200 : 204;
+
+	if (call->method == ORION_PUT)
+		return rows_updated() < rows ? 201 : other;
+	if (call->method != ORION_POST)
+		return other;
+	return call->upserts && call->prefer.resolution == ORION_RESOLUTION_MERGE && rows_updated() >= rows ? 200 : 201;
+}
+
+static void
+check_affected(const OrionCall *call, int64 rows)
+{
+	if ((call->method == ORION_PATCH || call->method == ORION_DELETE) &&
+		call->prefer.handling == ORION_HANDLING_STRICT &&
+		call->prefer.max_affected >= 0 && rows > call->prefer.max_affected)
+		orion_refuse(400, "PGRST124", "Query result exceeds max-affected preference constraint",
+					 psprintf("The query affects " INT64_FORMAT " rows", rows), NULL);
+}
+
+/* Status and Content-Range of a write that touched rows. */
+static void
+finish_write(Write *w, int64 rows)
+{
+	OrionCall  *call = w->call;
 
 	orion_result_check_one(call, rows);
-	call->response->status = call->method == ORION_POST ? 201 : represented ? 200 : 204;
-	orion_result_range(call, 0, call->method == ORION_PATCH ? rows : 0,
-					   call->prefer.count == ORION_COUNT_EXACT ? rows : -1);
+	check_affected(call, rows);
+	call->response->status = write_status(w, rows);
+	if (call->method != ORION_PUT)
+		orion_result_range(call, 0, call->method == ORION_PATCH ? rows : 0,
+						   call->prefer.count == ORION_COUNT_EXACT ? rows : -1);
 }
 
-/* Runs a write whose text in st begins with "WITH w AS (" and lacks its end. */
-static void
-run_write(OrionCall *call, OrionStatement *st, const OrionSource *source, List *keys)
+/* Runs a write whose text begins with "WITH w AS (" and lacks its end; the number of rows. */
+static int64
+run_write(Write *w)
 {
 	int64		rows;
 
-	add_returning(st, call, source, keys);
-	add_answer(st, call, keys);
-	orion_statement_run(st, false);
+	add_returning(w);
+	add_answer(w);
+	orion_statement_run(&w->st, false);
 	rows = orion_result_int(0, 0);
-	finish_write(call, rows);
-	if (call->prefer.returns == ORION_RETURN_REPRESENTATION)
-		orion_result_body(call, 1, "[]");
-	if (keys != NIL && rows == 1)
-		put_location(call, source, keys);
+	if (w->call->method == ORION_PUT && rows == 0)
+		orion_refuse(400, "PGRST115", "Payload values do not match URL in primary key column(s)", NULL, NULL);
+	finish_write(w, rows);
+	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
+		orion_result_body(w->call, 1, "[]");
+	if (w->location != NIL && rows == 1)
+		put_location(w);
+	return rows;
 }
 
 static void
-answer_nothing_done(OrionCall *call)
+answer_nothing_done(Write *w)
 {
-	finish_write(call, 0);
-	if (call->prefer.returns == ORION_RETURN_REPRESENTATION)
+	finish_write(w, 0);
+	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
-		orion_response_header(call->response, "Content-Type", ORION_JSON);
-		appendStringInfoString(&call->response->body, "[]");
+		orion_response_header(w->call->response, "Content-Type", ORION_JSON);
+		appendStringInfoString(&w->call->response->body, "[]");
 	}
 }
 
-static void
-insert_rows(OrionCall *call, const OrionSource *source)
+/* Names between commas, as on_conflict= lists them. */
+static List *
+split_names(const char *text)
 {
-	OrionStatement st;
-	OrionBody	body;
-	List	   *names;
-	List	   *keys = NIL;
+	char	   *rest = pstrdup(text);
+	char	   *name;
+	List	   *names = NIL;
 
-	orion_body_read(call, true, false, &body);
-	names = body_columns(call, &body);
-	if (body.array && !body.object)
+	while ((name = strsep(&rest, ",")) != NULL)
 	{
-		answer_nothing_done(call);
+		size_t		len;
+
+		name += strspn(name, " ");
+		len = strlen(name);
+		if (len >= 2 && name[0] == '"' && name[len - 1] == '"')
+		{
+			name[len - 1] = '\0';
+			name++;
+		}
+		if (name[0])
+			names = lappend(names, name);
+	}
+	return names;
+}
+
+static bool
+has_name(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+		return true;
+	return false;
+}
+
+/* " ON CONFLICT (...) DO ..." for upserts; the key itself stays as it is. */
+static void
+add_conflict(Write *w)
+{
+	OrionStatement *st = &w->st;
+	List	   *changed = NIL;
+	ListCell   *lc;
+
+	if (!w->call->upserts)
+		return;
+	orion_statement_add(st, " ON CONFLICT (");
+	add_names(st, w->conflict, "");
+	orion_statement_add(st, ")");
+	foreach(lc, w->names)
+		if (!has_name(w->conflict, lfirst(lc)))
+		changed = lappend(changed, lfirst(lc));
+	if (changed == NIL)
+		changed = w->names;
+	if (changed == NIL || (w->call->method == ORION_POST && w->call->prefer.resolution == ORION_RESOLUTION_IGNORE))
+	{
+		orion_statement_add(st, " DO NOTHING");
+		return;
+	}
+	orion_statement_add(st, " DO UPDATE SET ");
+	foreach(lc, changed)
+	{
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : "");
+		orion_statement_name(st, lfirst(lc));
+		orion_statement_add(st, " = EXCLUDED.");
+		orion_statement_name(st, lfirst(lc));
+	}
+	orion_statement_add(st, COUNT_UPDATED);
+}
+
+/* "WITH w AS (INSERT INTO ... SELECT ... FROM the body", and nothing after it. */
+static void
+add_insert(Write *w)
+{
+	OrionStatement *st = &w->st;
+	ListCell   *lc;
+
+	orion_statement_init(st);
+	orion_statement_add(st, "WITH w AS (INSERT INTO ");
+	orion_statement_add(st, w->source->quoted);
+	orion_statement_add(st, " AS t");
+	if (w->names == NIL && w->body.array)
+	{
+		/* as many rows of defaults as there are empty objects */
+		orion_statement_add(st, " SELECT FROM pg_catalog.json_array_elements(");
+		orion_statement_param(st, JSONOID, CStringGetTextDatum(w->body.text));
+		orion_statement_add(st, ")");
+		return;
+	}
+	if (w->names == NIL)
+	{
+		orion_statement_add(st, " DEFAULT VALUES");
+		return;
+	}
+	orion_statement_add(st, " (");
+	add_names(st, w->names, "");
+	orion_statement_add(st, ") SELECT ");
+	foreach(lc, w->names)
+	{
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : "");
+		add_value(w, lfirst(lc));
+	}
+	add_record(w, w->body.text, w->body.array);
+}
+
+static void
+insert_rows(Write *w)
+{
+	OrionCall  *call = w->call;
+
+	orion_body_read(call, true, false, &w->body);
+	find_columns(w);
+	if (call->prefer.resolution != ORION_RESOLUTION_DEFAULT)
+		w->conflict = call->query.on_conflict ? split_names(call->query.on_conflict) :
+			orion_relation_primary_key(w->source->relid);
+	call->upserts = w->conflict != NIL;
+	if (w->body.array && !w->body.object)
+	{
+		answer_nothing_done(w);
 		return;
 	}
 	if (call->prefer.returns == ORION_RETURN_HEADERS)
-		keys = orion_relation_primary_key(source->relid);
-	orion_statement_init(&st);
-	orion_statement_add(&st, "WITH w AS (INSERT INTO ");
-	orion_statement_add(&st, source->quoted);
-	orion_statement_add(&st, " AS t");
-	if (names != NIL)
-	{
-		orion_statement_add(&st, " (");
-		add_names(&st, names, "", NULL);
-		orion_statement_add(&st, ") SELECT ");
-		add_names(&st, names, "r.", NULL);
-		add_record(&st, source, &body, names);
-	}
-	else if (body.array)
-		orion_refuse(400, "PGRST102", "Empty or invalid json", "The objects have no keys.", NULL);
-	else
-		orion_statement_add(&st, " DEFAULT VALUES");
-	run_write(call, &st, source, keys);
+		w->location = orion_relation_primary_key(w->source->relid);
+	add_insert(w);
+	add_conflict(w);
+	(void) run_write(w);
 }
 
 static void
-update_rows(OrionCall *call, const OrionSource *source)
+refuse_put_filters(void)
 {
-	OrionStatement st;
-	OrionBody	body;
-	List	   *names;
+	orion_refuse(405, "PGRST105",
+				 "Filters must include all and only primary key columns with 'eq' operators", NULL, NULL);
+}
+
+/* " WHERE r.key = $n AND ...", of the query string: PUT names exactly one row. */
+static void
+add_put_where(Write *w)
+{
+	int			n = 0;
+
+	for (const OrionParam *p = w->call->query.params; p; p = p->next)
+	{
+		OrionColumn column;
+
+		if (!has_name(w->conflict, p->name) || strncmp(p->value, "eq.", 3) != 0)
+			refuse_put_filters();
+		orion_source_column(w->source, p->name, &column);
+		orion_statement_add(&w->st, n++ > 0 ? " AND r." : " WHERE r.");
+		orion_statement_name(&w->st, p->name);
+		orion_statement_add(&w->st, " = ");
+		orion_statement_input(&w->st, column.type, p->value + 3);
+	}
+	if (n == 0 || n != list_length(w->conflict) || w->call->query.filters)
+		refuse_put_filters();
+}
+
+static void
+put_row(Write *w)
+{
+	OrionCall  *call = w->call;
 	ListCell   *lc;
 
-	orion_body_read(call, false, false, &body);
-	names = body_columns(call, &body);
-	if (names == NIL)
-	{
-		answer_nothing_done(call);
-		return;
-	}
-	orion_statement_init(&st);
-	orion_statement_add(&st, "WITH w AS (UPDATE ");
-	orion_statement_add(&st, source->quoted);
-	orion_statement_add(&st, " AS t SET ");
-	foreach(lc, names)
-	{
-		if (foreach_current_index(lc) > 0)
-			orion_statement_add(&st, ", ");
-		orion_statement_name(&st, lfirst(lc));
-		orion_statement_add(&st, " = r.");
-		orion_statement_name(&st, lfirst(lc));
-	}
-	add_record(&st, source, &body, names);
-	orion_statement_where(&st, source, call->query.filters);
-	run_write(call, &st, source, NIL);
+	if (call->query.has_limit || call->query.has_offset)
+		orion_refuse(400, "PGRST114", "limit/offset querystring parameters are not allowed for PUT", NULL, NULL);
+	w->conflict = orion_relation_primary_key(w->source->relid);
+	orion_body_read(call, true, false, &w->body);
+	find_columns(w);
+	call->upserts = true;
+	foreach(lc, w->conflict)
+		if (!has_name(w->names, lfirst(lc)))
+		orion_refuse(400, "PGRST115", "Payload values do not match URL in primary key column(s)", NULL, NULL);
+	add_insert(w);
+	add_put_where(w);
+	add_conflict(w);
+	(void) run_write(w);
 }
 
 static void
-delete_rows(OrionCall *call, const OrionSource *source)
+update_rows(Write *w)
 {
-	OrionStatement st;
+	OrionStatement *st = &w->st;
+	ListCell   *lc;
 
-	orion_statement_init(&st);
-	orion_statement_add(&st, "WITH w AS (DELETE FROM ");
-	orion_statement_add(&st, source->quoted);
-	orion_statement_add(&st, " AS t");
-	orion_statement_where(&st, source, call->query.filters);
-	run_write(call, &st, source, NIL);
+	orion_body_read(w->call, true, false, &w->body);
+	find_columns(w);
+	if (w->names == NIL || (w->body.array && w->body.first == NULL))
+	{
+		answer_nothing_done(w);
+		return;
+	}
+	orion_statement_init(st);
+	orion_statement_add(st, "WITH w AS (UPDATE ");
+	orion_statement_add(st, w->source->quoted);
+	orion_statement_add(st, " AS t SET ");
+	foreach(lc, w->names)
+	{
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : "");
+		orion_statement_name(st, lfirst(lc));
+		orion_statement_add(st, " = ");
+		add_value(w, lfirst(lc));
+	}
+	add_record(w, w->body.array ? w->body.first : w->body.text, false);
+	orion_statement_where(st, w->source, w->call->query.filters);
+	(void) run_write(w);
+}
+
+static void
+delete_rows(Write *w)
+{
+	OrionStatement *st = &w->st;
+
+	orion_statement_init(st);
+	orion_statement_add(st, "WITH w AS (DELETE FROM ");
+	orion_statement_add(st, w->source->quoted);
+	orion_statement_add(st, " AS t");
+	orion_statement_where(st, w->source, w->call->query.filters);
+	(void) run_write(w);
 }
 
 void
 orion_write_serve(OrionCall *call, const OrionSource *source)
 {
+	Write		w = {.call = call,.source = source};
+
+	if (call->method == ORION_PUT)
+	{
+		put_row(&w);
+		return;
+	}
+	orion_call_filters(call, NULL, NULL);
 	switch (call->method)
 	{
 		case ORION_POST:
-			insert_rows(call, source);
+			insert_rows(&w);
 			break;
 		case ORION_PATCH:
-			update_rows(call, source);
+			update_rows(&w);
 			break;
 		case ORION_DELETE:
-			delete_rows(call, source);
+			delete_rows(&w);
 			break;
 		default:
 			orion_refuse(405, "PGRST117", psprintf("Unsupported HTTP method: %s", call->request->method),

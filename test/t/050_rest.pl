@@ -168,7 +168,7 @@ is(short('PATCH', "$items?id=eq.100", { %json, %ann }, '{"price":2}'), '204 ', '
 is(short('PATCH', "$items?id=eq.999", { %json, %ann, %back }, '{"price":2}'), '200 []', 'update nothing');
 is(short('DELETE', "$items?id=gte.101&id=lt.110&select=id&order=id", { %ann, %back }), '200 [{"id":101},{"id":102},{"id":103}]', 'delete');
 is(short('DELETE', "$items?id=eq.100", \%ann), '204 ', 'delete without an answer');
-is(code('PUT', $items, { %json, %ann }, '{}'), '405 PGRST117', 'a method there is not');
+is(code('PUT', $items, { %json, %ann }, '{"id":1}'), '405 PGRST105', 'PUT that names no row');
 
 # --- whose errors are whose
 is(code('GET', '/rest/v1/nope'), '404 PGRST205', 'unknown table');
@@ -186,7 +186,7 @@ is(code('POST', $items, { %json, %ann }, '{"name":'), '400 PGRST102', 'broken JS
 is(code('POST', $items, { %json, %ann }, ''), '400 PGRST102', 'no JSON');
 is(code('POST', $items, { %json, %ann }, '[1]'), '400 PGRST102', 'no objects');
 is(code('POST', $items, { %json, %ann }, '"x"'), '400 PGRST102', 'a string');
-is(code('POST', $items, { %json, %ann }, '{"nope":1}'), '400 42703', 'unknown column in a body');
+is(code('POST', $items, { %json, %ann }, '{"nope":1}'), '400 PGRST204', 'unknown column in a body');
 is(code('POST', $items, { %ann, 'Content-Type' => 'image/png' }, '{}'), '415 PGRST102', 'a media type that cannot be read');
 is(code('POST', $items, { %json, %ann }, '{"id":1,"name":"x"}'), '409 23505', 'a duplicate');
 is(code('POST', $items, { %json, %ann }, '{"name":"x","parent":999}'), '409 23503', 'a broken reference');
@@ -330,10 +330,10 @@ for my $text (@hostile)
 	$expect->(qr/^406 PGRST106$/, 'GET', $items, { 'Accept-Profile' => $text }) unless $text =~ /[^ -~]/;
 	$expect->(qr/^(406 PGRST107|200)$/, 'GET', $items, { Accept => $text }) unless $text =~ /[^ -~]/;
 	$expect->(qr/^200$/, 'GET', "$items?id=eq.1", { Prefer => $text, Cookie => $text, 'X-Test' => $text }) unless $text =~ /[^ -~]/;
-	$expect->(qr/^400 42703$/, 'POST', $items, { %json, %ann }, encode_json({ $text => 1 }));
+	$expect->(qr/^400 PGRST204$/, 'POST', $items, { %json, %ann }, encode_json({ $text => 1 }));
 	$expect->(qr/^201$/, 'POST', $items, { %json, %ann }, encode_json({ name => $text, doc => { $text => $text } }));
-	$expect->(qr/^400 42703$/, 'PATCH', "$items?id=eq.1", { %json, %ann }, encode_json({ $text => 1 }));
-	$expect->(qr/^400 (42703|PGRST102|PGRST100)$/, 'POST', "$items?columns=$e", { %json, %ann }, '{"name":"x"}');
+	$expect->(qr/^400 PGRST204$/, 'PATCH', "$items?id=eq.1", { %json, %ann }, encode_json({ $text => 1 }));
+	$expect->(qr/^400 (PGRST204|PGRST102|PGRST100)$/, 'POST', "$items?columns=$e", { %json, %ann }, '{"name":"x"}');
 	$expect->(qr/^404 PGRST202$/, 'POST', "$rpc/add_them", \%json, encode_json({ a => 1, $text => 1 }));
 	$expect->(qr/^(404 PGRST202|400 PGRST100)$/, 'GET', "$rpc/nothing?$e=1") if $text ne '"';
 	is($node->safe_psql('postgres', 'SELECT name FROM items ORDER BY id DESC LIMIT 1') , do { my $t = $text; utf8::encode($t) if utf8::is_utf8($t); $t }, 'stored as it is: ' . encode($text));

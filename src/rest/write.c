@@ -25,6 +25,7 @@
 
 #include "rest/body.h"
 #include "rest/error.h"
+#include "rest/read.h"
 #include "rest/response.h"
 #include "rest/result.h"
 #include "rest/settings.h"
@@ -48,6 +49,7 @@ typedef struct Write
 	List	   *conflict;		/* char *: what tells that a row is there
 								 * already */
 	List	   *location;		/* char *: primary key that Location is made of */
+	OrionRead  *read;			/* of the representation, or NULL */
 	OrionStatement st;
 } Write;
 
@@ -200,53 +202,47 @@ add_record(Write *w, const char *text, bool array)
 }
 
 /*
- * The columns that the representation is made of, or NIL for the whole row: what is
- * returned needs the privilege to be read.
+ * The columns of the representation, computed ones among them: what is returned
+ * needs the privilege to be read, so no column more.
  */
-static List *
-read_columns(const Write *w)
+static void
+add_represented(Write *w)
 {
-	List	   *names = NIL;
+	OrionStatement *st = &w->st;
+	const char *joint = "";
+	bool		all;
+	ListCell   *lc;
+	List	   *names = orion_read_columns(w->read, &all);
 
-	for (const OrionSelect *s = w->call->query.select; s; s = s->next)
+	if (all || names == NIL)
+	{
+		orion_statement_add(st, "t.*");
+		joint = ", ";
+	}
+	foreach(lc, names)
 	{
 		OrionColumn column;
 
-		if (s->embed || !orion_source_find_column(w->source, s->name, &column))
-			return NIL;
-		if (!list_member(names, makeString(unconstify(char *, s->name))))
-			names = lappend(names, makeString(unconstify(char *, s->name)));
+		if (joint[0] && all && orion_source_find_column(w->source, lfirst(lc), &column))
+			continue;
+		orion_statement_add(st, joint);
+		orion_statement_add(st, "t.");
+		orion_statement_name(st, lfirst(lc));
+		joint = ", ";
 	}
-	for (const OrionOrder *o = w->call->query.order; o; o = o->next)
-		if (names != NIL && !list_member(names, makeString(unconstify(char *, o->name.column))))
-			names = lappend(names, makeString(unconstify(char *, o->name.column)));
-	return names;
 }
 
-/* RETURNING what the answer needs, and no column more. */
+/* RETURNING what the answer needs. */
 static void
 add_returning(Write *w)
 {
-	OrionStatement *st = &w->st;
-	List	   *columns = NIL;
-	ListCell   *lc;
-
-	orion_statement_add(st, " RETURNING ");
-	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
-	{
-		columns = read_columns(w);
-		if (columns == NIL)
-			orion_statement_add(st, "t.*");
-		foreach(lc, columns)
-		{
-			orion_statement_add(st, foreach_current_index(lc) > 0 ? ", t." : "t.");
-			orion_statement_name(st, strVal(lfirst(lc)));
-		}
-	}
+	orion_statement_add(&w->st, " RETURNING ");
+	if (w->read)
+		add_represented(w);
 	else if (w->location != NIL)
-		add_names(st, w->location, "t.");
+		add_names(&w->st, w->location, "t.");
 	else
-		orion_statement_add(st, "1");
+		orion_statement_add(&w->st, "1");
 }
 
 /* The row of the answer around a statement in "WITH w AS (". */
@@ -254,18 +250,17 @@ static void
 add_answer(Write *w)
 {
 	OrionStatement *st = &w->st;
-	OrionCall  *call = w->call;
 	ListCell   *lc;
 
-	if (call->prefer.returns == ORION_RETURN_REPRESENTATION)
+	if (w->read)
 	{
 		orion_statement_add(st, ") SELECT (SELECT pg_catalog.count(*) FROM w), ");
-		orion_statement_add(st, call->one ? "pg_catalog.json_agg(a.*) OPERATOR(pg_catalog.->) 0" :
+		orion_statement_add(st, w->call->one ? "pg_catalog.json_agg(a.*) OPERATOR(pg_catalog.->) 0" :
 							"pg_catalog.json_agg(a.*)");
-		orion_statement_add(st, " FROM (SELECT");
-		orion_statement_select(st, w->source, call->query.select);
-		orion_statement_add(st, " FROM w AS t");
-		orion_statement_order(st, w->source, call->query.order);
+		orion_statement_add(st, " FROM (");
+		orion_read_begin(st, w->read);
+		orion_statement_add(st, "w");
+		orion_read_end(st, w->read);
 		orion_statement_add(st, ") AS a");
 		return;
 	}
@@ -375,6 +370,12 @@ run_write(Write *w)
 {
 	int64		rows;
 
+	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
+	{
+		/* the change chose the rows already, maybe by what is no more */
+		w->read = orion_read_make(w->call, w->source);
+		w->read->filters = NIL;
+	}
 	add_returning(w);
 	add_answer(w);
 	orion_statement_run(&w->st, false);
@@ -528,6 +529,17 @@ insert_rows(Write *w)
 	(void) run_write(w);
 }
 
+/* " WHERE ..." of the query string, over the relation that changes. */
+static void
+add_where(Write *w)
+{
+	OrionRead	target = {.source = w->source,.alias = "t"};
+
+	if (w->call->query.filters)
+		target.filters = list_make1(w->call->query.filters);
+	orion_filter_where(&w->st, &target);
+}
+
 static void
 refuse_put_filters(void)
 {
@@ -603,7 +615,7 @@ update_rows(Write *w)
 		add_value(w, lfirst(lc));
 	}
 	add_record(w, w->body.array ? w->body.first : w->body.text, false);
-	orion_statement_where(st, w->source, w->call->query.filters);
+	add_where(w);
 	(void) run_write(w);
 }
 
@@ -616,7 +628,7 @@ delete_rows(Write *w)
 	orion_statement_add(st, "WITH w AS (DELETE FROM ");
 	orion_statement_add(st, w->source->quoted);
 	orion_statement_add(st, " AS t");
-	orion_statement_where(st, w->source, w->call->query.filters);
+	add_where(w);
 	(void) run_write(w);
 }
 

@@ -36,13 +36,14 @@ BEGIN;
 SELECT orion_api_key_authenticate(:'some_key') -> 'scopes' AS scopes;
 SELECT orion_has_permission('docs:read') AS read, orion_has_permission('docs:write') AS write, orion_permissions();
 COMMIT;
+-- what a request leaves: noted once a minute
+SELECT orion_private.api_key_record(:'all_id', NULL);
 SELECT last_used_at > now() - interval '1 minute' AS noted FROM orion.api_keys WHERE user_id = :'ann' ORDER BY created_at;
--- not noted again within the minute
 SELECT xmin AS before FROM orion_private.api_keys WHERE id = :'all_id' \gset
-SELECT orion_api_key_authenticate(:'all_key') IS NOT NULL AS used;
+SELECT orion_private.api_key_record(:'all_id', NULL);
 SELECT xmin = :'before' AS same FROM orion_private.api_keys WHERE id = :'all_id';
 UPDATE orion_private.api_keys SET last_used_at = now() - interval '61 seconds' WHERE id = :'all_id';
-SELECT orion_api_key_authenticate(:'all_key') IS NOT NULL AS used;
+SELECT orion_private.api_key_record(:'all_id', NULL);
 SELECT last_used_at > now() - interval '1 minute' AS noted FROM orion_private.api_keys WHERE id = :'all_id';
 
 -- the limit of the second key is 2 a minute
@@ -73,7 +74,7 @@ SELECT orion_api_key_authenticate(:'all_key');
 SELECT action, outcome, actor, old - 'userId' - 'prefix' AS old, new - '{userId,prefix,expiresAt}'::text[] AS new FROM orion.audit_log WHERE action ~ 'api_key' ORDER BY id;
 SELECT type, payload - '{id,userId,prefix,expiresAt}'::text[] AS payload FROM orion_private.outbox WHERE type ~ 'api_key' ORDER BY seq;
 -- a refused use is put on record once a minute
-SELECT orion_private.api_key_refused(:'all_id', 'revoked') FROM generate_series(1, 3);
+SELECT orion_private.api_key_record(:'all_id', 'revoked') FROM generate_series(1, 3);
 SELECT action, outcome, actor = :'ann' AS ann FROM orion.security_events WHERE action ~ 'api_key';
 
 -- who sees what

@@ -5,8 +5,9 @@
  * Runs in any backend.  The table holds SHA-256 of each key: a key has 190 random
  * bits, so nothing slower is needed.  It is read anew at each use, as the owner of
  * the table and with the latest snapshot, so that a revoked key stops with the
- * commit.  The use is noted at most once a minute, and not while somebody else
- * does; a refused use of a known key is put on record in a transaction of its own.
+ * commit.  The use of a key, and a refusal, is put on record at most once a minute,
+ * in a transaction of its own after the request: a lock held for as long as the
+ * request takes would keep the revocation waiting, and a failed request rolls back.
  * No key is in any statement or message.
  */
 #include "postgres.h"
@@ -49,10 +50,15 @@
 
 static const char digits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/* The last refusal of a known key, until it is on record. */
-static bool refusal_pending = false;
-static pg_uuid_t refused_key;
-static char refused_why[64];
+/* What is to be recorded of the last use of a known key. */
+static enum
+{
+	NOTHING,
+	USE,
+	REFUSAL,
+}			pending = NOTHING;
+static pg_uuid_t pending_key;
+static char pending_why[64];	/* of a refusal */
 
 PG_FUNCTION_INFO_V1(orion_api_key_generate);
 PG_FUNCTION_INFO_V1(orion_api_key_authenticate);
@@ -221,25 +227,7 @@ find(const bytea *digest, KeyRow *row, MemoryContext context)
 		read_row(row, context);
 }
 
-/* Notes the use, also in a transaction that otherwise only reads. */
-static void
-touch(const pg_uuid_t *id)
-{
-	static SPIPlanPtr plan = NULL;
-	Datum		values[] = {UUIDPGetDatum(id)};
-	bool		read_only = XactReadOnly;
-
-	if (RecoveryInProgress())
-		return;
-	kept_plan(&plan, "SELECT orion_private.api_key_touch($1)", UUIDOID);
-	/* an error ends the transaction, and with it what is set here */
-	XactReadOnly = false;
-	if (SPI_execute_plan(plan, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not note the use of an API key");
-	XactReadOnly = read_only;
-}
-
-/* Looks up, counts and notes, as the owner of the table. */
+/* Looks up as the owner of the table, and counts. */
 static int
 look_up(const char *key, KeyRow *row)
 {
@@ -257,8 +245,6 @@ look_up(const char *key, KeyRow *row)
 	find(digest, row, context);
 	if (row->found && !row->refusal && row->limit > 0)
 		retry_after = orion_api_key_rate(&row->id, row->limit);
-	if (row->found && !row->refusal && retry_after == 0 && row->stale)
-		touch(&row->id);
 	SetUserIdAndSecContext(caller, security);
 	PopActiveSnapshot();
 	SPI_finish();
@@ -272,7 +258,7 @@ orion_api_key_verify(const char *key, Jsonb **claims, const char **why, int *ret
 
 	*claims = NULL;
 	*why = NULL;
-	refusal_pending = false;
+	pending = NOTHING;
 	if (!well_formed(key))
 	{
 		*why = "malformed API key";
@@ -286,24 +272,30 @@ orion_api_key_verify(const char *key, Jsonb **claims, const char **why, int *ret
 	}
 	if (row.refusal || *retry_after > 0)
 	{
-		refusal_pending = true;
-		refused_key = row.id;
-		strlcpy(refused_why, row.refusal ? row.refusal : "rate_limited", sizeof(refused_why));
+		pending = REFUSAL;
+		pending_key = row.id;
+		strlcpy(pending_why, row.refusal ? row.refusal : "rate_limited", sizeof(pending_why));
 		if (!row.refusal)
 			return ORION_API_KEY_LIMITED;
 		*why = strcmp(row.refusal, "expired") == 0 ? "the API key has expired" :
 			strcmp(row.refusal, "revoked") == 0 ? "the API key was revoked" : "the user is banned";
 		return ORION_API_KEY_INVALID;
 	}
+	if (row.stale)
+	{
+		pending = USE;
+		pending_key = row.id;
+	}
 	*claims = row.claims;
 	return ORION_API_KEY_VALID;
 }
 
 static void
-record_refusal(const char *peer, const char *user_agent)
+record(const char *peer, const char *user_agent)
 {
 	Oid			types[] = {UUIDOID, TEXTOID};
-	Datum		values[2];
+	Datum		values[] = {UUIDPGetDatum(&pending_key), (Datum) 0};
+	char		nulls[] = {' ', 'n', '\0'};
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -312,10 +304,13 @@ record_refusal(const char *peer, const char *user_agent)
 	SetUserIdAndSecContext(owner_of_keys(), SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
-	values[0] = UUIDPGetDatum(&refused_key);
-	values[1] = CStringGetTextDatum(refused_why);
-	if (SPI_execute_with_args("SELECT orion_private.api_key_refused($1, $2)", 2, types, values, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not record the refusal of an API key");
+	if (pending == REFUSAL)
+	{
+		values[1] = CStringGetTextDatum(pending_why);
+		nulls[1] = ' ';
+	}
+	if (SPI_execute_with_args("SELECT orion_private.api_key_record($1, $2)", 2, types, values, nulls, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not record the use of an API key");
 	SPI_finish();
 	SetUserIdAndSecContext(GetSessionUserId(), 0);
 	PopActiveSnapshot();
@@ -323,18 +318,16 @@ record_refusal(const char *peer, const char *user_agent)
 }
 
 void
-orion_api_key_record_refusal(const char *peer, const char *user_agent)
+orion_api_key_record_use(const char *peer, const char *user_agent)
 {
 	MemoryContext context = CurrentMemoryContext;
 
-	if (!refusal_pending)
-		return;
-	refusal_pending = false;
-	if (RecoveryInProgress())
+	if (pending == NOTHING)
 		return;
 	PG_TRY();
 	{
-		record_refusal(peer, user_agent);
+		if (!RecoveryInProgress())
+			record(peer, user_agent);
 	}
 	PG_CATCH();
 	{
@@ -347,6 +340,7 @@ orion_api_key_record_refusal(const char *peer, const char *user_agent)
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
+	pending = NOTHING;
 	MemoryContextSwitchTo(context);
 }
 
@@ -362,7 +356,7 @@ orion_api_key_authenticate(PG_FUNCTION_ARGS)
 
 	OrionApiKeyStatus status = orion_api_key_verify(text_to_cstring(PG_GETARG_TEXT_PP(0)), &claims, &why, &retry_after);
 
-	refusal_pending = false;	/* that is for requests */
+	pending = NOTHING;			/* that is for requests */
 	if (status == ORION_API_KEY_LIMITED)
 		ereport(ERROR,
 				(errcode(ERRCODE_ORION_TOO_MANY),

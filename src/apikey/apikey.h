@@ -33,11 +33,11 @@ extern OrionApiKeyStatus orion_api_key_verify(const char *key, Jsonb **claims,
 											  const char **why, int *retry_after);
 
 /*
- * Outside of any transaction: puts on record that the last key verified was known
- * but refused, if it was, with where the request came from (either may be NULL).
- * The refusal itself rolled back.  Never errors.
+ * After the request, outside of any transaction: puts on record that a key was
+ * used, or that a known one was refused, with where the request came from (either
+ * may be NULL).  At most once a minute and key.  Never errors.
  */
-extern void orion_api_key_record_refusal(const char *peer, const char *user_agent);
+extern void orion_api_key_record_use(const char *peer, const char *user_agent);
 
 extern void orion_api_key_init(void);
 

@@ -19,7 +19,7 @@ CREATE TABLE orion_private.api_keys (
 COMMENT ON TABLE orion_private.api_keys IS 'API keys of users; of a key only SHA-256 and the first letters are kept';
 COMMENT ON COLUMN orion_private.api_keys.scopes IS 'Permissions that the key is good for, of those of the user; null: all';
 COMMENT ON COLUMN orion_private.api_keys.rate_limit IS 'Uses a minute; null: no limit';
-COMMENT ON COLUMN orion_private.api_keys.last_used_at IS 'To the minute';
+COMMENT ON COLUMN orion_private.api_keys.last_used_at IS 'Over HTTP, to the minute';
 CREATE INDEX api_keys_user_id ON orion_private.api_keys (user_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.api_keys', '');
 
@@ -62,36 +62,32 @@ CREATE FUNCTION orion_private.api_key_find(digest bytea, OUT key_id uuid, OUT re
 $function$;
 COMMENT ON FUNCTION orion_private.api_key_find(bytea) IS 'The key of this digest: why it is refused, or the claims it stands for';
 
-CREATE FUNCTION orion_private.api_key_touch(id uuid) RETURNS void
-	LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-	-- nobody waits for a request that is noting the same and goes on for long
-	UPDATE orion_private.api_keys AS k SET last_used_at = clock_timestamp()
-	WHERE k.id = (SELECT f.id FROM orion_private.api_keys AS f WHERE f.id = api_key_touch.id FOR NO KEY UPDATE SKIP LOCKED);
-$function$;
-COMMENT ON FUNCTION orion_private.api_key_touch(uuid) IS 'Notes that a key was used';
-
-CREATE FUNCTION orion_private.api_key_refused(id uuid, reason text) RETURNS void
-	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+CREATE FUNCTION orion_private.api_key_record(id uuid, refusal text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	owner uuid;
 BEGIN
-	-- once a minute and key: a client that goes on does not fill the disk
+	-- once a minute and key: a client that goes on does not fill the disk; who is
+	-- noting the same does it for all
+	IF refusal IS NULL THEN
+		UPDATE orion_private.api_keys AS k SET last_used_at = clock_timestamp()
+		WHERE k.id = (SELECT f.id FROM orion_private.api_keys AS f WHERE f.id = api_key_record.id
+			AND (f.last_used_at IS NULL OR f.last_used_at < clock_timestamp() - interval '1 minute') FOR NO KEY UPDATE SKIP LOCKED);
+		RETURN;
+	END IF;
 	UPDATE orion_private.api_keys AS k SET last_refused_at = clock_timestamp()
-	WHERE k.id = (SELECT f.id FROM orion_private.api_keys AS f WHERE f.id = api_key_refused.id
+	WHERE k.id = (SELECT f.id FROM orion_private.api_keys AS f WHERE f.id = api_key_record.id
 		AND (f.last_refused_at IS NULL OR f.last_refused_at < clock_timestamp() - interval '1 minute') FOR NO KEY UPDATE SKIP LOCKED)
 	RETURNING k.user_id INTO owner;
 	IF FOUND THEN
-		PERFORM orion_private.audit('security.api_key_refused', 'api_key', id::text, reason, actor => owner);
+		PERFORM orion_private.audit('security.api_key_refused', 'api_key', id::text, refusal, actor => owner);
 	END IF;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.api_key_refused(uuid, text) IS 'Puts on record that a revoked, expired or limited key was used; at most once a minute';
-REVOKE ALL ON FUNCTION orion_private.api_key_find(bytea), orion_private.api_key_touch(uuid),
-	orion_private.api_key_refused(uuid, text) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.api_key_record(uuid, text) IS 'Puts on record that a key was used, or why it was refused; each at most once a minute';
+REVOKE ALL ON FUNCTION orion_private.api_key_find(bytea), orion_private.api_key_record(uuid, text) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.orion_api_key_authenticate(key text) RETURNS jsonb
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE

@@ -243,7 +243,7 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 		orion_error_answer(response, call.authenticated, context);
 	}
 	PG_END_TRY();
-	orion_api_key_record_refusal(request->peer, orion_call_header(&call, "user-agent"));
+	orion_api_key_record_use(request->peer, orion_call_header(&call, "user-agent"));
 	orion_session_end(response->status >= 400);
 	MemoryContextSwitchTo(context);
 	finish(&call);

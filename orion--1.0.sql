@@ -347,15 +347,11 @@ CREATE TABLE orion_private.audit_log (
 	user_agent text,
 	old jsonb,
 	new jsonb,
-	metadata jsonb,
-	PRIMARY KEY (occurred_at, id)
+	metadata jsonb
 ) PARTITION BY RANGE (occurred_at);
 COMMENT ON TABLE orion_private.audit_log IS 'Every change of users, roles, keys and permissions, and every refused attempt; append-only, a partition a month (UTC)';
 COMMENT ON COLUMN orion_private.audit_log.actor IS 'The signed-in user, or who tried to be; null for SQL clients without a token';
 COMMENT ON COLUMN orion_private.audit_log.outcome IS '"ok", or why it was refused';
-CREATE INDEX audit_log_actor ON orion_private.audit_log (actor, occurred_at) WHERE actor IS NOT NULL;
-CREATE INDEX audit_log_target ON orion_private.audit_log (target_type, target_id, occurred_at);
-CREATE INDEX audit_log_security ON orion_private.audit_log (occurred_at) WHERE outcome <> 'ok' OR action ^@ 'security.';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.audit_log_seq', '');
 
 -- Always: also where session_replication_role keeps ordinary triggers quiet.
@@ -377,7 +373,24 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orion_private.audit_log
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.audit_log
 	FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse();
 
+-- Indexes belong to partitions. If the table had them, attaching a partition of a dump
+-- would make them, and the dump would make them once more.
+CREATE FUNCTION orion_private.audit_indexes(partition text) RETURNS void
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	EXECUTE format('ALTER TABLE orion_private.%1$I ADD PRIMARY KEY (occurred_at, id)', partition);
+	EXECUTE format('CREATE INDEX ON orion_private.%1$I (actor, occurred_at) WHERE actor IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON orion_private.%1$I (target_type, target_id, occurred_at)', partition);
+	EXECUTE format('CREATE INDEX ON orion_private.%1$I (occurred_at) WHERE outcome <> ''ok'' OR action ^@ ''security.''', partition);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.audit_indexes(text) IS 'Makes the indexes of a partition of the audit log';
+REVOKE ALL ON FUNCTION orion_private.audit_indexes(text) FROM PUBLIC;
+
 CREATE TABLE orion_private.audit_log_default PARTITION OF orion_private.audit_log DEFAULT;
+SELECT orion_private.audit_indexes('audit_log_default'::pg_catalog.text);
 COMMENT ON TABLE orion_private.audit_log_default IS 'Audit rows of months that had no partition in time';
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.audit_log_default
 	FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse();
@@ -411,6 +424,7 @@ BEGIN
 			EXECUTE format('CREATE TABLE orion_private.%I (LIKE orion_private.audit_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
 			EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.%I'
 				' FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse()', partition);
+			PERFORM orion_private.audit_indexes(partition);
 			EXECUTE format('ALTER TABLE orion_private.%I ENABLE ALWAYS TRIGGER no_truncate', partition);
 			EXECUTE format('ALTER TABLE orion_private.audit_log ATTACH PARTITION orion_private.%I FOR VALUES FROM (%L) TO (%L)',
 				partition, month, month + interval '1 month');
@@ -764,6 +778,7 @@ BEGIN
 		RETURN;
 	END IF;
 
+	PERFORM orion_private.user_made(u.id);
 	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
 		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);
@@ -1589,7 +1604,7 @@ CREATE TABLE orion_private.roles (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE orion_private.roles IS 'Roles that users can have';
-COMMENT ON COLUMN orion_private.roles.is_default IS 'New users get it';
+COMMENT ON COLUMN orion_private.roles.is_default IS 'Who registers gets it';
 CREATE TABLE orion_private.role_parents (
 	role text COLLATE "C" NOT NULL REFERENCES orion_private.roles ON DELETE CASCADE,
 	parent text COLLATE "C" NOT NULL REFERENCES orion_private.roles ON DELETE CASCADE,
@@ -1811,7 +1826,7 @@ BEGIN
 	RETURN true;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_role_create(text, text, boolean) IS 'Makes a role; new users get default roles. False when it exists';
+COMMENT ON FUNCTION @extschema@.orion_role_create(text, text, boolean) IS 'Makes a role; who registers gets default roles. False when it exists';
 
 CREATE FUNCTION @extschema@.orion_role_delete(name text) RETURNS boolean
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -1998,22 +2013,6 @@ BEGIN
 	END LOOP;
 END
 $do$;
-
-CREATE FUNCTION orion_private.default_roles() RETURNS trigger
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	INSERT INTO orion_private.user_roles (user_id, role)
-	SELECT NEW.id, r.name FROM orion_private.roles AS r WHERE r.is_default
-	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
-	RETURN NULL;
-END
-$function$;
-COMMENT ON FUNCTION orion_private.default_roles() IS 'Gives a new user the default roles';
-REVOKE ALL ON FUNCTION orion_private.default_roles() FROM PUBLIC;
-CREATE TRIGGER default_roles AFTER INSERT ON orion_private.users
-	FOR EACH ROW EXECUTE FUNCTION orion_private.default_roles();
 
 CREATE VIEW orion.roles WITH (security_invoker = true) AS
 	SELECT r.name, r.description, r.is_default,
@@ -2417,21 +2416,22 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.user_audit() IS 'Adds changed columns of a user to the audit log, before and after, however they were changed';
-CREATE FUNCTION orion_private.preferences_default() RETURNS trigger
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	INSERT INTO orion_private.preferences (user_id) VALUES (NEW.id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
-	RETURN NULL;
-END
-$function$;
-COMMENT ON FUNCTION orion_private.preferences_default() IS 'Gives a new user preferences';
-REVOKE ALL ON FUNCTION orion_private.user_audit(), orion_private.preferences_default() FROM PUBLIC;
+REVOKE ALL ON FUNCTION orion_private.user_audit() FROM PUBLIC;
 CREATE TRIGGER users_audit AFTER UPDATE OF email, role, display_name, avatar_url, user_metadata, app_metadata, email_verified_at
 	ON orion_private.users FOR EACH ROW EXECUTE FUNCTION orion_private.user_audit();
-CREATE TRIGGER preferences_default AFTER INSERT ON orion_private.users
-	FOR EACH ROW EXECUTE FUNCTION orion_private.preferences_default();
+
+-- Called and not a trigger: restoring a dump must not give back what was taken.
+CREATE FUNCTION orion_private.user_made(user_id uuid) RETURNS void
+	LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	INSERT INTO orion_private.preferences (user_id) VALUES (user_made.user_id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
+	INSERT INTO orion_private.user_roles (user_id, role)
+	SELECT user_made.user_id, r.name FROM orion_private.roles AS r WHERE r.is_default
+	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
+$function$;
+COMMENT ON FUNCTION orion_private.user_made(uuid) IS 'Gives a new user preferences and the default roles';
+REVOKE ALL ON FUNCTION orion_private.user_made(uuid) FROM PUBLIC;
 
 -- A new mail address counts once the token that was sent there comes back
 
@@ -2540,6 +2540,9 @@ DECLARE
 	me uuid := @extschema@.orion_uid();
 	before orion_private.preferences;
 BEGIN
+	-- users who were not registered, but imported, have none yet
+	INSERT INTO orion_private.preferences AS p (user_id) SELECT u.id FROM orion_private.users AS u WHERE u.id = me
+	ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
 	SELECT p.* INTO before FROM orion_private.preferences AS p WHERE p.user_id = me FOR UPDATE;
 	status := CASE
 		WHEN NOT FOUND THEN 'unknown_user'
@@ -2791,8 +2794,10 @@ CREATE FUNCTION orion_private.route_preferences(request jsonb) RETURNS jsonb
 	AS $function$
 BEGIN
 	RETURN coalesce(orion_private.user_problem('preferences:read'), (
-		SELECT jsonb_build_object('preferences', p.preferences, 'version', p.version, 'updatedAt', p.updated_at)
-		FROM orion_private.preferences AS p WHERE p.user_id = @extschema@.orion_uid()));
+		SELECT jsonb_build_object('preferences', coalesce(p.preferences, '{}'), 'version', coalesce(p.version, 1),
+			'updatedAt', coalesce(p.updated_at, u.created_at))
+		FROM orion_private.users AS u LEFT JOIN orion_private.preferences AS p ON p.user_id = u.id
+		WHERE u.id = @extschema@.orion_uid()));
 END
 $function$;
 COMMENT ON FUNCTION orion_private.route_preferences(jsonb) IS 'GET /api/user/preferences: 200, 401, 403 or 404';

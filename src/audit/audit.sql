@@ -16,15 +16,11 @@ CREATE TABLE orion_private.audit_log (
 	user_agent text,
 	old jsonb,
 	new jsonb,
-	metadata jsonb,
-	PRIMARY KEY (occurred_at, id)
+	metadata jsonb
 ) PARTITION BY RANGE (occurred_at);
 COMMENT ON TABLE orion_private.audit_log IS 'Every change of users, roles, keys and permissions, and every refused attempt; append-only, a partition a month (UTC)';
 COMMENT ON COLUMN orion_private.audit_log.actor IS 'The signed-in user, or who tried to be; null for SQL clients without a token';
 COMMENT ON COLUMN orion_private.audit_log.outcome IS '"ok", or why it was refused';
-CREATE INDEX audit_log_actor ON orion_private.audit_log (actor, occurred_at) WHERE actor IS NOT NULL;
-CREATE INDEX audit_log_target ON orion_private.audit_log (target_type, target_id, occurred_at);
-CREATE INDEX audit_log_security ON orion_private.audit_log (occurred_at) WHERE outcome <> 'ok' OR action ^@ 'security.';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.audit_log_seq', '');
 
 -- Always: also where session_replication_role keeps ordinary triggers quiet.
@@ -46,7 +42,24 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON orion_private.audit_log
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.audit_log
 	FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse();
 
+-- Indexes belong to partitions. If the table had them, attaching a partition of a dump
+-- would make them, and the dump would make them once more.
+CREATE FUNCTION orion_private.audit_indexes(partition text) RETURNS void
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	EXECUTE format('ALTER TABLE orion_private.%1$I ADD PRIMARY KEY (occurred_at, id)', partition);
+	EXECUTE format('CREATE INDEX ON orion_private.%1$I (actor, occurred_at) WHERE actor IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON orion_private.%1$I (target_type, target_id, occurred_at)', partition);
+	EXECUTE format('CREATE INDEX ON orion_private.%1$I (occurred_at) WHERE outcome <> ''ok'' OR action ^@ ''security.''', partition);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.audit_indexes(text) IS 'Makes the indexes of a partition of the audit log';
+REVOKE ALL ON FUNCTION orion_private.audit_indexes(text) FROM PUBLIC;
+
 CREATE TABLE orion_private.audit_log_default PARTITION OF orion_private.audit_log DEFAULT;
+SELECT orion_private.audit_indexes('audit_log_default'::pg_catalog.text);
 COMMENT ON TABLE orion_private.audit_log_default IS 'Audit rows of months that had no partition in time';
 CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.audit_log_default
 	FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse();
@@ -80,6 +93,7 @@ BEGIN
 			EXECUTE format('CREATE TABLE orion_private.%I (LIKE orion_private.audit_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
 			EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.%I'
 				' FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse()', partition);
+			PERFORM orion_private.audit_indexes(partition);
 			EXECUTE format('ALTER TABLE orion_private.%I ENABLE ALWAYS TRIGGER no_truncate', partition);
 			EXECUTE format('ALTER TABLE orion_private.audit_log ATTACH PARTITION orion_private.%I FOR VALUES FROM (%L) TO (%L)',
 				partition, month, month + interval '1 month');

@@ -257,6 +257,7 @@ BEGIN
 		RETURN;
 	END IF;
 
+	PERFORM orion_private.user_made(u.id);
 	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
 		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);

@@ -53,21 +53,22 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.user_audit() IS 'Adds changed columns of a user to the audit log, before and after, however they were changed';
-CREATE FUNCTION orion_private.preferences_default() RETURNS trigger
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	INSERT INTO orion_private.preferences (user_id) VALUES (NEW.id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
-	RETURN NULL;
-END
-$function$;
-COMMENT ON FUNCTION orion_private.preferences_default() IS 'Gives a new user preferences';
-REVOKE ALL ON FUNCTION orion_private.user_audit(), orion_private.preferences_default() FROM PUBLIC;
+REVOKE ALL ON FUNCTION orion_private.user_audit() FROM PUBLIC;
 CREATE TRIGGER users_audit AFTER UPDATE OF email, role, display_name, avatar_url, user_metadata, app_metadata, email_verified_at
 	ON orion_private.users FOR EACH ROW EXECUTE FUNCTION orion_private.user_audit();
-CREATE TRIGGER preferences_default AFTER INSERT ON orion_private.users
-	FOR EACH ROW EXECUTE FUNCTION orion_private.preferences_default();
+
+-- Called and not a trigger: restoring a dump must not give back what was taken.
+CREATE FUNCTION orion_private.user_made(user_id uuid) RETURNS void
+	LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	INSERT INTO orion_private.preferences (user_id) VALUES (user_made.user_id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
+	INSERT INTO orion_private.user_roles (user_id, role)
+	SELECT user_made.user_id, r.name FROM orion_private.roles AS r WHERE r.is_default
+	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
+$function$;
+COMMENT ON FUNCTION orion_private.user_made(uuid) IS 'Gives a new user preferences and the default roles';
+REVOKE ALL ON FUNCTION orion_private.user_made(uuid) FROM PUBLIC;
 
 -- A new mail address counts once the token that was sent there comes back
 
@@ -176,6 +177,9 @@ DECLARE
 	me uuid := @extschema@.orion_uid();
 	before orion_private.preferences;
 BEGIN
+	-- users who were not registered, but imported, have none yet
+	INSERT INTO orion_private.preferences AS p (user_id) SELECT u.id FROM orion_private.users AS u WHERE u.id = me
+	ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
 	SELECT p.* INTO before FROM orion_private.preferences AS p WHERE p.user_id = me FOR UPDATE;
 	status := CASE
 		WHEN NOT FOUND THEN 'unknown_user'
@@ -427,8 +431,10 @@ CREATE FUNCTION orion_private.route_preferences(request jsonb) RETURNS jsonb
 	AS $function$
 BEGIN
 	RETURN coalesce(orion_private.user_problem('preferences:read'), (
-		SELECT jsonb_build_object('preferences', p.preferences, 'version', p.version, 'updatedAt', p.updated_at)
-		FROM orion_private.preferences AS p WHERE p.user_id = @extschema@.orion_uid()));
+		SELECT jsonb_build_object('preferences', coalesce(p.preferences, '{}'), 'version', coalesce(p.version, 1),
+			'updatedAt', coalesce(p.updated_at, u.created_at))
+		FROM orion_private.users AS u LEFT JOIN orion_private.preferences AS p ON p.user_id = u.id
+		WHERE u.id = @extschema@.orion_uid()));
 END
 $function$;
 COMMENT ON FUNCTION orion_private.route_preferences(jsonb) IS 'GET /api/user/preferences: 200, 401, 403 or 404';

@@ -20,7 +20,7 @@ CREATE TABLE orion_private.roles (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE orion_private.roles IS 'Roles that users can have';
-COMMENT ON COLUMN orion_private.roles.is_default IS 'New users get it';
+COMMENT ON COLUMN orion_private.roles.is_default IS 'Who registers gets it';
 CREATE TABLE orion_private.role_parents (
 	role text COLLATE "C" NOT NULL REFERENCES orion_private.roles ON DELETE CASCADE,
 	parent text COLLATE "C" NOT NULL REFERENCES orion_private.roles ON DELETE CASCADE,
@@ -242,7 +242,7 @@ BEGIN
 	RETURN true;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_role_create(text, text, boolean) IS 'Makes a role; new users get default roles. False when it exists';
+COMMENT ON FUNCTION @extschema@.orion_role_create(text, text, boolean) IS 'Makes a role; who registers gets default roles. False when it exists';
 
 CREATE FUNCTION @extschema@.orion_role_delete(name text) RETURNS boolean
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -429,22 +429,6 @@ BEGIN
 	END LOOP;
 END
 $do$;
-
-CREATE FUNCTION orion_private.default_roles() RETURNS trigger
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	INSERT INTO orion_private.user_roles (user_id, role)
-	SELECT NEW.id, r.name FROM orion_private.roles AS r WHERE r.is_default
-	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
-	RETURN NULL;
-END
-$function$;
-COMMENT ON FUNCTION orion_private.default_roles() IS 'Gives a new user the default roles';
-REVOKE ALL ON FUNCTION orion_private.default_roles() FROM PUBLIC;
-CREATE TRIGGER default_roles AFTER INSERT ON orion_private.users
-	FOR EACH ROW EXECUTE FUNCTION orion_private.default_roles();
 
 CREATE VIEW orion.roles WITH (security_invoker = true) AS
 	SELECT r.name, r.description, r.is_default,

@@ -197,6 +197,12 @@ is(sql("SELECT string_agg(outcome || coalesce(old::text, '') || coalesce(new::te
 	'ok{}{"mail": {"news": true, "tips": true}, "theme": "dark"} ok{"mail": {"news": true, "tips": true}, "theme": "dark"}{"mail": {"news": true, "tips": false}} version_conflict', 'on record');
 is(sql("SELECT count(*) FROM orion_private.outbox WHERE type = 'user.preferences_updated'"), 2, 'events');
 
+my $cat_id = sql(q{INSERT INTO orion_private.users (email) VALUES ('imported@example.com') RETURNING id});
+my $cat = sql("SELECT orion_jwt_sign(jsonb_build_object('sub', '$cat_id', 'role', 'orion_user'))");
+is($json->encode(http('GET', '/api/user/preferences', $cat)->{json}{preferences}), '{}', 'a user who was imported has none');
+is(prefer({ preferences => { x => 1 }, version => 1 }, $cat)->{json}{version}, 2, 'and can set some');
+sql("SELECT orion_user_delete('$cat_id')");
+
 # --- following
 sub follow { my ($method, $who, $token) = @_; return http($method, "/api/user/$who/follow", $token // $ann); }
 is_error(follow('POST', 'x'), 404, 'not_found', '', 'follow no id');

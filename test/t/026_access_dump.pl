@@ -1,0 +1,56 @@
+# A dump restores roles, keys, preferences and the audit log with its partitions, in a
+# database that some other month made.
+use strict;
+use warnings;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = PostgreSQL::Test::Cluster->new('access_dump');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'orion'
+orion.database = ''
+});
+$node->start;
+
+sub sql { my ($database, $sql) = @_; return $node->safe_psql($database, $sql); }
+
+$node->safe_psql('postgres', 'CREATE DATABASE before');
+$node->safe_psql('postgres', 'CREATE DATABASE after');
+sql('before', 'CREATE EXTENSION orion');
+sql('before', q{SELECT orion_private.audit_partitions(2)});
+my $ann = sql('before', q{SELECT user_id FROM orion_register('ann@example.com', 'correct horse battery')});
+sql('before', qq{
+SELECT orion_role_create('reader', is_default => true), orion_permission_grant('reader', 'docs:*'), orion_role_create('chief'),
+	orion_role_inherit('chief', 'reader'), orion_role_grant('$ann', 'chief'), orion_user_permission_grant('$ann', 'x:y');
+UPDATE orion_private.preferences SET preferences = '{"theme": "dark"}';
+INSERT INTO orion_private.audit_log (occurred_at, action) VALUES (now() + interval '1 year', 'test.default');
+});
+my $key = sql('before', "SELECT key FROM orion_api_key_create('$ann', 'kept')");
+my $follower = sql('before', q{SELECT user_id FROM orion_register('bob@example.com', 'correct horse battery')});
+sql('before', "INSERT INTO orion_private.follows VALUES ('$follower', '$ann')");
+
+my $dump = $node->data_dir . '/../dump.sql';
+$node->command_ok([ 'pg_dump', '-d', $node->connstr('before'), '-f', $dump ], 'dumped');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('after'), '-f', $dump ], 'restored without an error');
+
+for my $what ('SELECT orion_roles(id), orion_permissions(id) FROM orion_private.users ORDER BY email',
+	'SELECT preferences, version FROM orion_private.preferences ORDER BY user_id', 'SELECT follower_id, user_id FROM orion_private.follows',
+	'SELECT id, tableoid::regclass, action, actor, new FROM orion_private.audit_log ORDER BY id',
+	"SELECT orion_api_key_authenticate('$key')", 'SELECT count(*) FROM orion_private.user_roles')
+{
+	is(sql('after', $what), sql('before', $what), "the same: $what" =~ s/ork_\w+/.../r);
+}
+like(sql('after', q{SELECT string_agg(DISTINCT tableoid::regclass::text, ' ') FROM orion_private.audit_log}), qr/audit_log_\d{4}_\d\d orion_private.audit_log_default/, 'in a month and in the default');
+for my $statement ('DELETE FROM orion_private.audit_log', 'TRUNCATE orion_private.audit_log_default', 'TRUNCATE orion_private.audit_log_' . sql('after', q{SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')}))
+{
+	my ($status, undef, $err) = $node->psql('after', "SET session_replication_role = replica; $statement");
+	like($err, qr/the audit log is append-only/, "and still refused: $statement");
+}
+sql('after', q{SELECT orion_audit('test.after')});
+is(sql('after', q{SELECT count(*) FROM orion_private.audit_log WHERE action = 'test.after' AND id > (SELECT max(id) FROM orion_private.audit_log WHERE action <> 'test.after')}), 1, 'ids go on');
+sql('after', 'DROP EXTENSION orion');
+is(sql('after', q{SELECT count(*) FROM pg_class WHERE relname LIKE 'audit_log%'}), 0, 'DROP EXTENSION takes the months along');
+$node->stop;
+done_testing();

@@ -40,6 +40,23 @@ typedef enum OrionMethod
 	ORION_OTHER,
 } OrionMethod;
 
+typedef enum OrionFormat
+{
+	ORION_FORMAT_JSON,
+	ORION_FORMAT_CSV,
+} OrionFormat;
+
+/* The form of the answer; see media.h. */
+typedef struct OrionMedia
+{
+	OrionFormat format;
+	bool		stripped;		/* members that are null are left out */
+	bool		plan;			/* the plan of the statement instead */
+	bool		plan_json;
+	const char *target;			/* what the plan is for */
+	const char *options;		/* of the plan, as given */
+} OrionMedia;
+
 typedef struct OrionCall
 {
 	const OrionRequest *request;
@@ -50,6 +67,7 @@ typedef struct OrionCall
 	const char *rpc;			/* name of the function called, or NULL */
 	bool		preflight;		/* a browser asks whether it may ask */
 	bool		upserts;		/* a row that exists already is no error */
+	OrionMedia	media;
 	bool		one;			/* Accept: one object instead of an array */
 	const char *schema;			/* exposed schema of this request, once known */
 	bool		authenticated;	/* came with a valid token */

@@ -147,6 +147,46 @@ add_list(OrionStatement *st, const OrionFilter *filter, Oid type)
 	orion_statement_add(st, ")");
 }
 
+/* A value, or values, in the form that the column's domain has in an API. */
+static void
+add_represented(OrionStatement *st, const OrionFilter *filter, const char *function)
+{
+	bool		list = filter->op == ORION_OP_IN;
+
+	orion_statement_add(st, list ? "ANY (ARRAY[" : "");
+	for (int i = 0; i < (list ? filter->nvalues : 1); i++)
+	{
+		orion_statement_add(st, i > 0 ? ", " : "");
+		orion_statement_add(st, function);
+		orion_statement_add(st, "(");
+		orion_statement_param(st, TEXTOID, CStringGetTextDatum(list ? filter->values[i] : filter->value));
+		orion_statement_add(st, ")");
+	}
+	orion_statement_add(st, list ? "])" : "");
+}
+
+/* The function that reads values for such a column; NULL: the type's own input does. */
+static const char *
+representation(const OrionFilter *filter, Oid type)
+{
+	switch (filter->op)
+	{
+		case ORION_OP_IS:
+		case ORION_OP_LIKE:
+		case ORION_OP_ILIKE:
+		case ORION_OP_MATCH:
+		case ORION_OP_IMATCH:
+			return NULL;
+		case ORION_OP_IN:
+			if (filter->nvalues == 0)
+				return NULL;
+			break;
+		default:
+			break;
+	}
+	return filter->quantifier == ORION_QUANTIFIER_NONE ? orion_type_cast_function(TEXTOID, type) : NULL;
+}
+
 static void
 add_is(OrionStatement *st, const char *word)
 {
@@ -209,6 +249,7 @@ add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 {
 	OrionRead  *child = filter->name.steps ? NULL : orion_read_child(read, filter->name.column);
 	OrionColumn column;
+	const char *function;
 	Oid			type;
 
 	/* a relation may go by the name of its column */
@@ -222,11 +263,15 @@ add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 		add_search(st, read, filter);
 		return;
 	}
-	type = value_type(filter, orion_filter_field(st, read, &filter->name));
+	type = orion_filter_field(st, read, &filter->name);
+	function = representation(filter, type);
+	type = value_type(filter, type);
 	orion_statement_add(st, " ");
 	orion_statement_add(st, operator_sql[filter->op]);
 	orion_statement_add(st, " ");
-	if (filter->op == ORION_OP_IS)
+	if (function)
+		add_represented(st, filter, function);
+	else if (filter->op == ORION_OP_IS)
 		add_is(st, filter->value);
 	else if (filter->op == ORION_OP_IN)
 		add_list(st, filter, type);

@@ -12,7 +12,10 @@
 #include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "access/transam.h"
 #include "catalog/pg_attribute.h"
+#include "catalog/pg_cast.h"
+#include "catalog/pg_type.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "nodes/value.h"
@@ -140,6 +143,41 @@ orion_source_column(const OrionSource *source, const char *name, OrionColumn *co
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column %s.%s does not exist", source->name, name)));
+}
+
+char	   *
+orion_type_cast_function(Oid from, Oid to)
+{
+	HeapTuple	tuple;
+	Oid			function = InvalidOid;
+	Oid			domain = from < FirstNormalObjectId ? to : from;
+
+	/* no type of the system has one */
+	if (domain < FirstNormalObjectId || get_typtype(domain) != TYPTYPE_DOMAIN)
+		return NULL;
+	tuple = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(from), ObjectIdGetDatum(to));
+	if (HeapTupleIsValid(tuple))
+	{
+		function = ((Form_pg_cast) GETSTRUCT(tuple))->castfunc;
+		ReleaseSysCache(tuple);
+	}
+	if (!OidIsValid(function))
+		return NULL;
+	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)), get_func_name(function));
+}
+
+bool
+orion_relation_represents(Oid relid)
+{
+	Relation	relation = relation_open(relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(relation);
+	bool		represents = false;
+
+	for (int i = 0; i < desc->natts && !represents; i++)
+		represents = TupleDescAttr(desc, i)->atttypid >= FirstNormalObjectId && !TupleDescAttr(desc, i)->attisdropped &&
+			orion_type_cast_function(TupleDescAttr(desc, i)->atttypid, JSONOID) != NULL;
+	relation_close(relation, AccessShareLock);
+	return represents;
 }
 
 List	   *

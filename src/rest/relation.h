@@ -43,6 +43,15 @@ extern bool orion_source_find_column(const OrionSource *source, const char *name
 /* The same; unknown columns are an error (42703). */
 extern void orion_source_column(const OrionSource *source, const char *name, OrionColumn *column);
 
+/*
+ * A domain may have a cast of its own to json, from json and from text, by functions:
+ * the form its values have in an API.  The quoted function of the cast, or NULL.
+ */
+extern char *orion_type_cast_function(Oid from, Oid to);
+
+/* Does any column of the relation go out through such a cast? */
+extern bool orion_relation_represents(Oid relid);
+
 /* Names (char *) of the columns of the primary key, in order; NIL without one. */
 extern List *orion_relation_primary_key(Oid relid);
 

@@ -19,9 +19,11 @@
 #include "apikey/apikey.h"
 #include "rest/cors.h"
 #include "rest/error.h"
+#include "rest/media.h"
 #include "rest/relation.h"
 #include "rest/response.h"
 #include "rest/rest.h"
+#include "rest/result.h"
 #include "rest/route.h"
 #include "rest/session.h"
 #include "rest/settings.h"
@@ -57,35 +59,6 @@ method_of(const char *method)
 		if (strcmp(names[i], method) == 0)
 			return (OrionMethod) i;
 	return ORION_OTHER;
-}
-
-/* The first media type of Accept that can be made; the quality is not weighed. */
-static void
-read_accept(OrionCall *call)
-{
-	const char *header = orion_call_header(call, "accept");
-	char	   *rest;
-	char	   *type;
-
-	if (header == NULL || header[0] == '\0' || strcmp(header, "*/*") == 0)
-		return;
-	rest = pstrdup(header);
-	while ((type = strsep(&rest, ",")) != NULL)
-	{
-		type += strspn(type, " \t");
-		type[strcspn(type, "; \t")] = '\0';
-		if (pg_strcasecmp(type, "application/json") == 0 || strcmp(type, "*/*") == 0 ||
-			pg_strcasecmp(type, "application/*") == 0)
-			return;
-		if (pg_strcasecmp(type, "application/vnd.pgrst.object+json") == 0 ||
-			pg_strcasecmp(type, "application/vnd.pgrst.object") == 0)
-		{
-			call->one = true;
-			return;
-		}
-	}
-	orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", header),
-				 NULL, NULL);
 }
 
 /* What is behind the prefix and its slash; NULL when the path is elsewhere. */
@@ -147,10 +120,11 @@ serve_resource(OrionCall *call, const char *path)
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->rpc = rpc ? name : NULL;
 	orion_prefer_read(call);
-	read_accept(call);
+	orion_media_read(call);
 	if (!orion_query_parse(&call->arena, call->request->query, strlen(call->request->query),
 						   &call->query, &error))
 		orion_refuse_query(&error);
+	orion_call_range(call);
 	call->schema = orion_relation_schema(call);
 	orion_call_mark(call, ORION_STAGE_PLAN);
 	orion_session_assume(call, call->schema);

@@ -7,6 +7,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "access/detoast.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
@@ -14,6 +16,7 @@
 
 #include "core/compat.h"
 #include "rest/error.h"
+#include "rest/media.h"
 #include "rest/response.h"
 #include "rest/result.h"
 #include "rest/settings.h"
@@ -52,7 +55,7 @@ orion_result_body(OrionCall *call, int n, const char *instead)
 	Datum		datum = value(n, &isnull);
 	struct varlena *json;
 
-	orion_response_header(call->response, "Content-Type", call->one ? ORION_JSON_ONE : ORION_JSON);
+	orion_response_header(call->response, "Content-Type", orion_media_type(call));
 	if (isnull)
 	{
 		appendStringInfoString(&call->response->body, instead);
@@ -89,21 +92,94 @@ orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total)
 	orion_response_header(call->response, "Content-Range", text);
 }
 
+static void
+refuse_range(const char *details)
+{
+	orion_refuse(416, "PGRST103", "Requested range not satisfiable", details, NULL);
+}
+
+/* An answer that tells how many there are; a write is not to be kept, though. */
+static void
+answer_behind(OrionCall *call, int64 offset, int64 total)
+{
+	char	   *details = psprintf("An offset of " INT64_FORMAT " was requested, but there are only "
+								   INT64_FORMAT " rows.", offset, total);
+
+	if (!orion_call_reads(call))
+		refuse_range(details);
+	orion_response_error(call->response, 416, "PGRST103", "Requested range not satisfiable", details, NULL);
+	orion_result_range(call, 0, 0, total);
+}
+
 void
-orion_result_page(OrionCall *call)
+orion_result_page_of(OrionCall *call, int64 total)
 {
 	int64		rows = orion_result_int(0, 0);
-	int64		total = call->prefer.count == ORION_COUNT_EXACT ? orion_result_int(2, -1) : -1;
 	int64		offset = call->query.has_offset ? call->query.offset : 0;
 
 	orion_result_check_one(call, rows);
 	if (total >= 0 && offset > total)
-		orion_refuse(416, "PGRST103", "Requested range not satisfiable",
-					 psprintf("An offset of " INT64_FORMAT " was requested, but there are only "
-							  INT64_FORMAT " rows.", offset, total), NULL);
+	{
+		answer_behind(call, offset, total);
+		return;
+	}
 	call->response->status = total >= 0 && rows < total ? 206 : 200;
 	orion_result_range(call, offset, rows, total);
-	orion_result_body(call, 1, call->one ? "null" : "[]");
+	orion_result_body(call, 1, orion_media_empty(call));
+}
+
+void
+orion_result_page(OrionCall *call)
+{
+	orion_result_page_of(call, call->prefer.count == ORION_COUNT_EXACT ? orion_result_int(2, -1) : -1);
+}
+
+/* first-last or first-; false for any other text, which is ignored (RFC 9110, section 14.2) */
+static bool
+read_range(const char *text, int64 *first, int64 *last)
+{
+	char	   *end;
+
+	if (strncmp(text, "items=", 6) == 0)
+		text += 6;
+	if (!isdigit((unsigned char) *text))
+		return false;
+	errno = 0;
+	*first = strtoll(text, &end, 10);
+	if (*end++ != '-' || errno != 0)
+		return false;
+	*last = PG_INT64_MAX;
+	if (*end == '\0')
+		return true;
+	if (!isdigit((unsigned char) *end))
+		return false;
+	*last = strtoll(end, &end, 10);
+	return *end == '\0' && errno == 0;
+}
+
+void
+orion_call_range(OrionCall *call)
+{
+	OrionQuery *query = &call->query;
+	const char *header = call->method == ORION_GET ? orion_call_header(call, "range") : NULL;
+	int64		first;
+	int64		last;
+	int64		skipped = query->has_offset ? Max(query->offset, 0) : 0;
+
+	if (query->has_limit && query->limit < 0)
+		refuse_range("Limit should be greater than or equal to zero.");
+	query->offset = skipped;
+	if (header == NULL || !read_range(header, &first, &last))
+		return;
+	if (first > last)
+		refuse_range("The lower boundary must be lower than or equal to the upper boundary in the Range header.");
+	if (query->has_limit && query->limit < PG_INT64_MAX - skipped)
+		last = Min(last, skipped + query->limit - 1);
+	first = Max(first, skipped);
+	query->has_offset = first > 0;
+	query->offset = first;
+	query->has_limit = last != PG_INT64_MAX;
+	query->limit = query->has_limit ? Max(last - first + 1, 0) : 0;
 }
 
 void

@@ -28,6 +28,12 @@ extern void orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 
  */
 extern void orion_result_page(OrionCall *call);
 
+/* The same with the total known otherwise; -1: not known. */
+extern void orion_result_page_of(OrionCall *call, int64 total);
+
+/* Range: narrows limit and offset of the query; refuses (416) what no range can be. */
+extern void orion_call_range(OrionCall *call);
+
 /* Reads parameters as filters, but those that skip says are something else. */
 extern void orion_call_filters(OrionCall *call, bool (*skip) (void *context, const char *name), void *context);
 

@@ -23,6 +23,8 @@
 
 #include "rest/body.h"
 #include "rest/error.h"
+#include "rest/media.h"
+#include "rest/read.h"
 #include "rest/response.h"
 #include "rest/result.h"
 #include "rest/session.h"
@@ -324,37 +326,75 @@ add_from_record(OrionStatement *st, const RpcCall *rpc)
 	add_arguments(st, &rpc->f, &rpc->body);
 }
 
+/* The call itself, behind FROM; without its alias "t". */
+static void
+add_rows(OrionStatement *st, RpcCall *rpc)
+{
+	if (rpc->from_body)
+	{
+		add_arguments(st, &rpc->f, &rpc->body);
+		orion_statement_add(st, ", LATERAL ");
+	}
+	add_call(st, rpc->call, &rpc->f, rpc->given, rpc->whole);
+}
+
+/* All of what is counted comes out of one call. */
+static void
+add_counted_rows(OrionStatement *st, RpcCall *rpc, const OrionRead *read)
+{
+	orion_statement_add(st, "WITH s AS MATERIALIZED (SELECT t.* FROM ");
+	add_rows(st, rpc);
+	orion_statement_add(st, " AS t) SELECT pg_catalog.count(*), ");
+	orion_media_body(st, rpc->call);
+	orion_statement_add(st, ", (SELECT pg_catalog.count(*) FROM (");
+	orion_read_begin_count(st);
+	orion_statement_add(st, "s");
+	orion_read_end_count(st, read);
+	orion_statement_add(st, ") AS c) FROM (");
+	orion_read_begin(st, read);
+	orion_statement_add(st, "s");
+	orion_read_end(st, read);
+	orion_statement_add(st, ") AS w");
+}
+
 /* Rows with columns: select, filters, order and limit apply. */
 static void
 call_rows(RpcCall *rpc, const OrionSource *source)
 {
 	OrionCall  *call = rpc->call;
+	OrionRead  *read;
 	OrionStatement st;
-	bool		single = call->one || !rpc->f.set;
+	bool		counted = rpc->f.set && call->prefer.count != ORION_COUNT_NONE;
+	bool		one = call->one;
 
-	orion_statement_init(&st);
-	orion_statement_add(&st, single ?
-						"SELECT pg_catalog.count(*), pg_catalog.json_agg(w.*) OPERATOR(pg_catalog.->) 0" :
-						"SELECT pg_catalog.count(*), pg_catalog.json_agg(w.*)");
-	orion_statement_add(&st, " FROM (SELECT");
-	orion_statement_select(&st, source, call->query.select);
-	orion_statement_add(&st, " FROM ");
-	if (rpc->from_body)
+	if (!rpc->f.set)
 	{
-		add_arguments(&st, &rpc->f, &rpc->body);
-		orion_statement_add(&st, ", LATERAL ");
+		call->query.has_limit = call->query.has_offset = false;
+		call->one = call->media.format == ORION_FORMAT_JSON;
 	}
-	add_call(&st, call, &rpc->f, rpc->given, rpc->whole);
-	orion_statement_add(&st, " AS t");
-	orion_statement_where(&st, source, call->query.filters);
-	orion_statement_order(&st, source, call->query.order);
-	if (rpc->f.set)
-		orion_statement_limit(&st, &call->query);
-	orion_statement_add(&st, ") AS w");
+	read = orion_read_make(call, source);
+	orion_statement_init(&st);
+	if (counted)
+		add_counted_rows(&st, rpc, read);
+	else
+	{
+		orion_statement_add(&st, "SELECT pg_catalog.count(*), ");
+		orion_media_body(&st, call);
+		orion_statement_add(&st, " FROM (");
+		orion_read_begin(&st, read);
+		add_rows(&st, rpc);
+		orion_read_end(&st, read);
+		orion_statement_add(&st, ") AS w");
+	}
+	call->one = one;
+	if (call->media.plan)
+	{
+		orion_media_explain(call, &st);
+		return;
+	}
 	orion_statement_run(&st, false);
-	call->prefer.count = ORION_COUNT_NONE;	/* counting would call the function twice */
 	if (rpc->f.set)
-		orion_result_page(call);
+		orion_result_page_of(call, counted ? orion_result_int(2, -1) : -1);
 	else
 		orion_result_body(call, 1, "null");
 }
@@ -376,11 +416,15 @@ call_scalar(RpcCall *rpc)
 	if (rows)
 		orion_statement_limit(&st, &call->query);
 	orion_statement_add(&st, ") AS w");
+	if (call->media.plan)
+	{
+		orion_media_explain(call, &st);
+		return;
+	}
 	orion_statement_run(&st, false);
-	call->prefer.count = ORION_COUNT_NONE;
 	call->one = false;
 	if (rows)
-		orion_result_page(call);
+		orion_result_page_of(call, -1);
 	else
 		orion_result_body(call, 1, "null");
 }

@@ -127,7 +127,8 @@ add_star(List *outputs, const OrionRead *read)
 {
 	Output	   *output;
 
-	if (read->spread || has_aggregate(read))
+	if (read->spread || has_aggregate(read) ||
+		(OidIsValid(read->source->relid) && orion_relation_represents(read->source->relid)))
 		return expand_star(outputs, read->source);
 	output = palloc0(sizeof(Output));
 	output->star = true;
@@ -236,6 +237,8 @@ static void
 add_field(OrionStatement *st, const OrionRead *read, const OrionSelect *item)
 {
 	OrionName	name = {.column = item->name,.steps = item->steps};
+	OrionColumn column;
+	const char *represent;
 
 	if (item->name == NULL)
 	{
@@ -244,7 +247,16 @@ add_field(OrionStatement *st, const OrionRead *read, const OrionSelect *item)
 	}
 	if (item->cast)
 		orion_statement_add(st, "CAST (");
+	represent = item->steps || !orion_source_find_column(read->source, item->name, &column) ? NULL :
+		orion_type_cast_function(column.type, JSONOID);
+	if (represent)
+	{
+		orion_statement_add(st, represent);
+		orion_statement_add(st, "(");
+	}
 	orion_filter_field(st, read, &name);
+	if (represent)
+		orion_statement_add(st, ")");
 	if (item->cast)
 	{
 		orion_statement_add(st, " AS ");
@@ -369,7 +381,7 @@ add_limit(OrionStatement *st, const OrionRead *read)
 {
 	int64		limit = read->has_limit ? read->limit : PG_INT64_MAX;
 
-	if (orion_rest_max_rows >= 0 && !(read->link && read->link->to_one))
+	if (orion_rest_max_rows >= 0 && !read->uncapped && !(read->link && read->link->to_one))
 		limit = Min(limit, orion_rest_max_rows);
 	if (limit != PG_INT64_MAX)
 	{

@@ -13,26 +13,107 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 
+#include "rest/media.h"
 #include "rest/response.h"
-#include "rest/result.h"
 #include "rest/read.h"
+#include "rest/result.h"
+#include "rest/settings.h"
+
+/* "SELECT 1 FROM ..." of the rows that count= counts; at most that many, -1: all */
+static void
+add_counted(OrionStatement *st, const OrionSource *source, const OrionRead *read, int64 limit)
+{
+	orion_read_begin_count(st);
+	orion_statement_add(st, source->quoted);
+	orion_read_end_count(st, read);
+	if (limit >= 0)
+	{
+		orion_statement_add(st, " LIMIT ");
+		orion_statement_param(st, INT8OID, Int64GetDatum(limit));
+	}
+}
+
+/* How many rows the planner expects. */
+static int64
+planned_count(const OrionSource *source, const OrionRead *read)
+{
+	OrionStatement st;
+	char	   *plan;
+	char	   *rows;
+
+	orion_statement_init(&st);
+	orion_statement_add(&st, "EXPLAIN (FORMAT JSON) ");
+	add_counted(&st, source, read, -1);
+	if (SPI_execute_with_args(st.text.data, st.nparams, st.types, st.values, st.nulls, false, 0) < 0 || SPI_processed != 1)
+		elog(ERROR, "EXPLAIN failed");
+	plan = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	rows = strstr(plan, "\"Plan Rows\":");	/* the first is the topmost node's */
+	return rows ? strtoll(rows + strlen("\"Plan Rows\":"), NULL, 10) : -1;
+}
+
+/* How many there are, counted no further than rest_max_rows and one; then as planned. */
+static int64
+estimated_count(const OrionSource *source, const OrionRead *read)
+{
+	OrionStatement st;
+	int64		counted;
+
+	if (orion_rest_max_rows < 0)
+		return planned_count(source, read);
+	orion_statement_init(&st);
+	orion_statement_add(&st, "SELECT pg_catalog.count(*) FROM (");
+	add_counted(&st, source, read, (int64) orion_rest_max_rows + 1);
+	orion_statement_add(&st, ") AS c");
+	orion_statement_run(&st, true);
+	counted = orion_result_int(0, 0);
+	return counted <= orion_rest_max_rows ? counted : Max(counted, planned_count(source, read));
+}
+
+static int
+compare_text(const void *a, const void *b)
+{
+	return strcmp(*(char *const *) a, *(char *const *) b);
+}
+
+/* The address of these rows, with the parameters in order. */
+static void
+put_location(OrionCall *call)
+{
+	char	   *rest = pstrdup(call->request->query);
+	char	   *one;
+	char	  **params = palloc((strlen(rest) / 2 + 1) * sizeof(char *));
+	int			n = 0;
+	StringInfoData url;
+
+	while ((one = strsep(&rest, "&")) != NULL)
+		if (*one)
+			params[n++] = one;
+	qsort(params, n, sizeof(char *), compare_text);
+	initStringInfo(&url);
+	appendStringInfoString(&url, call->request->path);
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&url, "%c%s", i > 0 ? '&' : '?', params[i]);
+	orion_response_header(call->response, "Content-Location", url.data);
+}
 
 static void
 read_rows(OrionCall *call, const OrionSource *source)
 {
 	OrionStatement st;
 	OrionRead  *read = orion_read_make(call, source);
+	int64		total = -1;
 
+	if (call->prefer.count == ORION_COUNT_PLANNED)
+		total = planned_count(source, read);
+	else if (call->prefer.count == ORION_COUNT_ESTIMATED)
+		total = estimated_count(source, read);
 	orion_statement_init(&st);
-	orion_statement_add(&st, call->one ?
-						"SELECT pg_catalog.count(*), pg_catalog.json_agg(w.*) OPERATOR(pg_catalog.->) 0" :
-						"SELECT pg_catalog.count(*), pg_catalog.json_agg(w.*)");
+	orion_statement_add(&st, "SELECT pg_catalog.count(*), ");
+	orion_media_body(&st, call);
 	if (call->prefer.count == ORION_COUNT_EXACT)
 	{
 		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM (");
-		orion_read_begin_count(&st);
-		orion_statement_add(&st, source->quoted);
-		orion_read_end_count(&st, read);
+		add_counted(&st, source, read, -1);
 		orion_statement_add(&st, ") AS c)");
 	}
 	orion_statement_add(&st, " FROM (");
@@ -40,8 +121,16 @@ read_rows(OrionCall *call, const OrionSource *source)
 	orion_statement_add(&st, source->quoted);
 	orion_read_end(&st, read);
 	orion_statement_add(&st, ") AS w");
+	if (call->media.plan)
+	{
+		orion_media_explain(call, &st);
+		return;
+	}
 	orion_statement_run(&st, true);
-	orion_result_page(call);
+	if (call->prefer.count == ORION_COUNT_EXACT)
+		total = orion_result_int(2, -1);
+	put_location(call);
+	orion_result_page_of(call, total);
 }
 
 void

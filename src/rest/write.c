@@ -25,6 +25,7 @@
 
 #include "rest/body.h"
 #include "rest/error.h"
+#include "rest/media.h"
 #include "rest/read.h"
 #include "rest/response.h"
 #include "rest/result.h"
@@ -221,9 +222,7 @@ add_represented(Write *w)
 	}
 	foreach(lc, names)
 	{
-		OrionColumn column;
-
-		if (joint[0] && all && orion_source_find_column(w->source, lfirst(lc), &column))
+		if (all && get_attnum(w->source->relid, lfirst(lc)) > 0)
 			continue;
 		orion_statement_add(st, joint);
 		orion_statement_add(st, "t.");
@@ -255,13 +254,12 @@ add_answer(Write *w)
 	if (w->read)
 	{
 		orion_statement_add(st, ") SELECT (SELECT pg_catalog.count(*) FROM w), ");
-		orion_statement_add(st, w->call->one ? "pg_catalog.json_agg(a.*) OPERATOR(pg_catalog.->) 0" :
-							"pg_catalog.json_agg(a.*)");
+		orion_media_body(st, w->call);
 		orion_statement_add(st, " FROM (");
 		orion_read_begin(st, w->read);
 		orion_statement_add(st, "w");
 		orion_read_end(st, w->read);
-		orion_statement_add(st, ") AS a");
+		orion_statement_add(st, ") AS w");
 		return;
 	}
 	orion_statement_add(st, ") SELECT pg_catalog.count(*), NULL::pg_catalog.json");
@@ -375,16 +373,22 @@ run_write(Write *w)
 		/* the change chose the rows already, maybe by what is no more */
 		w->read = orion_read_make(w->call, w->source);
 		w->read->filters = NIL;
+		w->read->uncapped = true;
 	}
 	add_returning(w);
 	add_answer(w);
+	if (w->call->media.plan)
+	{
+		orion_media_explain(w->call, &w->st);
+		return 0;
+	}
 	orion_statement_run(&w->st, false);
 	rows = orion_result_int(0, 0);
 	if (w->call->method == ORION_PUT && rows == 0)
 		orion_refuse(400, "PGRST115", "Payload values do not match URL in primary key column(s)", NULL, NULL);
 	finish_write(w, rows);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
-		orion_result_body(w->call, 1, "[]");
+		orion_result_body(w->call, 1, orion_media_empty(w->call));
 	if (w->location != NIL && rows == 1)
 		put_location(w);
 	return rows;

@@ -61,4 +61,14 @@ SELECT orion_email_token_open(:'ann', repeat('A', 2000));
 SELECT bool_and(m.digest = sha256(orion_email_token_open(:'ann', m.sealed)::bytea)) AS digest, count(DISTINCT m.sealed)
 	FROM (SELECT (made).* FROM (SELECT orion_private.email_token_make(:'ann') AS made FROM generate_series(1, 10) OFFSET 0) AS t) AS m;
 SELECT status FROM orion_email_confirm('nothing');
+
+-- what else is on record of an account
+SELECT status FROM orion_login('profile-ann@example.com', 'wrong', '192.0.2.7', 'an agent');
+SELECT status FROM orion_login('profile-nobody@example.com', 'wrong', '192.0.2.7');
+SELECT status FROM orion_login('profile-ann@example.com', 'correct horse battery', '192.0.2.7');
+SELECT orion_user_sign_out(:'ann'), orion_user_ban(:'ann'), orion_user_unban(:'ann'), orion_user_delete(:'ann');
+SELECT action, target_type, outcome, actor = :'ann' AS ann, address, user_agent, old - 'until' AS old, new, metadata - 'userId' AS metadata FROM orion.audit_log
+	WHERE action ~ '^auth' AND occurred_at > (SELECT max(occurred_at) FROM orion.audit_log WHERE action = 'user.email_changed') OR target_id = :'ann' AND action ~ 'ed$' AND action !~ 'preferences|follow|updated'
+	ORDER BY id;
+SELECT action, outcome FROM orion.security_events WHERE action = 'auth.login' ORDER BY id DESC LIMIT 2;
 DELETE FROM orion_private.users WHERE id IN (:'ann', :'bob');

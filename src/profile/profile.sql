@@ -57,17 +57,71 @@ REVOKE ALL ON FUNCTION orion_private.user_audit() FROM PUBLIC;
 CREATE TRIGGER users_audit AFTER UPDATE OF email, role, display_name, avatar_url, user_metadata, app_metadata, email_verified_at
 	ON orion_private.users FOR EACH ROW EXECUTE FUNCTION orion_private.user_audit();
 
--- Called and not a trigger: restoring a dump must not give back what was taken.
-CREATE FUNCTION orion_private.user_made(user_id uuid) RETURNS void
-	LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+CREATE FUNCTION orion_private.account_audit() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	INSERT INTO orion_private.preferences (user_id) VALUES (user_made.user_id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
-	INSERT INTO orion_private.user_roles (user_id, role)
-	SELECT user_made.user_id, r.name FROM orion_private.roles AS r WHERE r.is_default
-	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
+BEGIN
+	IF TG_TABLE_NAME = 'sessions' THEN
+		PERFORM orion_private.audit(
+			CASE NEW.revoke_reason WHEN 'token_reused' THEN 'security.token_reused' ELSE 'auth.session_ended' END,
+			'session', NEW.id::text, actor => CASE NEW.revoke_reason WHEN 'token_reused' THEN NEW.user_id END,
+			metadata => jsonb_build_object('userId', NEW.user_id, 'reason', NEW.revoke_reason));
+	ELSIF TG_OP = 'DELETE' THEN
+		PERFORM orion_private.audit('user.deleted', 'user', OLD.id::text,
+			old => jsonb_build_object('email', OLD.email, 'role', OLD.role));
+	ELSE
+		PERFORM orion_private.audit(CASE WHEN NEW.banned_until > now() THEN 'user.banned' ELSE 'user.unbanned' END, 'user', NEW.id::text,
+			old => jsonb_build_object('until', OLD.banned_until), new => jsonb_build_object('until', NEW.banned_until));
+	END IF;
+	RETURN NULL;
+END
 $function$;
-COMMENT ON FUNCTION orion_private.user_made(uuid) IS 'Gives a new user preferences and the default roles';
+COMMENT ON FUNCTION orion_private.account_audit() IS 'Adds ended sessions, bans and deletions to the audit log';
+REVOKE ALL ON FUNCTION orion_private.account_audit() FROM PUBLIC;
+
+-- Attempts are written by who makes them or, when that may roll back, by the
+-- maintenance worker. What COPY brings was on record when it was dumped.
+CREATE FUNCTION orion_private.login_audit() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF current_query() !~* '^\s*copy\M' THEN
+		PERFORM orion_private.audit('auth.login', 'user', NEW.user_id::text, NEW.outcome, actor => NEW.user_id,
+			address => NEW.address, user_agent => NEW.user_agent);
+	END IF;
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_audit() IS 'Adds attempts to log in to the audit log';
+REVOKE ALL ON FUNCTION orion_private.login_audit() FROM PUBLIC;
+CREATE TRIGGER login_audit AFTER INSERT ON orion_private.login_attempts
+	FOR EACH ROW EXECUTE FUNCTION orion_private.login_audit();
+CREATE TRIGGER account_audit AFTER DELETE ON orion_private.users
+	FOR EACH ROW EXECUTE FUNCTION orion_private.account_audit();
+CREATE TRIGGER account_audit_ban AFTER UPDATE OF banned_until ON orion_private.users
+	FOR EACH ROW WHEN (NEW.banned_until IS DISTINCT FROM OLD.banned_until)
+	EXECUTE FUNCTION orion_private.account_audit();
+CREATE TRIGGER account_audit AFTER UPDATE OF revoked_at ON orion_private.sessions
+	FOR EACH ROW WHEN (OLD.revoked_at IS NULL AND NEW.revoked_at IS NOT NULL)
+	EXECUTE FUNCTION orion_private.account_audit();
+
+-- Called and not a trigger: restoring a dump must not give back what was taken.
+CREATE FUNCTION orion_private.user_made(user_id uuid) RETURNS void
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	INSERT INTO orion_private.preferences AS p (user_id) VALUES (user_made.user_id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
+	INSERT INTO orion_private.user_roles AS r (user_id, role)
+	SELECT user_made.user_id, known.name FROM orion_private.roles AS known WHERE known.is_default
+	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
+	PERFORM orion_private.audit('user.created', 'user', user_id::text, actor => user_id,
+		new => (SELECT jsonb_build_object('email', u.email, 'role', u.role) FROM orion_private.users AS u WHERE u.id = user_made.user_id));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.user_made(uuid) IS 'Gives a new user preferences and the default roles, and puts the user on record';
 REVOKE ALL ON FUNCTION orion_private.user_made(uuid) FROM PUBLIC;
 
 -- A new mail address counts once the token that was sent there comes back

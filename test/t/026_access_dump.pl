@@ -27,6 +27,7 @@ SELECT orion_role_create('reader', is_default => true), orion_permission_grant('
 UPDATE orion_private.preferences SET preferences = '{"theme": "dark"}';
 INSERT INTO orion_private.audit_log (occurred_at, action) VALUES (now() + interval '1 year', 'test.default');
 });
+sql('before', q{SELECT orion_login('ann@example.com', 'wrong', '192.0.2.7')});
 my $key = sql('before', "SELECT key FROM orion_api_key_create('$ann', 'kept')");
 my $follower = sql('before', q{SELECT user_id FROM orion_register('bob@example.com', 'correct horse battery')});
 sql('before', "INSERT INTO orion_private.follows VALUES ('$follower', '$ann')");

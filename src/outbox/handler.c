@@ -21,6 +21,7 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
@@ -35,18 +36,37 @@
 
 #define BATCH_EVENTS	200		/* events of one transaction */
 #define BATCH_RETRIES	20
+#define PATIENCE_MS		5000	/* for a handler that was told to stop */
+#define MAX_MESSAGE		1000	/* bytes kept of a handler's error */
+
+static TimeoutId last_timeout = STATEMENT_TIMEOUT;	/* until it is registered */
+
+/* In a signal handler. A function may catch a cancelled statement, but not this. */
+static void
+end_process(void)
+{
+	ProcDiePending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+}
 
 static void
 start_timeout(void)
 {
-	if (orion_outbox_handler_timeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, orion_outbox_handler_timeout);
+	if (orion_outbox_handler_timeout == 0)
+		return;
+	if (last_timeout == STATEMENT_TIMEOUT)
+		last_timeout = RegisterTimeout(USER_TIMEOUT, end_process);
+	enable_timeout_after(STATEMENT_TIMEOUT, orion_outbox_handler_timeout);
+	enable_timeout_after(last_timeout, orion_outbox_handler_timeout + PATIENCE_MS);
 }
 
 static void
 stop_timeout(void)
 {
 	disable_timeout(STATEMENT_TIMEOUT, false);
+	if (last_timeout != STATEMENT_TIMEOUT)
+		disable_timeout(last_timeout, false);
 	QueryCancelPending = false;
 }
 
@@ -115,7 +135,8 @@ try_handler(const OrionSink *sink, Datum event)
 		edata = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
-		error = psprintf("%s: %s", unpack_sql_state(edata->sqlerrcode), edata->message);
+		error = psprintf("%s: %.*s", unpack_sql_state(edata->sqlerrcode),
+						 pg_mbcliplen(edata->message, strlen(edata->message), MAX_MESSAGE), edata->message);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
@@ -156,6 +177,19 @@ orion_dead_letter(int32 sink_id, int64 window, const OrionEvent *event, const ch
 	"pg_catalog.now() + pg_catalog.make_interval(secs =>" \
 	" least(300, pg_catalog.power(2, $4 - 1)) * (0.5 + pg_catalog.random()))"
 
+/* A handler may end its own subscription; then there is nothing to keep. */
+static bool
+sink_exists(const OrionSink *sink)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(sink->id)};
+
+	if (SPI_execute_with_args("SELECT FROM orion_private.sinks WHERE id = $1",
+							  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the sinks");
+	return SPI_processed == 1;
+}
+
 static void
 park(const OrionSink *sink, int64 window, int64 seq, Datum event, int attempts, const char *error)
 {
@@ -163,6 +197,8 @@ park(const OrionSink *sink, int64 window, int64 seq, Datum event, int attempts, 
 	Datum		values[] = {Int32GetDatum(sink->id), Int64GetDatum(seq), Int64GetDatum(window),
 	Int32GetDatum(attempts), CStringGetTextDatum(error), event};
 
+	if (!sink_exists(sink))
+		return;
 	if (attempts >= orion_outbox_max_attempts)
 	{
 		execute("WITH gone AS (DELETE FROM orion_private.parked WHERE sink_id = $1 AND seq = $2)"

@@ -105,5 +105,24 @@ value("SELECT orion_sink_resume('app')");
 becomes("count(*) = 1 FROM effects WHERE type = 'do.wait'", 'its events are delivered');
 becomes('count(*) = 1 FROM orion_private.outbox_state WHERE segment = 2 AND opened_at IS NULL', 'and then it is truncated as well');
 
+# A handler that ends its own subscription, in the middle of several events, and one
+# whose error is long.
+value(q{SET ROLE app;
+CREATE FUNCTION once(event jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM orion_unsubscribe('once'); INSERT INTO effects VALUES ('once', ''); END $$;
+CREATE FUNCTION talks(event jsonb) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '%', repeat('x', 1000000); END $$;
+SELECT orion_subscribe('once', 'last.#', 'once(jsonb)'), orion_subscribe('talks', 'last.#', 'talks(jsonb)');
+SELECT orion_publish('last.one', '{}'), orion_publish('last.two', '{}')});
+becomes(q{count(*) = 1 FROM effects WHERE type = 'once'}, 'a handler may end its own subscription');
+becomes(q{NOT EXISTS (SELECT FROM orion.workers WHERE name = 'once')}, '... and its relay ends');
+becomes(q{max(length(last_error)) < 2000 AND count(*) = 2 FROM orion.parked_events WHERE sink = 'talks'}, 'a long error is cut');
+
+# A handler that catches being cancelled does not keep its relay, and locks, for ever.
+value(q{SET ROLE app;
+CREATE FUNCTION stays(event jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$;
+SELECT orion_subscribe('stays', 'stay.#', 'stays(jsonb)');
+SELECT orion_publish('stay.here', '{}')});
+becomes(q{restarts > 0 FROM orion.workers WHERE name = 'stays'}, 'a handler that does not stop is stopped');
+
 $node->stop;
 done_testing();

@@ -26,7 +26,7 @@ PARTS = $(foreach m,$(ORION_MODULES),$(wildcard src/$(m)/$(m).sql))
 # Programs that speak network protocols; they include no Postgres header.
 PROGRAMS      = $(foreach p,gateway courier,$(if $(wildcard bgworkers/$(p)/*.c),orion-$(p)))
 PROGRAM_CODE  = bgworkers/frame.c $(wildcard src/codec/*.c)
-GATEWAY_SRCS  = $(wildcard bgworkers/gateway/*.c) $(PROGRAM_CODE)
+GATEWAY_SRCS  = $(wildcard bgworkers/gateway/*.c) bgworkers/ring.c $(PROGRAM_CODE)
 COURIER_SRCS  = $(wildcard bgworkers/courier/*.c) $(PROGRAM_CODE)
 GATEWAY_LIBS  = -lmicrohttpd -ljansson
 COURIER_LIBS  = -lhiredis -lrabbitmq -ljansson
@@ -58,7 +58,7 @@ all: $(DATA) programs
 
 programs: $(PROGRAMS)
 
-orion-gateway: $(GATEWAY_SRCS) $(wildcard bgworkers/gateway/*.h bgworkers/frame.h src/codec/*.h)
+orion-gateway: $(GATEWAY_SRCS) $(wildcard bgworkers/gateway/*.h bgworkers/frame.h bgworkers/ring.h src/codec/*.h)
 	$(CC) $(PROGRAM_FLAGS) -Isrc -Ibgworkers -o $@ $(GATEWAY_SRCS) $(GATEWAY_LIBS)
 
 orion-courier: $(COURIER_SRCS) $(wildcard bgworkers/courier/*.h bgworkers/frame.h src/codec/*.h)

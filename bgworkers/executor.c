@@ -4,16 +4,19 @@
  *
  * Connected to the database as orion_authenticator and to the gateway through
  * its socket.  The gateway may be away at any time: the executor connects again.
- * The gateway is trusted for nothing but the bytes of requests.
+ * The gateway is trusted for nothing but the bytes of requests.  These are copied
+ * from the ring (ring.h) before they are looked at, or come over the socket when
+ * they are long; answers take the same ways.
  *
- * While a request runs, a timer looks at the socket now and then: a CANCEL frame
- * or end of file means that nobody waits for the answer, and the statement is
- * cancelled like any other.  After a request everything that could outlive its
+ * While a request runs, a timer looks at its slot and the socket now and then: a
+ * mark there or end of file means that nobody waits for the answer, and the
+ * statement is cancelled like any other.  After a request everything that could outlive its
  * transaction is put back, so that no request sees another's session.  An ERROR
  * that gets out of the REST layer is answered with 500.
  */
 #include "postgres.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -39,6 +42,7 @@
 #include "gateway_worker.h"
 #include "pool.h"
 #include "rest/rest.h"
+#include "ring.h"
 
 #define RECONNECT_MS	100
 #define PEEK_MS			250		/* how late a client's leaving may be noticed */
@@ -51,6 +55,13 @@
 PGDLLEXPORT void orion_executor_main(Datum arg);
 
 static int	gateway_fd = -1;
+static int	bell = -1;			/* wakes the gateway */
+static OrionRing *ring;			/* NULL until the gateway has given it */
+static int	lane;
+static int	slot = -1;			/* claimed and not answered */
+static uint64 slot_id;			/* the request in it */
+static bool wanted;				/* it comes over the socket */
+static bool readable;			/* the socket may have something */
 static OrionBuffer in;
 static OrionBuffer out;
 static MemoryContext request_context;
@@ -62,12 +73,21 @@ static bool used_temp_tables;	/* a transaction since the last clean-up did */
 static void
 disconnect(void)
 {
+	/* the gateway believes that a closed socket means: it has let go of the ring */
+	if (ring)
+		orion_ring_detach(ring);
+	ring = NULL;
+	slot = -1;
+	if (bell >= 0)
+		close(bell);
+	bell = -1;
 	if (gateway_fd >= 0)
 	{
 		orion_pool_forget_fd();
 		close(gateway_fd);
 	}
 	gateway_fd = -1;
+	wanted = false;
 	orion_buffer_free(&in);
 	orion_buffer_free(&out);
 }
@@ -97,10 +117,41 @@ connect_gateway(void)
 		return false;
 	}
 	gateway_fd = fd;
+	readable = false;
 	orion_frame_begin(&out, ORION_FRAME_HELLO, MyProcPid);
 	orion_frame_put_u64(&out, ORION_PROTOCOL);
 	orion_frame_end(&out);
 	return orion_buffer_flush(&out, gateway_fd);
+}
+
+/* The gateway's first word; 0 when it is not there yet, -1 when it is nonsense. */
+static int
+receive_ring(void)
+{
+	uint8		bytes[ORION_FRAME_HEADER];
+	OrionFrame	frame;
+	int			memory;
+	long		n = orion_ring_receive(gateway_fd, bytes, sizeof(bytes), &memory, &bell);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (memory >= 0 && bell >= 0 && orion_frame_parse(bytes, n, 0, &frame) > 0 &&
+		frame.type == ORION_FRAME_RING && frame.id < ORION_RING_LANES)
+	{
+		lane = (int) frame.id;
+		ring = orion_ring_attach(memory);
+	}
+	if (memory >= 0)
+		close(memory);
+	return ring ? 1 : -1;
+}
+
+static bool
+socket_is_closed(void)
+{
+	struct pollfd pfd = {.fd = gateway_fd,.events = POLLRDHUP};
+
+	return poll(&pfd, 1, 0) > 0;
 }
 
 /* Runs in a signal handler: looks whether the client is still there. */
@@ -108,9 +159,9 @@ static void
 peek(void)
 {
 	int			save_errno = errno;
-	char		c;
 
-	if (gateway_fd >= 0 && recv(gateway_fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) >= 0)
+	if (gateway_fd >= 0 && ring && slot >= 0 &&
+		(orion_ring_is_cancelled(ring, slot, slot_id, lane) || socket_is_closed()))
 	{
 		QueryCancelPending = true;
 		InterruptPending = true;
@@ -119,11 +170,31 @@ peek(void)
 	errno = save_errno;
 }
 
+/* Gives the slot back with its answer; without one when nobody wants it. */
+static void
+finish_slot(const uint8 *data, uint32 len)
+{
+	uint64		one = 1;
+
+	if (orion_ring_done(ring, lane, slot, data, len) && write(bell, &one, sizeof(one)) < 0)
+		elog(DEBUG1, "could not ring for the gateway: %m");
+	slot = -1;
+}
+
 /* Writes the answer, waiting for the gateway where it must; false when it is gone. */
 static bool
 send_answer(void)
 {
-	if (out.failed || !orion_buffer_flush(&out, gateway_fd))
+	if (out.failed)
+		return false;
+	if (orion_buffer_len(&out) <= ORION_RING_ROOM)
+	{
+		finish_slot(out.data + out.start, orion_buffer_len(&out));
+		orion_buffer_consume(&out, orion_buffer_len(&out));
+		return true;
+	}
+	slot = -1;					/* the gateway frees it when it has the answer */
+	if (!orion_buffer_flush(&out, gateway_fd))
 		return false;
 	while (orion_buffer_len(&out) > 0)
 	{
@@ -132,8 +203,7 @@ send_answer(void)
 		CHECK_FOR_INTERRUPTS();
 		if (seen & WL_SOCKET_READABLE)
 		{
-			long		n = orion_buffer_fill(&in, gateway_fd); /* CANCEL: too late to
-																 * matter */
+			long		n = orion_buffer_fill(&in, gateway_fd); /* a late WAKE */
 
 			if (n == 0 || n == -2)
 				return false;
@@ -290,12 +360,11 @@ restore_session(void)
 
 /* False when the connection to the gateway is of no more use. */
 static bool
-serve(OrionFrame *frame, long size)
+serve(OrionFrame *frame)
 {
 	MemoryContext old = MemoryContextSwitchTo(request_context);
 	OrionRequest request = {0};
 	OrionResponse response = {0};
-	uint64		id = frame->id;
 	bool		ok = false;
 
 	if (parse_request(frame, &request))
@@ -304,17 +373,50 @@ serve(OrionFrame *frame, long size)
 		serve_guarded(&request, &response);
 		disable_timeout(peek_timeout, false);
 		QueryCancelPending = false;
-		put_answer(id, &response);
-		orion_buffer_consume(&in, size);
+		put_answer(slot_id, &response);
 		ok = send_answer();
 		restore_session();
 		pgstat_report_stat(false);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(request_context);
-	if (in.cap > KEEP_BUFFER && orion_buffer_len(&in) == 0)
-		orion_buffer_free(&in);
 	return ok;
+}
+
+/* The request in the claimed slot, or the wish for it; false when the gateway is lost. */
+static bool
+serve_slot(void)
+{
+	static uint8 bytes[ORION_RING_ROOM];
+	OrionFrame	frame;
+	uint32		len;
+
+	if (orion_ring_copy(ring, slot, bytes, &len))
+		return orion_frame_parse(bytes, len, ORION_RING_ROOM, &frame) == len &&
+			frame.type == ORION_FRAME_REQUEST && frame.id == slot_id && serve(&frame);
+	if (len != ORION_RING_ON_SOCKET)
+		return false;
+	wanted = true;
+	orion_frame_begin(&out, ORION_FRAME_WANT, slot_id);
+	orion_frame_end(&out);
+	return orion_buffer_flush(&out, gateway_fd) && orion_buffer_len(&out) == 0;
+}
+
+/* A frame that came over the socket. */
+static bool
+take_frame(OrionFrame *frame)
+{
+	if (frame->type == ORION_FRAME_WAKE)
+		return true;
+	if (!wanted || frame->id != slot_id)
+		return false;
+	wanted = false;
+	if (frame->type == ORION_FRAME_REQUEST)
+		return serve(frame);
+	if (frame->type != ORION_FRAME_CANCEL)
+		return false;
+	finish_slot(NULL, 0);
+	return true;
 }
 
 /* Serves what has arrived; 0 when nothing more is there, -1 when the gateway is lost. */
@@ -323,22 +425,34 @@ work(void)
 {
 	size_t		max = (size_t) orion_http_max_body_size * 1024 + HEADER_ROOM;
 	OrionFrame	frame;
-	long		size = orion_frame_parse(in.data + in.start, orion_buffer_len(&in), max, &frame);
+	long		size;
+	long		n;
 
-	if (size == 0)
+	if (ring == NULL)
+		return receive_ring();
+	size = orion_frame_parse(in.data + in.start, orion_buffer_len(&in), max, &frame);
+	if (size > 0)
 	{
-		long		n = orion_buffer_fill(&in, gateway_fd);
+		bool		ok = take_frame(&frame);
 
-		return n > 0 ? 1 : n == -1 ? 0 : -1;
+		orion_buffer_consume(&in, size);
+		if (in.cap > KEEP_BUFFER && orion_buffer_len(&in) == 0)
+			orion_buffer_free(&in);
+		return ok ? 1 : -1;
 	}
-	if (size > 0 && frame.type == ORION_FRAME_REQUEST)
-		return serve(&frame, size) ? 1 : -1;
-	if (size > 0 && frame.type == ORION_FRAME_CANCEL)
+	if (size < 0)
+		return -1;
+	if (!wanted)
 	{
-		orion_buffer_consume(&in, size);	/* came after the answer */
-		return 1;
+		slot = orion_ring_claim(ring, lane, &slot_id);
+		if (slot != -1)
+			return slot >= 0 && serve_slot() ? 1 : -1;
 	}
-	return -1;
+	if (!readable)
+		return 0;
+	n = orion_buffer_fill(&in, gateway_fd);
+	readable = n > 0 && wanted; /* a long request is read in one go */
+	return n > 0 ? 1 : n == -1 ? 0 : -1;
 }
 
 /* Nothing to do: wait for the gateway, or first for it to appear. */
@@ -351,8 +465,12 @@ rest_a_while(void)
 		timeout_ms = orion_http_port > 0 ? RECONNECT_MS : -1;
 	else if (pgstat_report_stat(false) > 0)
 		timeout_ms = 1000;		/* statistics wait to be sent */
+	if (ring && !wanted && !orion_ring_sleep(ring, lane))
+		return;					/* something has come */
 	pgstat_report_activity(STATE_IDLE, NULL);
-	orion_pool_wait(gateway_fd, false, timeout_ms);
+	readable = (orion_pool_wait(gateway_fd, false, timeout_ms) & WL_SOCKET_READABLE) != 0;
+	if (ring)
+		orion_ring_wake_up(ring, lane);
 }
 
 static void

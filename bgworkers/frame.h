@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define ORION_FRAME_HEADER	16
-#define ORION_PROTOCOL		1	/* raised with any change of a frame's fields */
+#define ORION_PROTOCOL		2	/* raised with any change of a frame's fields */
 
 /* Where executors find the gateway, below the data directory; the directory has mode 0700. */
 #define ORION_GATEWAY_DIRECTORY "orion"
@@ -35,9 +35,13 @@ typedef enum OrionFrameType
 	/* gateway -> executor; id = request number, given back in the answer */
 	ORION_FRAME_REQUEST = 11,	/* fields: method, path, query, peer address, body, then pairs of
 								 * header name (lower case) and value */
-	ORION_FRAME_CANCEL = 12,	/* the client has gone: stop working on id */
+	ORION_FRAME_CANCEL = 12,	/* the client has gone: id will not come */
 	/* executor -> gateway */
 	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of header name and value */
+	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for the ring */
+	/* gateway -> executor */
+	ORION_FRAME_RING = 15,		/* the first: id = lane; brings the ring's memory and bell */
+	ORION_FRAME_WAKE = 16,		/* there is something in the ring */
 
 	/* courier -> relay, and the first and the last also gateway -> its worker */
 	ORION_FRAME_READY = 20,		/* connected (gateway: listening); fields: position stored at the

@@ -3,8 +3,8 @@
  *	  What the files of the program orion-gateway share.
  *
  * One thread, one epoll.  A request is read by the HTTP server (server.c), whose
- * connection is suspended while the request waits in the queue or is out at an
- * executor (handoff.c).  A request has one owner at a time: its state says who.
+ * connection is suspended while the request waits in the queue, lies in the ring
+ * or is out at an executor (handoff.c).  A request has one owner at a time: its state says who.
  */
 #ifndef ORION_GATEWAY_H
 #define ORION_GATEWAY_H
@@ -15,6 +15,7 @@
 #include "frame.h"
 #include "gateway/http.h"
 #include "gateway/queue.h"
+#include "ring.h"
 
 #define ORION_GATEWAY_MAX_LISTENERS 16
 
@@ -40,6 +41,7 @@ typedef enum SourceKind
 	SOURCE_HTTP,				/* the HTTP server's own epoll */
 	SOURCE_LISTENER,
 	SOURCE_DOOR,				/* where executors connect */
+	SOURCE_BELL,				/* an executor has answered */
 	SOURCE_EXECUTOR,
 	SOURCE_CLIENT,				/* a client's socket: only its hanging up */
 } SourceKind;
@@ -55,7 +57,7 @@ typedef enum RequestState
 	REQUEST_NEW,				/* target known, headers being read */
 	REQUEST_READING,			/* body */
 	REQUEST_QUEUED,				/* in the queue; connection suspended */
-	REQUEST_OUT,				/* at an executor; connection suspended */
+	REQUEST_OUT,				/* in the ring; connection suspended */
 	REQUEST_ANSWERED,			/* response is set; connection resumed */
 	REQUEST_ABORTED,			/* no answer; connection to be closed */
 } RequestState;
@@ -70,7 +72,8 @@ typedef struct Request
 	uint64_t	id;
 	struct MHD_Connection *connection;
 	Client	   *client;
-	Executor   *executor;		/* while OUT */
+	int			slot;			/* of the ring, while OUT; else -1 */
+	Executor   *executor;		/* that gets it over its socket */
 	OrionBuffer frame;			/* the REQUEST frame, from offset 0; kept for
 								 * a second try */
 	size_t		sent;			/* bytes of it sent */
@@ -119,17 +122,14 @@ struct Executor
 	bool		greeted;
 	bool		dead;			/* to be freed at the end of this turn */
 	bool		want_write;		/* epoll watches for writability */
-	bool		idle;			/* in the idle list */
-	bool		cancel_due;		/* the CANCEL frame waits for the request to
-								 * be sent */
-	uint64_t	out_id;			/* request it works on, 0 = none */
-	Request    *request;		/* the same, NULL when its client has gone */
+	int			lane;			/* of the ring, once greeted */
+	uint32_t	done_head;		/* answers taken from the lane */
+	Request    *request;		/* goes, or went, over the socket */
 	OrionBuffer in;
 	OrionBuffer out;			/* the rest of a frame whose request is gone,
-								 * and CANCEL */
+								 * WAKE and CANCEL */
 	Executor   *prev;
 	Executor   *next;
-	Executor   *next_idle;
 	Executor   *next_dead;
 };
 
@@ -142,15 +142,18 @@ typedef struct Gateway
 	Source		parent;
 	Source		http;
 	Source		door;
+	Source		bell;
+	OrionRing  *ring;
+	int			ring_memory;
 	Source		listeners[ORION_GATEWAY_MAX_LISTENERS];
 	int			nlisteners;
 	bool		listening;		/* the listeners are in the epoll */
 	bool		run_http;		/* the HTTP server has something to do */
 	OrionQueue	queue;
 	Executor   *executors;
-	Executor   *idle;			/* last in, first out: warm caches */
 	Executor   *dead;
 	int			nexecutors;
+	bool		wake_due;		/* a request waits and an executor sleeps */
 	ClientList	reading;		/* they owe us a request, or the rest of one */
 	ClientList	leaving;		/* half-closed, and their request is underway */
 	int			nclients;
@@ -189,7 +192,12 @@ extern void orion_gateway_server_add_own_headers(struct MHD_Response *response, 
 /* handoff.c */
 extern void orion_gateway_handoff_accept(void);
 extern void orion_gateway_handoff_event(Executor *executor, uint32_t events);
-extern bool orion_gateway_handoff_submit(Request *request);
+extern bool orion_gateway_handoff_start(void);
+extern bool orion_gateway_handoff_is_full(void);
+extern void orion_gateway_handoff_submit(Request *request);
+extern bool orion_gateway_handoff_has_answers(void);
+extern void orion_gateway_handoff_collect(void);
+extern void orion_gateway_handoff_wake(void);
 extern void orion_gateway_handoff_cancel(Request *request);
 extern void orion_gateway_handoff_bury(void);
 extern void orion_gateway_handoff_expire(void);

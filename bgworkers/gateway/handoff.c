@@ -2,17 +2,21 @@
  * handoff.c
  *	  Gives requests to executors and their answers back.
  *
- * An executor has one request at a time, because one queued behind a slow one
- * would wait for it while another executor is free.  The moment an answer is
- * there, the executor gets the next request, before the answer is even looked at.
- * An executor whose socket breaks is dropped at once and freed at the end of the
- * turn, for an event about it may still be in the list at hand.
+ * Requests lie in a ring of shared memory (ring.h) from which executors take one
+ * when they are done with the last, so that none waits behind a slow one while an
+ * executor is free.  What does not fit into a slot goes over the executor's
+ * socket: it says WANT once it has claimed the request.  The gateway knows at every
+ * moment who owns a slot.  An executor whose socket breaks is dropped at once,
+ * which gives its requests to others or refuses them, and freed at the end of the
+ * turn, for an event about it may still be in the list at hand.  One that talks
+ * nonsense may still write to the ring: its lane and slots are not used again.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,8 +24,107 @@
 
 #define MAX_ANSWER	(1024u * 1024 * 1024)	/* as PostgreSQL's longest value */
 #define VALUE_SIZE	8192
+#define MAX_NONSENSE	16		/* executors given up before the program is */
 
-static void give_next(Executor *executor);
+/* What the gateway believes about a slot of the ring. */
+typedef struct Slot
+{
+	uint64_t	id;				/* of its request; 0 = free */
+	Request    *request;		/* NULL when its client has gone */
+} Slot;
+
+static Slot slots[ORION_RING_SLOTS];
+static int	free_slots[ORION_RING_SLOTS];
+static int	nfree;
+static bool lane_taken[ORION_RING_LANES];
+static int	nonsense;
+
+static void answer(Request *request, OrionFrame *frame);
+static bool collect(Executor *executor);
+
+/* --- slots --------------------------------------------------------------------- */
+
+bool
+orion_gateway_handoff_start(void)
+{
+	orion_gateway.ring = orion_ring_create(&orion_gateway.ring_memory);
+	orion_gateway.bell = (Source)
+	{
+		SOURCE_BELL, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+	};
+	for (int i = 0; i < ORION_RING_SLOTS; i++)
+		free_slots[nfree++] = i;
+	/* edge-triggered: it need not be read */
+	return orion_gateway.ring && orion_gateway.bell.fd >= 0 && orion_gateway_watch(&orion_gateway.bell, EPOLLIN | EPOLLET);
+}
+
+static void
+release(int slot)
+{
+	slots[slot] = (Slot)
+	{
+		0, NULL
+	};
+	free_slots[nfree++] = slot;
+}
+
+static int
+owner(int slot)
+{
+	return orion_ring_owner(orion_gateway.ring, slot, slots[slot].id);
+}
+
+/* False when the ring is full, or nobody is there to empty it. */
+static bool
+place(Request *request)
+{
+	size_t		len = request->frame.end;
+	int			slot;
+
+	if (nfree == 0 || orion_gateway.nexecutors == 0)
+		return false;
+	slot = free_slots[nfree - 1];
+	if (len <= ORION_RING_ROOM)
+		memcpy(orion_ring_data(orion_gateway.ring, slot), request->frame.data, len);
+	if (!orion_ring_push(orion_gateway.ring, slot, request->id, len <= ORION_RING_ROOM ? len : ORION_RING_ON_SOCKET))
+		return false;
+	nfree--;
+	slots[slot] = (Slot)
+	{
+		request->id, request
+	};
+	request->slot = slot;
+	request->sent = 0;
+	request->state = REQUEST_OUT;
+	return true;
+}
+
+static void
+place_queued(void)
+{
+	Request    *request;
+
+	while ((request = (Request *) orion_gateway.queue.first) != NULL && place(request))
+		orion_queue_remove(&orion_gateway.queue, &request->item);
+}
+
+/* The request leaves its slot, whose executor is through with it. */
+static Request *
+take_out(int slot)
+{
+	Request    *request = slots[slot].request;
+
+	release(slot);
+	if (request == NULL)
+		return NULL;
+	request->slot = -1;
+	if (request->executor)
+		request->executor->request = NULL;
+	request->executor = NULL;
+	return request;
+}
+
+/* --- executors come and go --------------------------------------------------------- */
 
 static void
 want_write(Executor *executor, bool want)
@@ -34,54 +137,68 @@ want_write(Executor *executor, bool want)
 	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_MOD, executor->source.fd, &event);
 }
 
+/* Its executor is lost: a safe request gets a second try. */
 static void
-leave_idle(Executor *executor)
+lose(Request *request)
 {
-	Executor  **link = &orion_gateway.idle;
-
-	if (!executor->idle)
-		return;
-	while (*link != executor)
-		link = &(*link)->next_idle;
-	*link = executor->next_idle;
-	executor->idle = false;
+	if (request->safe && !request->retried)
+	{
+		request->retried = true;
+		request->state = REQUEST_QUEUED;
+		orion_queue_push_front(&orion_gateway.queue, &request->item);
+	}
+	else
+		orion_gateway_server_refuse(request, &orion_http_executor_lost);
 }
 
 static void
-drop(Executor *executor)
+lose_slots(Executor *executor, bool gone)
 {
-	Request    *request = executor->request;
+	for (int i = 0; i < ORION_RING_SLOTS; i++)
+	{
+		Request    *request;
 
+		if (slots[i].id == 0 || owner(i) != executor->lane)
+			continue;
+		request = take_out(i);
+		if (!gone)
+			nfree--;			/* it may still write there */
+		if (request)
+			lose(request);
+	}
+}
+
+/* gone: its end of the socket is closed, so it has let go of the ring. */
+static void
+drop(Executor *executor, bool gone)
+{
 	if (executor->dead)
 		return;
 	executor->dead = true;
 	executor->next_dead = orion_gateway.dead;
 	orion_gateway.dead = executor;
-	leave_idle(executor);
 	if (executor->prev)
 		executor->prev->next = executor->next;
 	else
 		orion_gateway.executors = executor->next;
 	if (executor->next)
 		executor->next->prev = executor->prev;
-	if (executor->greeted)
-		orion_gateway.nexecutors--;
 	close(executor->source.fd);
-	executor->request = NULL;
-	if (request == NULL)
+	if (!executor->greeted)
 		return;
-	request->executor = NULL;
-	if (request->safe && !request->retried)
-	{
-		request->retried = true;
-		request->sent = 0;
-		request->state = REQUEST_QUEUED;
-		orion_queue_push_front(&orion_gateway.queue, &request->item);
-		if (orion_gateway.idle)
-			give_next(orion_gateway.idle);
-	}
+	orion_gateway.nexecutors--;
+	if (gone)
+		collect(executor);		/* what it answered before */
 	else
-		orion_gateway_server_refuse(request, &orion_http_executor_lost);
+	{
+		orion_gateway_complain("executor %d is not understood", (int) executor->pid);
+		if (++nonsense > MAX_NONSENSE)
+			exit(1);
+	}
+	lane_taken[executor->lane] = !gone;
+	lose_slots(executor, gone);
+	executor->request = NULL;
+	place_queued();
 }
 
 void
@@ -122,66 +239,72 @@ push(Executor *executor)
 {
 	Request    *request = executor->request;
 
-	if (request && !send_request(executor, request))
+	if (!orion_buffer_flush(&executor->out, executor->source.fd))
 		return false;
-	if (!request && !orion_buffer_flush(&executor->out, executor->source.fd))
+	if (request && orion_buffer_len(&executor->out) == 0 && !send_request(executor, request))
 		return false;
 	want_write(executor, (request && request->sent < request->frame.end) || orion_buffer_len(&executor->out) > 0);
 	return true;
 }
 
-static void
-give(Executor *executor, Request *request)
-{
-	leave_idle(executor);
-	request->state = REQUEST_OUT;
-	request->executor = executor;
-	executor->request = request;
-	executor->out_id = request->id;
-	if (!push(executor))
-		drop(executor);			/* which gives the request to another one */
-}
-
-/* Gives an executor without work the first request, or makes it idle. */
-static void
-give_next(Executor *executor)
-{
-	Request    *request = (Request *) orion_queue_pop(&orion_gateway.queue);
-
-	if (request)
-		give(executor, request);
-	else if (!executor->idle)
-	{
-		executor->idle = true;
-		executor->next_idle = orion_gateway.idle;
-		orion_gateway.idle = executor;
-	}
-}
-
-/* False when the queue is full. */
+/*
+ * Can no more requests be taken?  Those that an executor is free for do not count.
+ */
 bool
+orion_gateway_handoff_is_full(void)
+{
+	int			waiting = orion_gateway.queue.count + ORION_RING_SLOTS - nfree;
+	int			unoccupied = orion_gateway.nexecutors;
+
+	if (waiting < orion_gateway.queue.max)
+		return false;			/* the usual case, without a look */
+	waiting = orion_gateway.queue.count;
+	for (int i = 0; i < ORION_RING_SLOTS; i++)
+	{
+		if (slots[i].id == 0)
+			continue;
+		if (owner(i) < 0)
+			waiting++;
+		else
+			unoccupied--;
+	}
+	return waiting >= orion_gateway.queue.max + (unoccupied > 0 ? unoccupied : 0);
+}
+
+void
 orion_gateway_handoff_submit(Request *request)
 {
-	if (orion_gateway.idle)
-	{
-		request->item.deadline = orion_gateway.now + orion_gateway.config.queue_timeout;
-		give(orion_gateway.idle, request);
-		return true;
-	}
+	int64_t		deadline = orion_gateway.now + orion_gateway.config.queue_timeout;
+
+	request->item.deadline = deadline;
+	if (orion_gateway.queue.count == 0 && place(request))
+		return;
 	request->state = REQUEST_QUEUED;
-	return orion_queue_push(&orion_gateway.queue, &request->item, orion_gateway.now + orion_gateway.config.queue_timeout);
+	if (!orion_queue_push(&orion_gateway.queue, &request->item, deadline))
+		orion_gateway_server_refuse(request, &orion_http_queue_full);
 }
 
 /*
  * The client has gone.  What is left of a half-sent request must still be sent,
- * since frames cannot be broken off; CANCEL follows it.
+ * since frames cannot be broken off.
  */
 void
 orion_gateway_handoff_cancel(Request *request)
 {
 	Executor   *executor = request->executor;
+	int			slot = request->slot;
 
 	orion_queue_remove(&orion_gateway.queue, &request->item);
+	if (slot < 0)
+		return;
+	request->slot = -1;
+	if (orion_ring_withdraw(orion_gateway.ring, slot, request->id))
+	{
+		release(slot);
+		return;
+	}
+	orion_ring_cancel(orion_gateway.ring, slot);
+	slots[slot].request = NULL;
 	if (executor == NULL)
 		return;
 	request->executor = NULL;
@@ -193,10 +316,16 @@ orion_gateway_handoff_cancel(Request *request)
 			   request->frame.end - request->sent);
 		executor->out.end += request->frame.end - request->sent;
 	}
-	orion_frame_begin(&executor->out, ORION_FRAME_CANCEL, request->id);
-	orion_frame_end(&executor->out);
-	if (executor->out.failed || !push(executor))
-		drop(executor);
+	if (executor->out.failed)
+		drop(executor, false);
+	else if (!push(executor))
+		drop(executor, true);
+}
+
+static void
+refuse_late(Request *request)
+{
+	orion_gateway_server_refuse(request, orion_gateway.nexecutors > 0 ? &orion_http_queue_timeout : &orion_http_not_ready);
 }
 
 /* 503 for those who have waited too long. */
@@ -206,7 +335,53 @@ orion_gateway_handoff_expire(void)
 	Request    *request;
 
 	while ((request = (Request *) orion_queue_pop_expired(&orion_gateway.queue, orion_gateway.now)) != NULL)
-		orion_gateway_server_refuse(request, orion_gateway.nexecutors > 0 ? &orion_http_queue_timeout : &orion_http_not_ready);
+		refuse_late(request);
+	for (int i = 0; i < ORION_RING_SLOTS; i++)
+	{
+		request = slots[i].request;
+		if (request && request->item.deadline <= orion_gateway.now &&
+			orion_ring_withdraw(orion_gateway.ring, i, request->id))
+			refuse_late(take_out(i));
+	}
+}
+
+static bool
+tell(Executor *executor, OrionFrameType type, uint64_t id)
+{
+	orion_frame_begin(&executor->out, type, id);
+	orion_frame_end(&executor->out);
+	return !executor->out.failed && push(executor);
+}
+
+/*
+ * At the end of a turn: wakes one executor when requests wait.  Should that not
+ * be enough, the next turn, at most WAKE_MS away, wakes another.
+ */
+void
+orion_gateway_handoff_wake(void)
+{
+	Executor   *next;
+	bool		woken = false;
+
+	place_queued();
+	orion_gateway.wake_due = false;
+	if (orion_ring_waiting(orion_gateway.ring) == 0)
+		return;
+	for (Executor *executor = orion_gateway.executors; executor; executor = next)
+	{
+		next = executor->next;
+		if (!executor->greeted || executor->request || orion_buffer_len(&executor->out) > 0 ||
+			!orion_ring_is_asleep(orion_gateway.ring, executor->lane))
+			continue;
+		if (woken)
+		{
+			orion_gateway.wake_due = true;
+			return;
+		}
+		woken = true;
+		if (orion_ring_wake(orion_gateway.ring, executor->lane) && !tell(executor, ORION_FRAME_WAKE, 0))
+			drop(executor, true);
+	}
 }
 
 static bool
@@ -260,38 +435,137 @@ answer(Request *request, OrionFrame *frame)
 	orion_gateway_server_refuse(request, &orion_http_bad_answer);
 }
 
+/* --- what executors say ---------------------------------------------------------- */
+
+static bool
+give_ring(Executor *executor)
+{
+	OrionBuffer frame = {0};
+	bool		ok;
+
+	orion_frame_begin(&frame, ORION_FRAME_RING, executor->lane);
+	orion_frame_end(&frame);
+	ok = !frame.failed &&
+		orion_ring_pass(executor->source.fd, frame.data, frame.end, orion_gateway.ring_memory, orion_gateway.bell.fd);
+	orion_buffer_free(&frame);
+	return ok;
+}
+
 static bool
 take_hello(Executor *executor, OrionFrame *frame)
 {
 	uint64_t	protocol;
+	int			lane = 0;
 
 	if (executor->greeted || !orion_frame_get_u64(frame, &protocol) ||
 		protocol != ORION_PROTOCOL || frame->id != (uint64_t) executor->pid)
 		return false;
+	while (lane < ORION_RING_LANES && lane_taken[lane])
+		lane++;
+	if (lane == ORION_RING_LANES)
+		return false;
+	executor->lane = lane;
+	orion_ring_lane_init(orion_gateway.ring, lane);
+	if (!give_ring(executor))
+		return false;
+	lane_taken[lane] = true;
 	executor->greeted = true;
 	orion_gateway.nexecutors++;
-	give_next(executor);
+	place_queued();
 	return true;
 }
 
+/* The slot of a request that the executor has claimed, or -1. */
+static int
+slot_of(const Executor *executor, uint64_t id)
+{
+	for (int i = 0; i < ORION_RING_SLOTS; i++)
+	{
+		if (slots[i].id == id && id != 0 && owner(i) == executor->lane)
+			return i;
+	}
+	return -1;
+}
+
+static bool
+take_want(Executor *executor, OrionFrame *frame)
+{
+	int			slot = slot_of(executor, frame->id);
+
+	if (slot < 0 || executor->request)
+		return false;
+	if (slots[slot].request == NULL)
+		return tell(executor, ORION_FRAME_CANCEL, frame->id);
+	executor->request = slots[slot].request;
+	executor->request->executor = executor;
+	return push(executor);
+}
+
+/* An answer over the socket, being too long for the ring. */
 static bool
 take_response(Executor *executor, OrionFrame *frame)
 {
 	Request    *request = executor->request;
+	int			slot = slot_of(executor, frame->id);
 
-	if (executor->out_id == 0 || frame->id != executor->out_id)
-		return false;
-	if (request && request->sent < request->frame.end)
+	if (slot < 0 || (request && request->sent < request->frame.end))
 		return false;			/* answered before it was asked */
-	executor->out_id = 0;
-	executor->request = NULL;
-	if (request)
-		request->executor = NULL;
-	if (orion_buffer_len(&executor->out) == 0)
-		give_next(executor);
+	request = take_out(slot);
 	if (request)
 		answer(request, frame);
 	return true;
+}
+
+/* False when the executor is not to be believed. */
+static bool
+collect(Executor *executor)
+{
+	static uint8_t bytes[ORION_RING_ROOM];
+	OrionFrame	frame;
+	uint32_t	len;
+	int			slot;
+
+	while ((slot = orion_ring_take_done(orion_gateway.ring, executor->lane, &executor->done_head)) >= 0)
+	{
+		Request    *request;
+
+		if (slots[slot].id == 0 || owner(slot) != executor->lane ||
+			!orion_ring_copy(orion_gateway.ring, slot, bytes, &len))
+			return false;
+		if (len > 0 && (orion_frame_parse(bytes, len, ORION_RING_ROOM, &frame) != len ||
+						frame.type != ORION_FRAME_RESPONSE || frame.id != slots[slot].id))
+			return false;
+		request = take_out(slot);
+		if (request && len > 0)
+			answer(request, &frame);
+		else if (request)
+			orion_gateway_server_refuse(request, &orion_http_bad_answer);
+	}
+	return slot == -1;
+}
+
+bool
+orion_gateway_handoff_has_answers(void)
+{
+	for (Executor *executor = orion_gateway.executors; executor; executor = executor->next)
+	{
+		if (executor->greeted && orion_ring_has_done(orion_gateway.ring, executor->lane, executor->done_head))
+			return true;
+	}
+	return false;
+}
+
+void
+orion_gateway_handoff_collect(void)
+{
+	Executor   *next;
+
+	for (Executor *executor = orion_gateway.executors; executor; executor = next)
+	{
+		next = executor->next;
+		if (executor->greeted && !collect(executor))
+			drop(executor, false);
+	}
 }
 
 static bool
@@ -309,6 +583,8 @@ take_frames(Executor *executor)
 			ok = take_hello(executor, &frame);
 		else if (frame.type == ORION_FRAME_RESPONSE && executor->greeted)
 			ok = take_response(executor, &frame);
+		else if (frame.type == ORION_FRAME_WANT && executor->greeted)
+			ok = take_want(executor, &frame);
 		if (!ok)
 			return false;
 		orion_buffer_consume(&executor->in, n);
@@ -321,25 +597,20 @@ take_frames(Executor *executor)
 void
 orion_gateway_handoff_event(Executor *executor, uint32_t events)
 {
-	bool		ok = true;
-
 	if (executor->dead)
 		return;
-	if (events & EPOLLOUT)
-	{
-		ok = push(executor);
-		if (ok && executor->out_id == 0 && !executor->idle && executor->greeted && orion_buffer_len(&executor->out) == 0)
-			give_next(executor);
-	}
-	if (ok && !executor->dead && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+	if ((events & EPOLLOUT) && !push(executor))
+		drop(executor, true);
+	if (!executor->dead && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 	{
 		long		n = orion_buffer_fill(&executor->in, executor->source.fd);
 
-		ok = n == -1 || (n > 0 && take_frames(executor));
+		if (n == 0 || n == -2)
+			drop(executor, true);
+		else if (n > 0 && !take_frames(executor))
+			drop(executor, false);
 	}
-	if (!ok)
-		drop(executor);
-	else if (executor->in.cap > 1024 * 1024 && orion_buffer_len(&executor->in) == 0)
+	if (executor->in.cap > 1024 * 1024 && orion_buffer_len(&executor->in) == 0)
 		orion_buffer_free(&executor->in);	/* after a large answer */
 }
 
@@ -380,6 +651,6 @@ orion_gateway_handoff_accept(void)
 			executor->next->prev = executor;
 		orion_gateway.executors = executor;
 		if (!orion_gateway_watch(&executor->source, EPOLLIN))
-			drop(executor);
+			drop(executor, true);
 	}
 }

@@ -29,6 +29,7 @@
 #define MAX_EVENTS	256
 #define MAX_CONFIG	65536
 #define SWEEP_MS	250			/* how late a deadline may be noticed */
+#define WAKE_MS		1			/* how long a request waits for those awake */
 #define OTHER_FDS	256			/* executors, listeners and the like */
 
 Gateway		orion_gateway;
@@ -147,6 +148,8 @@ start(void)
 		give_up("could not create an epoll");
 	if (!orion_gateway_listen(why, sizeof(why)) || !orion_gateway_open_door(why, sizeof(why)))
 		give_up(why);
+	if (!orion_gateway_handoff_start())
+		give_up("could not create the memory shared with executors");
 	if (!orion_gateway_watch(&orion_gateway.door, EPOLLIN) || !orion_gateway_server_start())
 		give_up("could not start the HTTP server");
 	tell_parent(ORION_FRAME_READY, "");
@@ -180,6 +183,8 @@ dispatch(Source *source, uint32_t events)
 		case SOURCE_DOOR:
 			orion_gateway_handoff_accept();
 			break;
+		case SOURCE_BELL:
+			break;				/* answers are looked for in each turn */
 		case SOURCE_EXECUTOR:
 			orion_gateway_handoff_event((Executor *) source, events);
 			break;
@@ -197,6 +202,8 @@ time_left(void)
 
 	if (orion_gateway.run_http)
 		return 0;
+	if (orion_gateway.wake_due)
+		return WAKE_MS;
 	if (MHD_get_timeout(orion_gateway.daemon, &http) == MHD_YES && http < SWEEP_MS)
 	{
 		orion_gateway.run_http = true;
@@ -205,11 +212,29 @@ time_left(void)
 	return orion_gateway.nclients > 0 ? SWEEP_MS : -1;
 }
 
+/* Executors ring only while the gateway says that it sleeps. */
+static int
+wait_for_events(struct epoll_event *events)
+{
+	int			timeout = time_left();
+	int			n;
+
+	if (timeout != 0)
+	{
+		orion_ring_gateway_sleep(orion_gateway.ring, true);
+		if (orion_gateway_handoff_has_answers())
+			timeout = 0;
+	}
+	n = epoll_wait(orion_gateway.epoll, events, MAX_EVENTS, timeout);
+	orion_ring_gateway_sleep(orion_gateway.ring, false);
+	return n;
+}
+
 static void
 turn(void)
 {
 	struct epoll_event events[MAX_EVENTS];
-	int			n = epoll_wait(orion_gateway.epoll, events, MAX_EVENTS, time_left());
+	int			n = wait_for_events(events);
 	static int64_t swept;
 
 	if (n < 0 && errno != EINTR)
@@ -217,6 +242,7 @@ turn(void)
 	read_clock();
 	for (int i = 0; i < n; i++)
 		dispatch(events[i].data.ptr, events[i].events);
+	orion_gateway_handoff_collect();
 	if (orion_gateway.now - swept >= SWEEP_MS)
 	{
 		swept = orion_gateway.now;
@@ -225,6 +251,7 @@ turn(void)
 	}
 	if (orion_gateway.run_http)
 		orion_gateway_server_run();
+	orion_gateway_handoff_wake();
 	orion_gateway_handoff_bury();
 }
 

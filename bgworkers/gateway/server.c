@@ -89,6 +89,7 @@ request_new(void)
 													 * freed */
 	request->frame = frame;
 	request->id = ++last_id;
+	request->slot = -1;
 	return request;
 }
 
@@ -670,7 +671,7 @@ request_read(Request *request)
 	orion_frame_end(&request->frame);
 	if (request->frame.failed)
 		return MHD_NO;
-	if (!orion_gateway.idle && orion_gateway.queue.count >= orion_gateway.queue.max)
+	if (orion_gateway_handoff_is_full())
 		return reply_error(request, &orion_http_queue_full);
 	client_leave(request->client);
 	if (request->client->half_closed)

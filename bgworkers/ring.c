@@ -55,6 +55,7 @@ orion_ring_create(int *memory)
 			close(fd);
 		return NULL;
 	}
+	madvise(ring, sizeof(*ring), MADV_DONTDUMP);	/* it holds passwords */
 	orion_ring_init(ring);
 	*memory = fd;
 	return ring;
@@ -73,6 +74,7 @@ orion_ring_attach(int memory)
 	ring = mmap(NULL, sizeof(*ring), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
 	if (ring == MAP_FAILED)
 		return NULL;
+	madvise(ring, sizeof(*ring), MADV_DONTDUMP);
 	if (ring->magic == MAGIC && ring->size == sizeof(*ring))
 		return ring;
 	orion_ring_detach(ring);

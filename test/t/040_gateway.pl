@@ -290,6 +290,35 @@ ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activit
 cmp_ok(time - $from, '<', 4, 'soon');
 like(rpc('echo', '{"v":"still"}'), qr/still/, 'the executor serves on') for 1 .. 4;
 
+# --- the ring between gateway and executors ----------------------------------------------
+
+# around the size of a slot, and beyond it over the socket; the head takes some of a slot
+is(join(' ', map { my $v = 'x' x $_; body(rpc('echo', qq({"v":"$v"}))) =~ /^"$v"\s*$/ ? 'ok' : $_ } 1, (map { 15800 + 37 * $_ } 0 .. 20), 60000),
+	join(' ', ('ok') x 23), 'bodies of any size, there and back');
+is(status(talk('POST /rest/v1/rpc/echo HTTP/1.1' . "\r\nContent-Type: application/json\r\nContent-Length: 40000\r\n$end" . '{"v":1' . ' ' x 39993 . '}')), '200', 'long there, short back');
+
+$socket = dial();
+syswrite($socket, rpc_bytes('slow', '{"seconds":2}'));
+ok($node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), 'one executor is busy');
+my $slowest = 0;
+for (1 .. 40)
+{
+	$from = time;
+	last if rpc('echo', '{"v":"fast"}') !~ /"fast"/;
+	$slowest = time - $from if time - $from > $slowest;
+}
+cmp_ok($slowest, '<', 1, 'nobody waits behind it while the other one is free');
+like(hear($socket, qr/slept/), qr/slept/, 'it ends as well');
+
+# clients that leave with a long request: one whose request runs, others whose requests wait
+my $long = '"seconds":600' . ' ' x 40000;
+@sockets = map { dial() } 1 .. 4;
+syswrite($_, rpc_bytes('slow', "{$long}")) for @sockets;
+ok($node->poll_query_until('postgres', "SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), 'long requests run');
+close($_) for reverse @sockets;
+ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), 'they are cancelled');
+like(rpc('echo', '{"v":"still"}'), qr/still/, 'the executors serve on') for 1 .. 4;
+
 # --- nothing is left for the next request ------------------------------------------------
 
 for my $round (1 .. 4)

@@ -87,20 +87,35 @@ check_json(const char *text)
 		refuse_json(NULL);
 }
 
-char	   *
-orion_body_json(const OrionCall *call)
+bool
+orion_body_is(const OrionCall *call, const char *type)
 {
-	const char *type = orion_call_header(call, "content-type");
+	const char *header = orion_call_header(call, "content-type");
+
+	return header && is_type(header, type);
+}
+
+char *
+orion_body_text(const OrionCall *call)
+{
 	size_t		len = call->request->body_len;
-	char	   *text;
 
 	if (len == 0)
 		return NULL;
 	if (memchr(call->request->body, '\0', len) ||
 		!pg_verify_mbstr(PG_UTF8, call->request->body, len, true))
 		refuse_json("The body is not valid UTF-8.");
-	text = pnstrdup(call->request->body, len);
+	return pnstrdup(call->request->body, len);
+}
 
+char *
+orion_body_json(const OrionCall *call)
+{
+	const char *type = orion_call_header(call, "content-type");
+	char	   *text = orion_body_text(call);
+
+	if (text == NULL)
+		return NULL;
 	if (type && is_type(type, "application/x-www-form-urlencoded"))
 		return form_json(call, text);
 	if (type && is_type(type, "text/csv"))
@@ -286,4 +301,25 @@ orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *bo
 		read_array(call, c, body);
 	else
 		refuse_json(arrays ? "An object or an array of objects was expected." : "An object was expected.");
+}
+
+void
+orion_body_first(char *text, OrionBody *body)
+{
+	const char *c = skip_space(text);
+	const char *start;
+
+	memset(body, 0, sizeof(OrionBody));
+	body->text = text;
+	if (*c == '[')
+	{
+		body->array = true;
+		c = skip_space(c + 1);
+	}
+	if (*c != '{')
+		return;
+	start = c;
+	body->object = true;
+	body->keys = object_keys(&c);
+	body->first = body->array ? pnstrdup(start, c - start) : text;
 }

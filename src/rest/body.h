@@ -28,6 +28,18 @@ typedef struct OrionBody
  */
 extern void orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *body);
 
+/*
+ * Of JSON text of any shape: the object it is, or the first of the array it is, as
+ * body->first with its keys; first is NULL when there is none.
+ */
+extern void orion_body_first(char *text, OrionBody *body);
+
+/* The body as text; refuses what is not UTF-8 or has a NUL.  NULL when it is empty. */
+extern char *orion_body_text(const OrionCall *call);
+
+/* Whether Content-Type says so, parameters aside. */
+extern bool orion_body_is(const OrionCall *call, const char *type);
+
 /* The body as JSON text of any shape; NULL when there is none. */
 extern char *orion_body_json(const OrionCall *call);
 

@@ -1,0 +1,358 @@
+/*
+ * function.c
+ *	  Finds the function that a request calls, by its name and those of the arguments.
+ *
+ * Looks into the syscache only.  Whether the role may execute it Postgres decides
+ * when it is called; hints name only what the role may execute.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/catcache.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+#include "core/compat.h"
+#include "rest/error.h"
+#include "rest/function.h"
+
+/* How alike two lists of arguments are for one to be a hint, of 100. */
+#define ALIKE	40
+#define MAX_COMPARED	200		/* bytes; the comparison is quadratic */
+
+static bool
+is_input(const OrionFunction *f, int i)
+{
+	return f->modes == NULL || f->modes[i] == PROARGMODE_IN ||
+		f->modes[i] == PROARGMODE_INOUT || f->modes[i] == PROARGMODE_VARIADIC;
+}
+
+int
+orion_function_argument(const OrionFunction *f, const char *name)
+{
+	for (int i = 0; i < f->nargs && f->names; i++)
+		if (is_input(f, i) && f->names[i] && f->names[i][0] && strcmp(f->names[i], name) == 0)
+			return i;
+	return -1;
+}
+
+bool
+orion_function_is_variadic(const OrionFunction *f, int argument)
+{
+	return f->modes && f->modes[argument] == PROARGMODE_VARIADIC;
+}
+
+static bool
+has_name(List *names, const char *name)
+{
+	ListCell   *lc;
+
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), name) == 0)
+		return true;
+	return false;
+}
+
+/* Every argument without a default is given, and nothing else. */
+static bool
+accepts(const OrionFunction *f, List *given)
+{
+	ListCell   *lc;
+	int			required = f->ninputs - f->ndefaults;
+	int			input = 0;
+
+	for (int i = 0; i < f->nargs; i++)
+	{
+		if (!is_input(f, i))
+			continue;
+		if (input++ < required && !orion_function_is_variadic(f, i) &&
+			(f->names == NULL || f->names[i] == NULL || !has_name(given, f->names[i])))
+			return false;
+	}
+	foreach(lc, given)
+		if (orion_function_argument(f, lfirst(lc)) < 0)
+		return false;
+	return true;
+}
+
+/* Takes over what a call needs; false for what is no function to call. */
+static bool
+read_function(HeapTuple tuple, OrionFunction *f)
+{
+	Form_pg_proc proc = (Form_pg_proc) GETSTRUCT(tuple);
+	Datum		config;
+	bool		isnull;
+
+	if (proc->prokind != PROKIND_FUNCTION || proc->prorettype == TRIGGEROID ||
+		proc->prorettype == EVENT_TRIGGEROID || proc->prorettype == INTERNALOID)
+		return false;
+	memset(f, 0, sizeof(OrionFunction));
+	f->oid = proc->oid;
+	f->nargs = get_func_arg_info(tuple, &f->types, &f->names, &f->modes);
+	f->name = pstrdup(NameStr(proc->proname));
+	f->schema = get_namespace_name(proc->pronamespace);
+	f->quoted = quote_qualified_identifier(f->schema, f->name);
+	f->ninputs = proc->pronargs;
+	f->ndefaults = proc->pronargdefaults;
+	f->result = getBaseType(proc->prorettype) != proc->prorettype && get_typ_typrelid(getBaseType(proc->prorettype)) ?
+		getBaseType(proc->prorettype) : proc->prorettype;
+	f->set = proc->proretset;
+	f->volatility = proc->provolatile;
+	config = SysCacheGetAttr(PROCNAMEARGSNSP, tuple, Anum_pg_proc_proconfig, &isnull);
+	if (!isnull)
+		f->config = DatumGetArrayTypePCopy(config);
+	for (int i = 0; i < f->nargs && f->modes; i++)
+		f->columns |= f->modes[i] != PROARGMODE_IN && f->modes[i] != PROARGMODE_VARIADIC;
+	return true;
+}
+
+static bool
+takes_whole(const OrionFunction *f, OrionWhole whole)
+{
+	if (f->ninputs != 1 || f->nargs < 1 || !is_input(f, 0) || (f->names && f->names[0][0] != '\0'))
+		return false;
+	switch (whole)
+	{
+		case ORION_WHOLE_JSON:
+			return f->types[0] == JSONOID || f->types[0] == JSONBOID;
+		case ORION_WHOLE_TEXT:
+			return f->types[0] == TEXTOID;
+		case ORION_WHOLE_XML:
+			return f->types[0] == XMLOID;
+		case ORION_WHOLE_BYTEA:
+			return f->types[0] == BYTEAOID;
+		case ORION_WHOLE_NONE:
+			break;
+	}
+	return false;
+}
+
+static int
+by_oid(const ListCell *a, const ListCell *b)
+{
+	Oid			x = ((OrionFunction *) lfirst(a))->oid;
+	Oid			y = ((OrionFunction *) lfirst(b))->oid;
+
+	return x < y ? -1 : x > y;
+}
+
+/* All functions (OrionFunction *) of the name in the schema. */
+static List *
+functions(Oid namespace, const char *name)
+{
+	CatCList   *members = SearchSysCacheList1(PROCNAMEARGSNSP, CStringGetDatum(name));
+	List	   *list = NIL;
+
+	for (int i = 0; i < members->n_members; i++)
+	{
+		HeapTuple	tuple = &members->members[i]->tuple;
+		OrionFunction f;
+
+		if (((Form_pg_proc) GETSTRUCT(tuple))->pronamespace == namespace && read_function(tuple, &f))
+		{
+			list = lappend(list, palloc(sizeof(OrionFunction)));
+			*(OrionFunction *) llast(list) = f;
+		}
+	}
+	ReleaseSysCacheList(members);
+	if (list_length(list) > 1)
+		list_sort(list, by_oid);
+	return list;
+}
+
+static List *
+fitting(List *all, List *given, bool named)
+{
+	List	   *fit = NIL;
+	ListCell   *lc;
+
+	foreach(lc, all)
+		if (named && accepts(lfirst(lc), given))
+		fit = lappend(fit, lfirst(lc));
+	return fit;
+}
+
+static List *
+taking_whole(List *all, OrionWhole whole)
+{
+	List	   *fit = NIL;
+	ListCell   *lc;
+
+	foreach(lc, all)
+		if (takes_whole(lfirst(lc), whole))
+		fit = lappend(fit, lfirst(lc));
+	return fit;
+}
+
+static char *
+join_names(List *names)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	foreach(lc, names)
+		appendStringInfo(&text, "%s%s", foreach_current_index(lc) > 0 ? ", " : "", (char *) lfirst(lc));
+	return text.data;
+}
+
+/* The names of the input arguments; typed: as "name => type" */
+static char *
+signature(const OrionFunction *f, bool typed)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < f->nargs; i++)
+	{
+		if (!is_input(f, i))
+			continue;
+		appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "", f->names ? f->names[i] : "");
+		if (typed)
+			appendStringInfo(&text, " => %s", format_type_be(f->types[i]));
+	}
+	return text.data;
+}
+
+/* The overload whose arguments are most like those given, if the role may execute it. */
+static char *
+hint_for(List *all, List *given)
+{
+	char	   *wanted = join_names(given);
+	const OrionFunction *best = NULL;
+	int			most = ALIKE;
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		const OrionFunction *f = lfirst(lc);
+		char	   *have = signature(f, false);
+		int			longer = Max(strlen(have), strlen(wanted));
+		int			alike;
+
+		if (longer == 0 || longer > MAX_COMPARED || orion_acl_function(f->oid, GetUserId()) != ACLCHECK_OK)
+			continue;
+		alike = 100 - 100 * varstr_levenshtein(wanted, strlen(wanted), have, strlen(have), 1, 1, 1, true) / longer;
+		if (alike < most)
+			continue;
+		most = alike + 1;
+		best = f;
+	}
+	return best ? psprintf("Perhaps you meant to call the function %s.%s(%s)", best->schema, best->name,
+						   signature(best, false)) : NULL;
+}
+
+static void
+refuse_none(OrionCall *call, const char *name, List *all, List *given, bool named, OrionWhole whole)
+{
+	static const char *const types[] = {
+		[ORION_WHOLE_NONE] = NULL,
+		[ORION_WHOLE_JSON] = "json/jsonb",
+		[ORION_WHOLE_TEXT] = "text",
+		[ORION_WHOLE_XML] = "xml",
+		[ORION_WHOLE_BYTEA] = "bytea",
+	};
+	char	   *full = psprintf("%s.%s", call->schema, name);
+	char	   *what = !named ? psprintf("with a single unnamed %s parameter", types[whole]) :
+		given == NIL ? "without parameters" :
+		psprintf("with parameter%s %s%s", list_length(given) > 1 ? "s" : "", join_names(given),
+				 whole == ORION_WHOLE_JSON ? " or with a single unnamed json/jsonb parameter" : "");
+
+	orion_refuse(404, "PGRST202",
+				 !named ? psprintf("Could not find the function %s in the schema cache", full) :
+				 given == NIL ? psprintf("Could not find the function %s without parameters in the schema cache", full) :
+				 psprintf("Could not find the function %s(%s) in the schema cache", full, join_names(given)),
+				 psprintf("Searched for the function %s %s, but no matches were found in the schema cache.", full, what),
+				 named ? hint_for(all, given) : NULL);
+}
+
+static void
+refuse_many(List *fit)
+{
+	StringInfoData text;
+	ListCell   *lc;
+
+	initStringInfo(&text);
+	appendStringInfoString(&text, "Could not choose the best candidate function between: ");
+	foreach(lc, fit)
+	{
+		const OrionFunction *f = lfirst(lc);
+
+		appendStringInfo(&text, "%s%s.%s(%s)", foreach_current_index(lc) > 0 ? ", " : "",
+						 f->schema, f->name, signature(f, true));
+	}
+	orion_refuse(300, "PGRST203", text.data, NULL,
+				 "Try renaming the parameters or the function itself in the database so function overloading can be resolved");
+}
+
+bool
+orion_function_find(OrionCall *call, const char *name, List *given, bool named,
+					OrionWhole whole, OrionFunction *f)
+{
+	Oid			namespace = get_namespace_oid(call->schema, true);
+	List	   *all = NIL;
+	List	   *fit;
+	bool		is_whole = false;
+
+	if (strlen(name) < NAMEDATALEN && OidIsValid(namespace))
+		all = functions(namespace, name);
+	if (all == NIL && strncmp(name, "orion_", 6) == 0 && strlen(name) < NAMEDATALEN &&
+		OidIsValid(orion_relation_extension_schema()))
+		all = functions(orion_relation_extension_schema(), name);
+	fit = fitting(all, given, named);
+	if (fit == NIL)
+	{
+		fit = taking_whole(all, whole);
+		is_whole = true;
+	}
+	if (fit == NIL)
+		refuse_none(call, name, all, given, named, whole);
+	if (list_length(fit) > 1)
+		refuse_many(fit);
+	*f = *(OrionFunction *) linitial(fit);
+	return is_whole;
+}
+
+char
+orion_function_volatility(OrionCall *call, const char *name)
+{
+	Oid			namespace = get_namespace_oid(call->schema, true);
+	List	   *all = strlen(name) < NAMEDATALEN && OidIsValid(namespace) ? functions(namespace, name) : NIL;
+
+	if (all == NIL)
+		refuse_none(call, name, NIL, NIL, true, ORION_WHOLE_NONE);
+	return ((OrionFunction *) linitial(all))->volatility;
+}
+
+bool
+orion_function_source(const OrionFunction *f, OrionSource *source)
+{
+	memset(source, 0, sizeof(OrionSource));
+	source->name = f->name;
+	if (f->columns)
+	{
+		source->columns = palloc(f->nargs * sizeof(OrionColumn));
+		for (int i = 0; i < f->nargs; i++)
+			if (f->modes[i] != PROARGMODE_IN && f->modes[i] != PROARGMODE_VARIADIC)
+				source->columns[source->ncolumns++] =
+					(OrionColumn)
+			{
+				f->names ? f->names[i] : "", f->types[i], -1
+			};
+		return true;
+	}
+	source->relid = get_typ_typrelid(f->result);
+	if (!OidIsValid(source->relid))
+		return false;
+	source->name = get_rel_name(source->relid);
+	source->relkind = get_rel_relkind(source->relid);
+	return true;
+}

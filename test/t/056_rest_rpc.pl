@@ -1,0 +1,146 @@
+# Functions through the REST dialect: which one is called, with what, and what its
+# answer may change.
+use strict;
+use warnings;
+use JSON::PP;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use OrionHttp;
+
+my $port = PostgreSQL::Test::Cluster::get_free_port();
+my $node = PostgreSQL::Test::Cluster->new('rpc');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'orion'
+orion.http_port = $port
+orion.executor_count = 1
+orion.rest_schemas = 'public'
+max_worker_processes = 16
+});
+$node->start;
+$node->safe_psql('postgres', q{
+CREATE EXTENSION orion;
+CREATE TABLE owner (id int PRIMARY KEY, name text);
+CREATE TABLE pet (id int PRIMARY KEY, name text, owner int REFERENCES owner);
+INSERT INTO owner VALUES (1, 'ann'), (2, 'bob');
+INSERT INTO pet VALUES (1, 'rex', 1), (2, 'tom', 1), (3, 'kit', 2);
+GRANT SELECT, DELETE ON owner, pet TO orion_anon;
+CREATE FUNCTION area(w int, h int DEFAULT 2) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT w * h';
+CREATE FUNCTION shape(side int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'square' $$;
+CREATE FUNCTION shape(a int, b int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'rectangle' $$;
+CREATE FUNCTION same(x int) RETURNS text LANGUAGE sql AS $$ SELECT 'int' $$;
+CREATE FUNCTION same(x text) RETURNS text LANGUAGE sql AS $$ SELECT 'text' $$;
+CREATE FUNCTION joined(sep text, VARIADIC parts text[]) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT array_to_string(parts, sep)';
+CREATE FUNCTION sum_of(VARIADIC n int[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT sum(i) FROM unnest(n) i';
+CREATE FUNCTION as_text(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT length($1)';
+CREATE FUNCTION as_bytes(bytea) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT length($1)';
+CREATE FUNCTION as_xml(xml) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT xmlserialize(CONTENT $1 AS text) $$;
+CREATE FUNCTION as_json(json) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT json_typeof($1) $$;
+CREATE FUNCTION pets(low int DEFAULT 0) RETURNS SETOF pet LANGUAGE sql STABLE AS 'SELECT * FROM pet WHERE id >= low';
+CREATE SEQUENCE calls;
+GRANT USAGE ON calls TO orion_anon;
+CREATE FUNCTION counted() RETURNS TABLE (n bigint) LANGUAGE sql AS $$ SELECT nextval('calls') FROM generate_series(1, 3) $$;
+CREATE FUNCTION drop_pets() RETURNS SETOF pet LANGUAGE sql AS 'DELETE FROM pet RETURNING *';
+CREATE FUNCTION secret_area(wide int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+REVOKE ALL ON FUNCTION secret_area FROM PUBLIC;
+CREATE FUNCTION raises(m text, d text DEFAULT NULL) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+	IF d IS NULL THEN RAISE SQLSTATE 'PGRST' USING MESSAGE = m; END IF;
+	RAISE SQLSTATE 'PGRST' USING MESSAGE = m, DETAIL = d;
+END $$;
+CREATE FUNCTION fails(state text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = state, MESSAGE = 'm'; END $$;
+CREATE FUNCTION isolation() RETURNS text LANGUAGE sql SET default_transaction_isolation = 'serializable' AS $$ SELECT current_setting('transaction_isolation') $$;
+CREATE FUNCTION hurried() RETURNS void LANGUAGE sql SET statement_timeout = '200ms' AS $$ SELECT pg_sleep(20) $$;
+});
+ok(OrionHttp::await($port, '/ready', 200), 'ready');
+
+sub call
+{
+	my ($method, $path, $body, %headers) = @_;
+	$headers{'Content-Type'} //= 'application/json' if defined $body;
+	return OrionHttp::request($port, $method, "/rest/v1/rpc/$path", \%headers, $body);
+}
+
+sub got
+{
+	my $answer = call(@_);
+	my $body = $answer->{body} =~ /^\s*[\[{]/ ? JSON::PP->new->canonical->encode(decode_json($answer->{body})) : $answer->{body};
+	$body = $1 if $answer->{status} >= 300 && $body =~ /"code":"(\w+)"/;
+	return $body eq '' ? $answer->{status} : "$answer->{status} $body";
+}
+
+sub told { my $answer = decode_json(call(@_)->{body}); return join ' | ', map { $_ // '' } @$answer{qw(message details hint)}; }
+
+# --- arguments
+is(got('GET', 'area?w=3'), '200 6', 'a default');
+is(got('GET', 'area?w=1&w=4'), '200 8', 'the last of a name counts');
+is(got('POST', 'area', '{"w":3,"h":5}'), '200 15', 'JSON');
+is(got('POST', 'area', '[{"w":3},{"w":9}]'), '200 6', 'the first of an array');
+is(got('POST', 'area?columns=w', '{"w":3,"z":5}'), '200 6', 'columns= picks');
+is(got('POST', 'area', "w,h\n3,7\n", 'Content-Type' => 'text/csv'), '200 21', 'CSV');
+is(got('POST', 'area', 'w=3&h=8', 'Content-Type' => 'application/x-www-form-urlencoded'), '200 24', 'a form');
+is(got('GET', 'joined?sep=-&parts=a&parts=b%2Cc'), '200 "a-b,c"', 'variadic by GET');
+is(got('POST', 'joined', '{"sep":"+","parts":["a","b"]}'), '200 "a+b"', 'variadic in JSON');
+is(got('POST', 'sum_of', 'n=1&n=2&n=39', 'Content-Type' => 'application/x-www-form-urlencoded'), '200 42', 'variadic in a form');
+is(got('GET', 'sum_of?n=1&n=x'), '400 22P02', 'a variadic value of another type');
+is(got('POST', 'as_text', "two\nlines", 'Content-Type' => 'text/plain'), '200 9', 'the body as text');
+is(got('POST', 'as_bytes', "\x00\xff\x01", 'Content-Type' => 'application/octet-stream'), '200 3', 'the body as bytes');
+is(got('POST', 'as_xml', '<a/>', 'Content-Type' => 'text/xml'), '200 "<a/>"', 'the body as XML');
+is(got('POST', 'as_xml', '<a>', 'Content-Type' => 'text/xml'), '400 2200N', 'the body as broken XML');
+is(got('POST', 'as_json', '[1,2]'), '200 "array"', 'the body as JSON');
+is(got('POST', 'as_json', '{"a":1}'), '200 "object"', 'the body as a JSON object');
+is(got('POST', 'as_text', "\x00", 'Content-Type' => 'text/plain'), '400 PGRST102', 'text with a NUL');
+
+# --- which function
+is(got('GET', 'shape?side=1'), '200 "square"', 'an overload');
+is(got('GET', 'shape?a=1&b=2'), '200 "rectangle"', 'the other one');
+is(told('GET', 'same?x=1'), 'Could not choose the best candidate function between: public.same(x => integer), public.same(x => text) |  | '
+	. 'Try renaming the parameters or the function itself in the database so function overloading can be resolved', 'two that fit');
+is(told('GET', 'area?w=1&hh=2'), 'Could not find the function public.area(w, hh) in the schema cache | Searched for the function public.area'
+	. ' with parameters w, hh, but no matches were found in the schema cache. | Perhaps you meant to call the function public.area(w, h)', 'a hint');
+is(told('GET', 'secret_area?widen=1') =~ /\| $/ ? 'none' : 'some', 'none', 'no hint of what the role may not call');
+is(got('GET', 'secret_area?wide=1'), '401 42501', 'which Postgres refuses');
+is(got('POST', 'as_text', '{"a":1}'), '404 PGRST202', 'text is not JSON');
+is(got('DELETE', 'area'), '405 PGRST101', 'another method');
+is(call('OPTIONS', 'area')->{headers}{allow}, 'OPTIONS,GET,HEAD,POST', 'OPTIONS');
+is(call('OPTIONS', 'counted')->{headers}{allow}, 'OPTIONS,POST', 'OPTIONS of a volatile one');
+
+# --- rows
+is(got('GET', 'pets?low=2&id=lt.3&select=name,owner(name)'), '200 [{"name":"tom","owner":{"name":"ann"}}]', 'filters and embedding');
+is(got('GET', 'pets?id=gt.1&id=lt.3&select=id'), '200 [{"id":2}]', 'filters of one name');
+is(got('POST', 'pets?order=id.desc&limit=1&select=id', '{}'), '200 [{"id":3}]', 'order and limit');
+my $answer = call('POST', 'counted?limit=2&order=n', undef, Prefer => 'count=exact');
+is("$answer->{status} $answer->{headers}{'content-range'}", '206 0-1/3', 'rows are counted');
+is($node->safe_psql('postgres', 'SELECT last_value FROM calls'), '3', 'by one call');
+is(call('GET', 'area?w=1', undef, Prefer => 'count=exact')->{headers}{'content-range'}, '0-0/1', 'one value counts as one');
+is(got('GET', 'counted'), '405 25006', 'GET does not write');
+is(got('POST', 'drop_pets', undef, Prefer => 'handling=strict, max-affected=2'), '400 PGRST124', 'max-affected');
+is(got('POST', 'area', '{"w":1}', Prefer => 'handling=strict, max-affected=2'), '400 PGRST128', 'max-affected without a set');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM pet'), '3', 'nothing went');
+
+# --- errors
+$answer = call('POST', 'raises', '{"m":"{\"code\":\"7\",\"message\":\"no\",\"hint\":\"h\"}","d":"{\"status\":418,\"headers\":{\"X-Tea\":\"pot\"}}"}');
+is("$answer->{status} $answer->{headers}{'x-tea'} $answer->{headers}{'proxy-status'} $answer->{body}",
+	'418 pot PostgREST; error=7 {"code":"7","details":null,"hint":"h","message":"no"}', 'a whole answer raised');
+is(got('POST', 'raises', $_), '500 PGRST121', "not an answer: $_")
+	for '{"m":"x","d":"{}"}', '{"m":"{\"code\":\"7\",\"message\":\"no\"}","d":"x"}', '{"m":"{\"code\":\"7\",\"message\":\"no\"}"}',
+	'{"m":"{\"code\":\"7\"}","d":"{\"status\":418,\"headers\":{}}"}', '{"m":"{\"code\":\"7\",\"message\":\"no\"}","d":"{\"status\":99,\"headers\":{}}"}',
+	'{"m":"{\"code\":\"7\",\"message\":\"no\"}","d":"{\"status\":418,\"headers\":{\"X\":\"a\\\\r\\\\nSet-Cookie: b\"}}"}';
+my %status = ('08000' => 503, '09000' => 500, '0L000' => 403, '0P000' => 403, '23503' => 409, '23505' => 409, '23502' => 400, '25006' => 405,
+	'25001' => 500, '28000' => 403, '2D000' => 500, '38000' => 500, '39000' => 500, '3B000' => 500, '40001' => 500, '42883' => 404, '42P01' => 404,
+	'42P17' => 500, '42501' => 401, '42601' => 400, '53400' => 500, '53100' => 503, '54000' => 500, '55000' => 500, '57014' => 500, '58000' => 500,
+	'F0000' => 500, 'HV000' => 500, 'P0001' => 400, 'P0002' => 500, 'XX000' => 500, 'PT499' => 499, 'PT999' => 500, '22000' => 400);
+for my $state (sort keys %status)
+{
+	$answer = call('POST', 'fails', qq({"state":"$state"}));
+	is("$answer->{status} $answer->{headers}{'proxy-status'}", "$status{$state} PostgREST; error=$state", "SQLSTATE $state");
+}
+
+# --- settings of the function count for the transaction
+is(got('POST', 'isolation'), '200 "serializable"', 'isolation');
+is(got('POST', 'hurried'), '500 57014', 'statement_timeout');
+is(got('GET', 'area?w=1'), '200 2', 'and for no other');
+
+$node->stop;
+done_testing();

@@ -86,10 +86,17 @@ BEGIN
 		month := date_trunc('month', now()) + make_interval(months => i);
 		partition := 'audit_log_' || to_char(month, 'YYYY_MM');
 		CONTINUE WHEN to_regclass('orion_private.' || partition) IS NOT NULL;
-		-- rows that went to the default partition stay there, and so does their month
+		-- rows that went to the default partition stay there, and so does their month;
+		-- nobody is kept waiting to find that out
 		CONTINUE WHEN EXISTS (SELECT FROM orion_private.audit_log_default AS d
 			WHERE d.occurred_at >= month AND d.occurred_at < month + interval '1 month');
 		BEGIN
+			-- A row on its way to the default partition would be refused if its month
+			-- were attached meanwhile, and with it what it records. So nobody is on the
+			-- way: who has written to the log holds a lock until the transaction ends.
+			LOCK TABLE orion_private.audit_log IN SHARE ROW EXCLUSIVE MODE;
+			CONTINUE WHEN EXISTS (SELECT FROM orion_private.audit_log_default AS d
+				WHERE d.occurred_at >= month AND d.occurred_at < month + interval '1 month');
 			EXECUTE format('CREATE TABLE orion_private.%I (LIKE orion_private.audit_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
 			EXECUTE format('CREATE TRIGGER no_truncate BEFORE TRUNCATE ON orion_private.%I'
 				' FOR EACH STATEMENT EXECUTE FUNCTION orion_private.audit_refuse()', partition);

@@ -87,7 +87,7 @@ CREATE FUNCTION orion_private.login_audit() RETURNS trigger
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF current_query() !~* '^\s*copy\M' THEN
+	IF coalesce(current_query(), '') !~* '^\s*copy\M' THEN
 		PERFORM orion_private.audit('auth.login', 'user', NEW.user_id::text, NEW.outcome, actor => NEW.user_id,
 			address => NEW.address, user_agent => NEW.user_agent);
 	END IF;

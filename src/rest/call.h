@@ -40,10 +40,15 @@ typedef enum OrionMethod
 	ORION_OTHER,
 } OrionMethod;
 
+/* Types in Accept that the database is asked for; more are not looked at. */
+#define ORION_MAX_CUSTOM	8
+
 typedef enum OrionFormat
 {
 	ORION_FORMAT_JSON,
 	ORION_FORMAT_CSV,
+	ORION_FORMAT_CUSTOM,		/* made by an aggregate of the database */
+	ORION_FORMAT_RAW,			/* the scalar of a function as it is */
 } OrionFormat;
 
 /* The form of the answer; see media.h. */
@@ -53,6 +58,12 @@ typedef struct OrionMedia
 	bool		stripped;		/* members that are null are left out */
 	bool		plan;			/* the plan of the statement instead */
 	bool		plan_json;
+	const char *custom[ORION_MAX_CUSTOM];	/* types only the database may know */
+	int			ncustom;
+	bool		unresolved;		/* there is no other type to fall back on */
+	const char *type;			/* of CUSTOM and RAW */
+	const char *handler;		/* the aggregate, quoted */
+	const char *row;			/* the row type it takes, quoted; NULL: any */
 	const char *target;			/* what the plan is for */
 	const char *options;		/* of the plan, as given */
 } OrionMedia;

@@ -8,11 +8,24 @@
 
 #include <stdlib.h>
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/dependency.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "rest/error.h"
 #include "rest/media.h"
+#include "rest/relation.h"
 #include "rest/response.h"
 #include "rest/settings.h"
 
@@ -58,9 +71,10 @@ trim(char *text)
 {
 	char	   *end;
 
-	text += strspn(text, " \t\"");
-	end = text + strlen(text);
-	while (end > text && strchr(" \t\"", end[-1]))
+	text	  +=strspn(text, " \t\"");
+	end = text +strlen(text);
+
+	while (end > text &&strchr(" \t\"", end[-1]))
 		*--end = '\0';
 	return text;
 }
@@ -159,9 +173,17 @@ take(OrionCall *call, const Wanted *wanted)
 			call->media.format = types[i].format;
 			call->media.stripped = types[i].strips && wanted->stripped;
 			call->one = types[i].one;
+			call->media.unresolved = false;
 			return true;
 		}
 	return take_plan(call, wanted);
+}
+
+static void
+refuse(const OrionCall *call)
+{
+	orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", orion_call_header(call, "accept")),
+				 NULL, NULL);
 }
 
 void
@@ -186,11 +208,121 @@ orion_media_read(OrionCall *call)
 			wanted[i] = wanted[i - 1];
 		wanted[i] = next;
 	}
-	for (int i = 0; i < n; i++)
-		if (wanted[i].quality > 0 && take(call, &wanted[i]))
+	call->media.unresolved = true;
+	for (int i = 0; i < n && call->media.unresolved; i++)
+	{
+		if (wanted[i].quality <= 0)
+			continue;
+		if (!take(call, &wanted[i]) && call->media.ncustom < ORION_MAX_CUSTOM && strlen(wanted[i].type) < NAMEDATALEN && strchr(wanted[i].type, '/'))
+			call->media.custom[call->media.ncustom++] = wanted[i].type;
+	}
+	if (call->media.unresolved && call->media.ncustom == 0)
+		refuse(call);
+}
+
+/* Is the scalar of a domain of that name, or of the one that stands for all of them? */
+static bool
+take_scalar(OrionCall *call, Oid type, const char *name)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Form_pg_type form;
+	bool		any;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_type) GETSTRUCT(tuple);
+	any = strcmp(NameStr(form->typname), "*/*") == 0;
+	if (form->typtype != TYPTYPE_DOMAIN || (!any && pg_strcasecmp(NameStr(form->typname), name) != 0))
+	{
+		ReleaseSysCache(tuple);
+		return false;
+	}
+	ReleaseSysCache(tuple);
+	call->media.format = ORION_FORMAT_RAW;
+	call->media.type = any ? "application/octet-stream" : name;
+	return true;
+}
+
+/* An aggregate that returns the type, over that row type or any; the former is better. */
+static bool
+find_handler(OrionCall *call, Oid type, Oid row)
+{
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			found = InvalidOid;
+	bool		exact = false;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(TypeRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(type));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, 2, keys);
+	while (!exact && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend entry = (Form_pg_depend) GETSTRUCT(tuple);
+		HeapTuple	function;
+		Form_pg_proc proc;
+
+		if (entry->classid != ProcedureRelationId)
+			continue;
+		function = SearchSysCache1(PROCOID, ObjectIdGetDatum(entry->objid));
+		if (!HeapTupleIsValid(function))
+			continue;
+		proc = (Form_pg_proc) GETSTRUCT(function);
+		if (proc->prokind == PROKIND_AGGREGATE && proc->prorettype == type && proc->pronargs == 1 &&
+			(proc->proargtypes.values[0] == row || proc->proargtypes.values[0] == ANYELEMENTOID))
+		{
+			exact = proc->proargtypes.values[0] == row;
+			found = entry->objid;
+		}
+		ReleaseSysCache(function);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	if (!OidIsValid(found))
+		return false;
+	call->media.handler = quote_qualified_identifier(get_namespace_name(get_func_namespace(found)), get_func_name(found));
+	call->media.row = exact ? orion_type_name(row, -1) : NULL;
+	return true;
+}
+
+static bool
+take_rows(OrionCall *call, Oid relid, const char *name)
+{
+	Oid			namespace = get_namespace_oid(call->schema, true);
+	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name), ObjectIdGetDatum(namespace));
+	bool		any = !OidIsValid(type);
+
+	if (any)
+		type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("*/*"), ObjectIdGetDatum(namespace));
+	if (!OidIsValid(type) || get_typtype(type) != TYPTYPE_DOMAIN ||
+		!find_handler(call, type, OidIsValid(relid) ? get_rel_type_id(relid) : InvalidOid))
+		return false;
+	call->media.format = ORION_FORMAT_CUSTOM;
+	call->media.type = any ? "application/octet-stream" : name;
+	return true;
+}
+
+void
+orion_media_resolve(OrionCall *call, Oid relid, Oid scalar)
+{
+	for (int i = 0; i < call->media.ncustom; i++)
+		if (OidIsValid(scalar) ? take_scalar(call, scalar, call->media.custom[i]) :
+			take_rows(call, relid, call->media.custom[i]))
+		{
+			call->one = false;
+			call->media.plan = call->media.stripped = call->media.unresolved = false;
 			return;
-	orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", header),
-				 NULL, NULL);
+		}
+	if (call->media.unresolved)
+		refuse(call);
+}
+
+/* Text is in UTF-8, and only plain text and XML would be taken for something else. */
+static const char *
+custom_type(const char *type)
+{
+	return strcmp(type, "text/plain") == 0 || strcmp(type, "text/xml") == 0 ? psprintf("%s; charset=utf-8", type) : type;
 }
 
 const char *
@@ -198,6 +330,10 @@ orion_media_type(const OrionCall *call)
 {
 	const OrionMedia *media = &call->media;
 
+	if (media->unresolved)
+		refuse(call);
+	if (media->format == ORION_FORMAT_CUSTOM || media->format == ORION_FORMAT_RAW)
+		return custom_type(media->type);
 	if (media->plan)
 		return psprintf("application/vnd.pgrst.plan+%s; for=\"%s\"%s%s; charset=utf-8",
 						media->plan_json ? "json" : "text", media->target,
@@ -213,14 +349,14 @@ orion_media_type(const OrionCall *call)
 const char *
 orion_media_empty(const OrionCall *call)
 {
-	return call->media.format == ORION_FORMAT_CSV ? "" : call->one ? "null" : "[]";
+	return call->media.format != ORION_FORMAT_JSON ? "" : call->one ? "null" : "[]";
 }
 
 /* The names of the columns, then each row as its text form without parentheses. */
 static const char csv_body[] =
-	"(SELECT pg_catalog.string_agg(CASE WHEN k ~ '[\",\\n\\r]' THEN '\"' || pg_catalog.replace(k, '\"', '\"\"') || '\"' ELSE k END, ',')"
-	" FROM pg_catalog.json_object_keys(pg_catalog.row_to_json((pg_catalog.array_agg(w.*))[1])) AS k)"
-	" || E'\\n' || pg_catalog.string_agg(pg_catalog.substr(w.*::pg_catalog.text, 2, pg_catalog.length(w.*::pg_catalog.text) - 2), E'\\n')";
+"(SELECT pg_catalog.string_agg(CASE WHEN k ~ '[\",\\n\\r]' THEN '\"' || pg_catalog.replace(k, '\"', '\"\"') || '\"' ELSE k END, ',')"
+" FROM pg_catalog.json_object_keys(pg_catalog.row_to_json((pg_catalog.array_agg(w.*))[1])) AS k)"
+" || E'\\n' || pg_catalog.string_agg(pg_catalog.substr(w.*::pg_catalog.text, 2, pg_catalog.length(w.*::pg_catalog.text) - 2), E'\\n')";
 
 void
 orion_media_body(OrionStatement *st, const OrionCall *call)
@@ -228,6 +364,14 @@ orion_media_body(OrionStatement *st, const OrionCall *call)
 	if (call->media.format == ORION_FORMAT_CSV)
 	{
 		orion_statement_add(st, csv_body);
+		return;
+	}
+	if (call->media.format == ORION_FORMAT_CUSTOM)
+	{
+		orion_statement_add(st, call->media.handler);
+		orion_statement_add(st, call->media.row ? "(w::" : "(w");
+		orion_statement_add(st, call->media.row ? call->media.row : "");
+		orion_statement_add(st, ")");
 		return;
 	}
 	if (call->media.stripped)

@@ -13,7 +13,14 @@
 /* Reads Accept (RFC 9110, section 12.5.1) into call->media and call->one; refuses what cannot be made. */
 extern void orion_media_read(OrionCall *call);
 
-/* The value of Content-Type. */
+/*
+ * Asks the database for types that Orion does not make itself: a domain of that name
+ * which the function returns (scalar), or which an aggregate over rows of the
+ * relation (or of any) returns.  Refuses when nothing is left to answer with.
+ */
+extern void orion_media_resolve(OrionCall *call, Oid relid, Oid scalar);
+
+/* The value of Content-Type; refuses when orion_media_resolve was needed and not called. */
 extern const char *orion_media_type(const OrionCall *call);
 
 /* The body's text where there are no rows. */

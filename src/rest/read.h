@@ -24,6 +24,7 @@ typedef struct OrionRead
 	const OrionSelect *select;
 	List	   *filters;		/* const OrionFilter *, each with its siblings */
 	const OrionOrder *order;
+	bool		typed;			/* rows keep the types of their columns */
 	bool		uncapped;		/* rest_max_rows does not count */
 	bool		has_limit;
 	bool		has_offset;

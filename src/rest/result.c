@@ -39,7 +39,7 @@ orion_result_int(int n, int64 absent)
 	return isnull ? absent : DatumGetInt64(datum);
 }
 
-char	   *
+char *
 orion_result_text(int n)
 {
 	bool		isnull;
@@ -141,7 +141,8 @@ read_range(const char *text, int64 *first, int64 *last)
 	char	   *end;
 
 	if (strncmp(text, "items=", 6) == 0)
-		text += 6;
+		text	  +=6;
+
 	if (!isdigit((unsigned char) *text))
 		return false;
 	errno = 0;

@@ -128,7 +128,7 @@ add_star(List *outputs, const OrionRead *read)
 	Output	   *output;
 
 	if (read->spread || has_aggregate(read) ||
-		(OidIsValid(read->source->relid) && orion_relation_represents(read->source->relid)))
+		(OidIsValid(read->source->relid) && !read->typed && orion_relation_represents(read->source->relid)))
 		return expand_star(outputs, read->source);
 	output = palloc0(sizeof(Output));
 	output->star = true;
@@ -247,7 +247,7 @@ add_field(OrionStatement *st, const OrionRead *read, const OrionSelect *item)
 	}
 	if (item->cast)
 		orion_statement_add(st, "CAST (");
-	represent = item->steps || !orion_source_find_column(read->source, item->name, &column) ? NULL :
+	represent = item->steps || read->typed || !orion_source_find_column(read->source, item->name, &column) ? NULL :
 		orion_type_cast_function(column.type, JSONOID);
 	if (represent)
 	{

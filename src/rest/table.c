@@ -102,7 +102,12 @@ read_rows(OrionCall *call, const OrionSource *source)
 	OrionStatement st;
 	OrionRead  *read = orion_read_make(call, source);
 	int64		total = -1;
+	/* without a limit the rows of the answer are all there are */
+	bool		limited = call->query.has_limit || call->query.has_offset || orion_rest_max_rows >= 0;
+	bool		counted = call->prefer.count == ORION_COUNT_EXACT && limited;
 
+	orion_media_resolve(call, source->relid, InvalidOid);
+	read->typed = call->media.row != NULL;
 	if (call->prefer.count == ORION_COUNT_PLANNED)
 		total = planned_count(source, read);
 	else if (call->prefer.count == ORION_COUNT_ESTIMATED)
@@ -110,7 +115,7 @@ read_rows(OrionCall *call, const OrionSource *source)
 	orion_statement_init(&st);
 	orion_statement_add(&st, "SELECT pg_catalog.count(*), ");
 	orion_media_body(&st, call);
-	if (call->prefer.count == ORION_COUNT_EXACT)
+	if (counted)
 	{
 		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM (");
 		add_counted(&st, source, read, -1);
@@ -128,7 +133,7 @@ read_rows(OrionCall *call, const OrionSource *source)
 	}
 	orion_statement_run(&st, true);
 	if (call->prefer.count == ORION_COUNT_EXACT)
-		total = orion_result_int(2, -1);
+		total = orion_result_int(counted ? 2 : 0, -1);
 	put_location(call);
 	orion_result_page_of(call, total);
 }

@@ -33,6 +33,12 @@ CREATE CAST (text AS colour) WITH FUNCTION colour_in(text) AS IMPLICIT;
 CREATE TABLE paints (id int PRIMARY KEY, tint colour);
 INSERT INTO paints VALUES (1, 255), (2, 4096);
 CREATE FUNCTION some_rows(n int) RETURNS SETOF rows LANGUAGE sql STABLE AS $$ SELECT * FROM rows WHERE id <= n $$;
+CREATE DOMAIN "text/x-lines" AS text;
+CREATE FUNCTION add_line(state text, next anyelement) RETURNS "text/x-lines" LANGUAGE sql IMMUTABLE AS $$ SELECT (state || next::text || E'\\n')::"text/x-lines" $$;
+CREATE AGGREGATE lines(anyelement) (SFUNC = add_line, STYPE = "text/x-lines", INITCOND = '');
+CREATE DOMAIN "x/tinted" AS bytea;
+CREATE FUNCTION add_tint(state "x/tinted", next paints) RETURNS "x/tinted" LANGUAGE sql IMMUTABLE AS $$ SELECT (state || int4send(next.tint))::"x/tinted" $$;
+CREATE AGGREGATE tinted(paints) (SFUNC = add_tint, STYPE = "x/tinted", INITCOND = '');
 GRANT SELECT ON rows, few, paints TO orion_anon;
 ANALYZE;
 });
@@ -83,6 +89,14 @@ $answer = get('few?id=eq.1&select=id,c', Accept => 'application/vnd.pgrst.array+
 is("$answer->{headers}{'content-type'} $answer->{body}", 'application/vnd.pgrst.array+json;nulls=stripped; charset=utf-8 [{"id":1}]', 'without nulls');
 $answer = get('few?id=eq.1&select=id,c', Accept => 'application/vnd.pgrst.object+json;nulls=stripped');
 is("$answer->{headers}{'content-type'} $answer->{body}", 'application/vnd.pgrst.object+json;nulls=stripped; charset=utf-8 {"id":1}', 'one object without nulls');
+
+# --- forms that the database makes
+$answer = get('rows?id=lte.2&order=id', Accept => 'text/x-lines');
+is("$answer->{status} $answer->{headers}{'content-type'} $answer->{body}", "200 text/x-lines (1,w1)\n(2,w2)\n", 'an aggregate over any row');
+is(get('rows?id=eq.3&select=word', Accept => 'text/x-lines, application/json')->{body}, "(w3)\n", 'of the columns selected, and before what comes later');
+is(get('paints?order=id', Accept => 'x/tinted')->{body}, "\0\0\0\xff\0\0\x10\0", 'an aggregate over rows of one table');
+is(get('rows', Accept => 'x/tinted')->{status}, 406, 'of that table only');
+is(get('rows', Accept => q{x/"; DROP TABLE few; --})->{status}, 406, 'a name is a name');
 
 # --- domains
 is(get('paints?id=eq.1')->{body}, '[{"id":1,"tint":"#ff"}]', 'a domain goes out by its cast');

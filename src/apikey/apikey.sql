@@ -45,10 +45,11 @@ REVOKE ALL ON FUNCTION orion_private.api_key_generate() FROM PUBLIC;
 -- What apikey.c asks
 
 CREATE FUNCTION orion_private.api_key_find(digest bytea, OUT key_id uuid, OUT refusal text, OUT rate_limit int, OUT stale boolean, OUT claims jsonb)
-	RETURNS SETOF record
-	LANGUAGE sql STABLE STRICT PARALLEL SAFE ROWS 1
+	LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+BEGIN
+	-- PL/pgSQL keeps the plan
 	SELECT k.id,
 		CASE WHEN k.revoked_at IS NOT NULL THEN 'revoked' WHEN k.expires_at <= clock_timestamp() THEN 'expired'
 			WHEN u.banned_until > clock_timestamp() THEN 'banned' END,
@@ -57,10 +58,12 @@ CREATE FUNCTION orion_private.api_key_find(digest bytea, OUT key_id uuid, OUT re
 		jsonb_build_object('sub', u.id, 'role', u.role, 'email', u.email, 'aal', 'aal1',
 			'amr', jsonb_build_array(jsonb_build_object('method', 'api_key', 'timestamp', floor(extract(epoch FROM k.created_at)))),
 			'api_key_id', k.id, 'scopes', to_jsonb(k.scopes))
+	INTO key_id, refusal, rate_limit, stale, claims
 	FROM orion_private.api_keys AS k JOIN orion_private.users AS u ON u.id = k.user_id
 	WHERE k.digest = api_key_find.digest;
+END
 $function$;
-COMMENT ON FUNCTION orion_private.api_key_find(bytea) IS 'The key of this digest: why it is refused, or the claims it stands for';
+COMMENT ON FUNCTION orion_private.api_key_find(bytea) IS 'The key of this digest: why it is refused, or the claims it stands for; nulls when there is none';
 
 CREATE FUNCTION orion_private.api_key_record(id uuid, refusal text) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE

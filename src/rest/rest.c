@@ -20,6 +20,7 @@
 #include "rest/cors.h"
 #include "rest/error.h"
 #include "rest/media.h"
+#include "rest/openapi.h"
 #include "rest/relation.h"
 #include "rest/response.h"
 #include "rest/rest.h"
@@ -114,13 +115,15 @@ static void
 serve_resource(OrionCall *call, const char *path)
 {
 	bool		rpc = strncmp(path, "rpc/", 4) == 0;
-	char	   *name = decode_name(call, rpc ? path + 4 : path);
+	bool		root = path[0] == '\0';
+	char	   *name = root ? NULL : decode_name(call, rpc ? path + 4 : path);
 	OrionQueryError error;
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->rpc = rpc ? name : NULL;
 	orion_prefer_read(call);
-	orion_media_read(call);
+	if (!root)
+		orion_media_read(call);
 	if (!orion_query_parse(&call->arena, call->request->query, strlen(call->request->query),
 						   &call->query, &error))
 		orion_refuse_query(&error);
@@ -128,7 +131,9 @@ serve_resource(OrionCall *call, const char *path)
 	call->schema = orion_relation_schema(call);
 	orion_call_mark(call, ORION_STAGE_PLAN);
 	orion_session_assume(call, call->schema);
-	if (rpc)
+	if (root)
+		orion_openapi_serve(call);
+	else if (rpc)
 		orion_rpc_serve(call, name);
 	else
 		orion_table_serve(call, name);

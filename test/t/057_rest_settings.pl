@@ -169,5 +169,26 @@ is(ask('GET', 'rpc/who')->{headers}{'x-trace'}, undef, 'only what was sent');
 is(ask('GET', 'rpc/who')->{headers}{'content-profile'}, undef, 'one schema needs no name');
 switch(["orion.rest_schemas = 'public, other'"], 'other', 'rest_schemas', sub { ask('GET', 'rpc/helper', { 'Accept-Profile' => 'other' })->{headers}{'content-profile'} // '' });
 
+# --- the root path
+$node->safe_psql('postgres', q{
+COMMENT ON TABLE stamp IS E'Stamps\nof time';
+CREATE TABLE private_one (id int PRIMARY KEY);
+CREATE FUNCTION welcome() RETURNS json LANGUAGE sql STABLE AS $$ SELECT '{"hello":"there"}'::json $$;
+});
+$answer = ask('GET', '');
+is($answer->{headers}{'content-type'}, 'application/openapi+json; charset=utf-8', 'OpenAPI');
+my $description = decode_json($answer->{body});
+is("$description->{swagger} $description->{paths}{'/stamp'}{get}{summary} $description->{paths}{'/stamp'}{get}{description}", '2.0 Stamps of time', 'with comments');
+is(join(' ', sort keys %{ $description->{paths}{'/rpc/who'} }), 'get post', 'and functions');
+is($description->{definitions}{private_one}, undef, 'nothing the role may not use');
+switch(["orion.openapi_mode = 'ignore-privileges'"], 'integer', 'openapi_mode',
+	sub { decode_json(ask('GET', '')->{body})->{definitions}{private_one}{properties}{id}{type} // '' });
+switch(["orion.openapi_security_active = on"], 'apiKey', 'openapi_security_active',
+	sub { decode_json(ask('GET', '')->{body})->{securityDefinitions}{JWT}{type} // '' });
+switch(["orion.openapi_server_proxy_uri = 'https://api.example/v1'"], 'https api.example /v1', 'openapi_server_proxy_uri',
+	sub { my $d = decode_json(ask('GET', '')->{body}); join ' ', $d->{schemes}[0], $d->{host} // '', $d->{basePath} });
+switch(["orion.rest_root_spec = 'welcome'"], '200 {"hello":"there"}', 'rest_root_spec', 'GET', '');
+switch([ "orion.rest_root_spec = ''", "orion.openapi_mode = 'disabled'" ], '404 PGRST126', 'openapi_mode disabled', 'GET', '');
+
 $node->stop;
 done_testing();

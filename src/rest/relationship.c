@@ -5,24 +5,29 @@
  *
  * Foreign keys come from the relcache: a table's own from its list of foreign keys,
  * those that point at it from its triggers.  What a view's columns are is in its
- * rule, which the relcache keeps as well.  So nothing is scanned, nothing is
- * kept here, and a change is seen by the next request.
+ * rule, which the relcache keeps as well.  Only views as junctions of tables of
+ * other schemas are looked up by an index of the catalog.  Nothing is kept here, and a change is seen by the next request.
  */
 #include "postgres.h"
 
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_constraint.h"
+#include "catalog/pg_depend.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_rewrite.h"
 #include "commands/trigger.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/primnodes.h"
 #include "rewrite/prs2lock.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/catcache.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
@@ -404,41 +409,106 @@ is_junction(Oid table, const char *const *a, int n, const char *const *b, int m)
 	return true;
 }
 
+/* Two keys of one table, seen at a relation that shows it: the table or a view. */
 static void
-consider_junction(Search *search, const Origin *near, const Link *first)
+consider_junction(Search *search, const Origin *near, const Link *first, Oid junction, const Origin *shown)
 {
-	OrionRelationship rel = {.constraint = first->name,.junction = first->from,.target = search->target,.n = first->n};
+	OrionRelationship rel = {.constraint = first->name,.junction = junction,.target = search->target,.n = first->n};
 	Origin		self = {.self = true};
 	ListCell   *l;
 	ListCell   *o;
 
-	if (get_rel_namespace(first->from) != search->namespace)
-		return;
 	rel.near = side_columns(near, search->origin->relid, first->to_columns, first->n);
-	rel.far = side_columns(&self, first->from, first->from_columns, first->n);
-	if (rel.near == NULL)
+	rel.far = side_columns(shown, junction, first->from_columns, first->n);
+	if (rel.near == NULL || rel.far == NULL)
 		return;
 	foreach(l, outgoing(first->from))
 	{
 		const Link *second = lfirst(l);
 
-		if (strcmp(second->name, first->name) == 0)
+		if (strcmp(second->name, first->name) == 0 ||
+			!is_junction(first->from, side_columns(&self, first->from, first->from_columns, first->n), first->n,
+						 side_columns(&self, first->from, second->from_columns, second->n), second->n))
 			continue;
-		foreach(o, search->target_origins)
+		rel.second = second->name;
+		rel.m = second->n;
+		rel.junction_columns = side_columns(shown, junction, second->from_columns, second->n);
+		foreach(o, rel.junction_columns ? search->target_origins : NIL)
 		{
 			const Origin *far = lfirst(o);
 
 			if (far->base != second->to)
 				continue;
-			rel.second = second->name;
-			rel.m = second->n;
-			rel.junction_columns = side_columns(&self, first->from, second->from_columns, second->n);
 			rel.target_columns = side_columns(far, search->target, second->to_columns, second->n);
-			if (rel.target_columns &&
-				is_junction(first->from, rel.far, rel.n, rel.junction_columns, rel.m))
+			if (rel.target_columns)
 				consider(search, &rel);
 		}
 	}
+}
+
+/* The view that a rule belongs to. */
+static Oid
+rule_view(Oid rule)
+{
+	Relation	rewrite = table_open(RewriteRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	Oid			view = InvalidOid;
+
+	ScanKeyInit(&key, Anum_pg_rewrite_oid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(rule));
+	scan = systable_beginscan(rewrite, RewriteOidIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		view = ((Form_pg_rewrite) GETSTRUCT(tuple))->ev_class;
+	systable_endscan(scan);
+	table_close(rewrite, AccessShareLock);
+	return view;
+}
+
+/* The views of the schema that are made of a table, by what they depend on. */
+static List *
+views_over(Oid table, Oid namespace)
+{
+	Relation	depend = table_open(DependRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	List	   *views = NIL;
+
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(RelationRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(table));
+	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, 2, keys);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_depend entry = (Form_pg_depend) GETSTRUCT(tuple);
+		Oid			view = entry->classid == RewriteRelationId ? rule_view(entry->objid) : InvalidOid;
+
+		if (OidIsValid(view) && get_rel_namespace(view) == namespace)
+			views = list_append_unique_oid(views, view);
+	}
+	systable_endscan(scan);
+	table_close(depend, AccessShareLock);
+	return views;
+}
+
+/* A junction is a table of the schema, or a view of it over one that is elsewhere. */
+static void
+consider_junctions(Search *search, const Origin *near, const Link *first)
+{
+	Origin		self = {.self = true};
+	ListCell   *v;
+	ListCell   *o;
+
+	if (get_rel_namespace(first->from) == search->namespace)
+	{
+		consider_junction(search, near, first, first->from, &self);
+		return;
+	}
+	foreach(v, views_over(first->from, search->namespace))
+		foreach(o, find_origins(lfirst_oid(v), 0))
+		if (((Origin *) lfirst(o))->base == first->from)
+		consider_junction(search, near, first, lfirst_oid(v), lfirst(o));
 }
 
 /* A function of the schema that makes rows of the origin's row. */
@@ -581,7 +651,7 @@ orion_relationship_find(const char *schema, const OrionSource *origin, const cha
 			consider_link(&search, near, lfirst(l), true);
 		if (OidIsValid(search.target))
 			foreach(l, pointing)
-				consider_junction(&search, near, lfirst(l));
+				consider_junctions(&search, near, lfirst(l));
 	}
 	if (search.found == NIL)
 		refuse_none(&search);

@@ -32,6 +32,8 @@ CREATE TABLE library.covers (book int PRIMARY KEY REFERENCES library.books, colo
 CREATE TABLE hidden.base (id int PRIMARY KEY, label text, home int REFERENCES library.towns);
 CREATE VIEW library.shown AS SELECT id AS number, label, home AS place FROM hidden.base;
 CREATE VIEW library.twice AS SELECT s.number, s.place AS spot FROM library.shown s;
+CREATE TABLE hidden.seen (person int REFERENCES library.people, tag int REFERENCES library.tags, PRIMARY KEY (person, tag));
+CREATE VIEW library.likes AS SELECT person AS who, tag AS what FROM hidden.seen;
 INSERT INTO library.towns VALUES (1, 'Ulm'), (2, 'Bonn'), (3, 'Empty');
 INSERT INTO library.people VALUES (1, 'Ann', NULL, 1, '{"a":{"b":[10,20]}}'), (2, 'Bob', 1, 2, '{"a":{"b":[30]}}'), (3, 'Cem', 1, NULL, NULL);
 INSERT INTO library.books VALUES (1, 'One', 2001, 1, 2), (2, 'Two', 2002, 1, NULL), (3, 'Three', 2001, 2, 1);
@@ -39,6 +41,7 @@ INSERT INTO library.tags VALUES (1, 'red'), (2, 'blue');
 INSERT INTO library.book_tags VALUES (1, 1), (1, 2), (2, 2);
 INSERT INTO library.covers VALUES (1, 'green');
 INSERT INTO hidden.base VALUES (7, 'seven', 2);
+INSERT INTO hidden.seen VALUES (1, 2), (1, 1);
 CREATE FUNCTION library.fame(library.people) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'famous ' || $1.name $$;
 CREATE FUNCTION library.neighbours(library.people) RETURNS SETOF library.people LANGUAGE sql STABLE AS $$ SELECT * FROM library.people p WHERE p.id <> $1.id $$;
 CREATE FUNCTION library.first_book(library.people) RETURNS SETOF library.books ROWS 1 LANGUAGE sql STABLE AS $$ SELECT * FROM library.books WHERE writer = $1.id ORDER BY id LIMIT 1 $$;
@@ -78,6 +81,8 @@ is(get('towns?select=name,twice(number)&id=eq.2'), '200 [{"name":"Bonn","twice":
 is(get('people?select=name,neighbours(id)&id=eq.1&neighbours.order=id'), '200 [{"name":"Ann","neighbours":[{"id":2},{"id":3}]}]', 'computed, to-many');
 is(get('people?select=name,first_book(title)&order=id.desc&limit=2'), '200 [{"name":"Cem","first_book":null},{"name":"Bob","first_book":{"title":"Three"}}]', 'computed, to-one');
 is(get('people?select=name,fame&fame=like.*Ann'), '200 [{"name":"Ann","fame":"famous Ann"}]', 'a computed column');
+
+is(get('people?select=name,tags!likes(word)&id=eq.1&tags.order=word'), '200 [{"name":"Ann","tags":[{"word":"blue"},{"word":"red"}]}]', 'many-to-many over a view');
 
 # --- names
 is(get('books?select=by:books_writer_fkey(name),reader(name)&id=eq.1'), '200 [{"by":{"name":"Ann"},"reader":{"name":"Bob"}}]', 'by constraint and by column, with an alias');

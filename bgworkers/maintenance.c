@@ -17,6 +17,7 @@
 
 #include "audit/audit.h"
 #include "core/wake.h"
+#include "auth/auth.h"
 #include "outbox/outbox.h"
 #include "pool.h"
 #include "token/revocation.h"
@@ -89,6 +90,7 @@ maintain(void)
 		if (!RecoveryInProgress())
 		{
 			orion_token_maintain();
+			orion_auth_maintain();
 			orion_outbox_maintain();
 			orion_audit_maintain();
 		}

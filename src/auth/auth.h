@@ -16,6 +16,9 @@ extern int	orion_auth_password_memory; /* kB of Argon2id */
 extern int	orion_auth_password_time;	/* passes of Argon2id */
 extern int	orion_auth_password_min_length; /* characters */
 
+/* For the maintenance worker, outside of a transaction: attempts to log in. */
+extern void orion_auth_maintain(void);
+
 extern void orion_auth_init(void);
 
 #endif							/* ORION_AUTH_H */

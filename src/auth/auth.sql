@@ -63,6 +63,16 @@ CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
 CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
 
+CREATE FUNCTION orion_private.address_network(address inet) RETURNS inet
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT CASE WHEN family(address) = 4 OR address <<= '::ffff:0.0.0.0/96' THEN host(address)::inet
+		ELSE network(set_masklen(address, 64))::inet END;
+$function$;
+COMMENT ON FUNCTION orion_private.address_network(inet) IS 'What one client may choose from: the address itself, or the /64 of an IPv6 address';
+REVOKE ALL ON FUNCTION orion_private.address_network(inet) FROM PUBLIC;
+
 CREATE TABLE orion_private.login_attempts (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -70,11 +80,13 @@ CREATE TABLE orion_private.login_attempts (
 	user_id uuid,
 	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked')),
 	address inet,
+	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
 );
 COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in; email is null when what was given is no mail address (it may be a mistyped password)';
 CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
-CREATE INDEX login_attempts_address ON orion_private.login_attempts (address, attempted_at);
+CREATE INDEX login_attempts_address ON orion_private.login_attempts (network, attempted_at);
+CREATE INDEX login_attempts_attempted_at ON orion_private.login_attempts (attempted_at);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.login_attempts', '');
 SELECT pg_catalog.pg_extension_config_dump('orion_private.login_attempts_id_seq', '');
 
@@ -118,7 +130,8 @@ CREATE FUNCTION orion_private.refresh_valid(token text, session uuid, key bytea)
 COMMENT ON FUNCTION orion_private.refresh_valid(text, uuid, bytea) IS 'Whether a refresh token was made with the key of this session';
 CREATE FUNCTION orion_private.auth_settings(
 	OUT access_token_ttl int, OUT refresh_token_ttl int, OUT password_min_length int,
-	OUT issuer text, OUT audience text)
+	OUT issuer text, OUT audience text, OUT uniform_answers boolean,
+	OUT login_window int, OUT login_max_account int, OUT login_max_address int, OUT login_max_pair int)
 	LANGUAGE c STABLE PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_auth_settings';
 COMMENT ON FUNCTION orion_private.auth_settings() IS 'Settings of this module as values; times in seconds';
@@ -292,6 +305,83 @@ END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, email_exists, invalid_email, weak_password, password_too_long, invalid_display_name, invalid_user_metadata';
 
+CREATE FUNCTION orion_private.attempt_log(email text, user_id uuid, outcome text, address text, user_agent text) RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_attempt_log';
+COMMENT ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text) IS 'Has the maintenance worker record an attempt, whatever becomes of this transaction; false when it cannot';
+CREATE FUNCTION orion_private.throttle_check(account text, network text, known boolean, failed boolean) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_throttle_check';
+COMMENT ON FUNCTION orion_private.throttle_check(text, text, boolean, boolean) IS 'Seconds until the next attempt; counts a failure when there is none to wait; null: ask the table';
+CREATE FUNCTION orion_private.throttle_clear(account text, network text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_throttle_forget';
+COMMENT ON FUNCTION orion_private.throttle_clear(text, text) IS 'Forgets the failures of an account after a success';
+
+-- What shared memory would say, from the table: the failure that has to age before
+-- there are fewer than the limit, for each of the three limits.
+CREATE FUNCTION orion_private.login_wait_table(account text, network inet, known boolean) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+	oldest timestamptz := clock_timestamp() - make_interval(secs => s.login_window);
+	since timestamptz := greatest(oldest, (SELECT max(a.attempted_at) FROM orion_private.login_attempts AS a
+		WHERE a.email = account AND a.outcome = 'ok' AND a.attempted_at > oldest));
+	last timestamptz;
+BEGIN
+	last := greatest(
+		CASE WHEN s.login_max_pair > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
+			WHERE a.email = account AND a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
+			ORDER BY a.attempted_at DESC OFFSET s.login_max_pair - 1 LIMIT 1) END,
+		CASE WHEN s.login_max_account > 0 AND NOT known THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
+			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
+			ORDER BY a.attempted_at DESC OFFSET s.login_max_account - 1 LIMIT 1) END,
+		CASE WHEN s.login_max_address > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
+			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > oldest
+			ORDER BY a.attempted_at DESC OFFSET s.login_max_address - 1 LIMIT 1) END);
+	RETURN CASE WHEN last IS NULL THEN 0 ELSE greatest(ceil(extract(epoch FROM last - oldest))::int, 1) END;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_wait_table(text, inet, boolean) IS 'Seconds until the next attempt, by the table of attempts';
+
+CREATE FUNCTION orion_private.login_wait(account text, network inet, failed boolean) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	wait int;
+BEGIN
+	wait := coalesce(orion_private.throttle_check(account, network::text, false, failed),
+		orion_private.login_wait_table(account, network, false));
+	-- strangers cannot lock out who has signed in from here before
+	IF wait > 0 AND EXISTS (SELECT FROM orion_private.users AS u JOIN orion_private.sessions AS s ON s.user_id = u.id
+		WHERE u.email = account AND orion_private.address_network(s.address) = network) THEN
+		wait := coalesce(orion_private.throttle_check(account, network::text, true, failed),
+			orion_private.login_wait_table(account, network, true));
+	END IF;
+	RETURN wait;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_wait(text, inet, boolean) IS 'Seconds until the next attempt may be made; 0: now. Counts a failure then';
+
+CREATE FUNCTION orion_private.attempt_record(email text, user_id uuid, outcome text, address inet, user_agent text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF NOT orion_private.attempt_log(email, user_id, outcome, host(address), user_agent) THEN
+		INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
+		VALUES (attempt_record.email, attempt_record.user_id, attempt_record.outcome, attempt_record.address, attempt_record.user_agent);
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.attempt_record(text, uuid, text, inet, text) IS 'Puts an attempt on record, if possible beyond a rollback';
+REVOKE ALL ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text), orion_private.throttle_check(text, text, boolean, boolean),
+	orion_private.throttle_clear(text, text), orion_private.login_wait_table(text, inet, boolean),
+	orion_private.login_wait(text, inet, boolean), orion_private.attempt_record(text, uuid, text, inet, text) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.password_status(u orion_private.users, password text) RETURNS text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -311,24 +401,54 @@ $function$;
 COMMENT ON FUNCTION orion_private.password_status(orion_private.users, text) IS 'ok, invalid_credentials, or banned, which only who knows the password is told';
 REVOKE ALL ON FUNCTION orion_private.password_status(orion_private.users, text) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.login_locked(u orion_private.users, account text, network inet, address inet, user_agent text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF u.id IS NOT NULL AND orion_private.login_wait(account, network, false) > 0 THEN
+		PERFORM @extschema@.orion_publish('auth.login_locked', jsonb_build_object('id', u.id, 'email', u.email,
+			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_locked(orion_private.users, text, inet, inet, text) IS 'Publishes auth.login_locked after the failure that used up a limit';
+REVOKE ALL ON FUNCTION orion_private.login_locked(orion_private.users, text, inet, inet, text) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL, device text DEFAULT NULL,
-	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
+	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid,
+	OUT retry_after int)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	normalized text := orion_private.email_normalize(email);
 	from_address inet := coalesce(address, inet_client_addr());
+	network inet := orion_private.address_network(from_address);
+	-- what is no address may be a mistyped password: it is neither counted nor kept
+	account text := CASE WHEN orion_private.email_valid(normalized) THEN normalized END;
 	agent text := left(user_agent, 512);
 	new_hash text;
 	u orion_private.users;
 	current orion_private.users;
 	opened record;
 BEGIN
+	retry_after := orion_private.login_wait(account, network, false);
+	IF retry_after > 0 THEN
+		-- the password is not even looked at
+		status := 'locked';
+		PERFORM orion_private.attempt_record(account, NULL, status, from_address, agent);
+		RETURN;
+	END IF;
 	-- twice when the hash changes between the look and the update
 	FOR round IN 1 .. 2 LOOP
 		SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
 		status := orion_private.password_status(u, password);
+		-- others may have used the limit up meanwhile: then this answer tells nothing either
+		retry_after := orion_private.login_wait(account, network, status <> 'ok');
+		IF retry_after > 0 THEN
+			status := 'locked';
+		END IF;
 		EXIT WHEN status <> 'ok';
 		new_hash := u.password_hash;
 		IF orion_private.password_stale(new_hash) THEN
@@ -343,11 +463,16 @@ BEGIN
 		status := 'invalid_credentials';
 	END LOOP;
 
-	INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
-	VALUES (CASE WHEN orion_private.email_valid(normalized) THEN normalized END, u.id, status, from_address, agent);
+	PERFORM orion_private.attempt_record(account, u.id, status, from_address, agent);
 	IF status <> 'ok' THEN
+		IF status <> 'locked' THEN
+			retry_after := NULL;
+			PERFORM orion_private.login_locked(u, account, network, from_address, agent);
+		END IF;
 		RETURN;
 	END IF;
+	retry_after := NULL;
+	PERFORM orion_private.throttle_clear(account, network::text);
 	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
 	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
 		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
@@ -359,7 +484,7 @@ BEGIN
 	user_id := current.id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials or banned: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
+COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials, banned or locked (try again after retry_after seconds): returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
 
 -- For those who may say which address a request comes from; others use the HTTP routes.
 REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text) FROM PUBLIC;
@@ -479,6 +604,18 @@ $function$;
 COMMENT ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) IS 'What is wrong with the fields of a request, or null';
 REVOKE ALL ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.route_locked(retry_after int) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	PERFORM set_config('response.headers', format('[{"Retry-After": "%s"}]', retry_after), true);
+	RETURN orion_private.route_error(429, 'locked', 'too many failed attempts', format('Try again in %s seconds.', retry_after));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_locked(int) IS 'The answer after too many failures: 429';
+REVOKE ALL ON FUNCTION orion_private.route_locked(int) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.request_address(request jsonb) RETURNS inet
 	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -555,7 +692,9 @@ BEGIN
 	END IF;
 	done := @extschema@.orion_login(body ->> 'email', body ->> 'password',
 		orion_private.request_address(request), request #>> '{headers,user-agent}', body ->> 'deviceId');
-	IF done.status = 'banned' THEN
+	IF done.status = 'locked' THEN
+		RETURN orion_private.route_locked(done.retry_after);
+	ELSIF done.status = 'banned' THEN
 		RETURN orion_private.route_error(403, done.status, 'the user is banned');
 	ELSIF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(401, done.status, 'email or password is wrong');

@@ -4,8 +4,8 @@
  *	  through libsodium, and bcrypt of imported users through libcrypt.
  *
  * Runs in any backend, allocates orion.auth_password_memory outside of memory
- * contexts for the time of one hash, takes no locks and cannot be cancelled
- * meanwhile.  A stored hash may come from elsewhere: what its parameters would
+ * contexts for the time of one hash (all together orion.auth_hash_memory_limit), and
+ * cannot be cancelled meanwhile.  A stored hash may come from elsewhere: what its parameters would
  * cost is checked before any work is done.
  */
 #include "postgres.h"
@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 
 #include "auth/auth.h"
+#include "auth/throttle.h"
 #include "core/compat.h"
 
 #define PASSWORD_MAX_BYTES	1024	/* far above any passphrase; bounds the
@@ -95,19 +96,23 @@ static bool
 verify_argon2(const char *password, const char *hash)
 {
 	Argon2Costs costs;
+	bool		right;
+	int			problem;
 
 	if (!read_argon2(hash, &costs) || costs.memory > ARGON2_MAX_MEMORY ||
 		costs.time > ARGON2_MAX_TIME || costs.lanes > ARGON2_MAX_LANES)
 		return false;
+	orion_hash_memory_acquire((int) costs.memory);
 	errno = 0;
-	if (crypto_pwhash_str_verify(hash, password, strlen(password)) == 0)
-		return true;
-	if (errno == ENOMEM)
+	right = crypto_pwhash_str_verify(hash, password, strlen(password)) == 0;
+	problem = errno;
+	orion_hash_memory_release((int) costs.memory);
+	if (!right && problem == ENOMEM)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
 				 errmsg("out of memory"),
 				 errdetail("Hashing a password needs %lu kB.", costs.memory)));
-	return false;
+	return right;
 }
 
 /* "$2b$12$" and 53 characters; $2a$ and $2y$ too. */
@@ -142,15 +147,18 @@ orion_hash_password(PG_FUNCTION_ARGS)
 {
 	char	   *password = password_bytes(PG_GETARG_TEXT_PP(0));
 	char		hash[crypto_pwhash_STRBYTES];
+	int			memory = orion_auth_password_memory;
 	int			result;
 
 	if (strlen(password) > PASSWORD_MAX_BYTES)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("password is longer than %d bytes", PASSWORD_MAX_BYTES)));
+	orion_hash_memory_acquire(memory);
 	result = crypto_pwhash_str_alg(hash, password, strlen(password), orion_auth_password_time,
-								   (size_t) orion_auth_password_memory * 1024,
+								   (size_t) memory * 1024,
 								   crypto_pwhash_ALG_ARGON2ID13);
+	orion_hash_memory_release(memory);
 	explicit_bzero(password, strlen(password));
 	if (result != 0)
 		ereport(ERROR,

@@ -591,6 +591,16 @@ CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
 CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
 
+CREATE FUNCTION orion_private.address_network(address inet) RETURNS inet
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT CASE WHEN family(address) = 4 OR address <<= '::ffff:0.0.0.0/96' THEN host(address)::inet
+		ELSE network(set_masklen(address, 64))::inet END;
+$function$;
+COMMENT ON FUNCTION orion_private.address_network(inet) IS 'What one client may choose from: the address itself, or the /64 of an IPv6 address';
+REVOKE ALL ON FUNCTION orion_private.address_network(inet) FROM PUBLIC;
+
 CREATE TABLE orion_private.login_attempts (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -598,11 +608,13 @@ CREATE TABLE orion_private.login_attempts (
 	user_id uuid,
 	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked')),
 	address inet,
+	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
 );
 COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in; email is null when what was given is no mail address (it may be a mistyped password)';
 CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
-CREATE INDEX login_attempts_address ON orion_private.login_attempts (address, attempted_at);
+CREATE INDEX login_attempts_address ON orion_private.login_attempts (network, attempted_at);
+CREATE INDEX login_attempts_attempted_at ON orion_private.login_attempts (attempted_at);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.login_attempts', '');
 SELECT pg_catalog.pg_extension_config_dump('orion_private.login_attempts_id_seq', '');
 
@@ -636,6 +648,11 @@ CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter big
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_token';
 COMMENT ON FUNCTION orion_private.refresh_token(uuid, bytea, bigint) IS 'The refresh token of a session for this count';
+CREATE FUNCTION orion_private.password_common(password text) RETURNS boolean
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_password_common';
+COMMENT ON FUNCTION orion_private.password_common(text) IS 'Whether the password is among those tried first, by a list that comes with Orion';
+REVOKE ALL ON FUNCTION orion_private.password_common(text) FROM PUBLIC;
 CREATE FUNCTION orion_private.refresh_parse(token text, OUT session uuid, OUT counter bigint)
 	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_parse';
@@ -646,7 +663,8 @@ CREATE FUNCTION orion_private.refresh_valid(token text, session uuid, key bytea)
 COMMENT ON FUNCTION orion_private.refresh_valid(text, uuid, bytea) IS 'Whether a refresh token was made with the key of this session';
 CREATE FUNCTION orion_private.auth_settings(
 	OUT access_token_ttl int, OUT refresh_token_ttl int, OUT password_min_length int,
-	OUT issuer text, OUT audience text)
+	OUT issuer text, OUT audience text, OUT uniform_answers boolean,
+	OUT login_window int, OUT login_max_account int, OUT login_max_address int, OUT login_max_pair int)
 	LANGUAGE c STABLE PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_auth_settings';
 COMMENT ON FUNCTION orion_private.auth_settings() IS 'Settings of this module as values; times in seconds';
@@ -747,6 +765,65 @@ REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, tex
 
 -- Registration and login
 
+CREATE TABLE orion_private.one_time_tokens (
+	digest bytea PRIMARY KEY CHECK (length(digest) = 32),
+	user_id uuid REFERENCES orion_private.users ON DELETE CASCADE,
+	purpose text NOT NULL CHECK (purpose IN ('verify_email', 'reset_password')),
+	email text COLLATE "C" NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	expires_at timestamptz NOT NULL,
+	used_at timestamptz
+);
+COMMENT ON TABLE orion_private.one_time_tokens IS 'Tokens sent by mail, as SHA-256; those of unknown addresses have no user and open nothing';
+CREATE INDEX one_time_tokens_user_id ON orion_private.one_time_tokens (user_id);
+CREATE INDEX one_time_tokens_email ON orion_private.one_time_tokens (email, created_at);
+SELECT pg_catalog.pg_extension_config_dump('orion_private.one_time_tokens', '');
+
+CREATE FUNCTION orion_private.one_time_token(user_id uuid, purpose text, email text, lifetime interval,
+	OUT sealed text, OUT expires_at timestamptz)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	made record := orion_private.email_token_make(coalesce(user_id, '00000000-0000-0000-0000-000000000000'));
+BEGIN
+	expires_at := clock_timestamp() + lifetime;
+	sealed := made.sealed;
+	INSERT INTO orion_private.one_time_tokens (digest, user_id, purpose, email, expires_at)
+	VALUES (made.digest, one_time_token.user_id, one_time_token.purpose, one_time_token.email, one_time_token.expires_at);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.one_time_token(uuid, text, text, interval) IS 'A new token, sealed for whoever sends the mail (orion_email_token_open)';
+
+-- Assignments only: no query may have the password as its parameter.
+CREATE FUNCTION orion_private.password_problem(password text, email text) RETURNS text
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+BEGIN
+	RETURN CASE
+		WHEN password IS NULL OR char_length(password) < s.password_min_length THEN 'weak_password'
+		WHEN octet_length(password) > 1024 THEN 'password_too_long'
+		WHEN orion_private.password_common(password) OR lower(password COLLATE "C") = email
+			OR lower(password COLLATE "C") = split_part(email, '@', 1) THEN 'common_password' END;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.password_problem(text, text) IS 'Why this may not be the password of this address; null when it may';
+
+CREATE FUNCTION orion_private.password_message(problem text) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT CASE problem WHEN 'weak_password' THEN 'the password is too short'
+		WHEN 'password_too_long' THEN 'the password is longer than 1024 bytes'
+		WHEN 'common_password' THEN 'the password is one of those that are tried first' END;
+$function$;
+COMMENT ON FUNCTION orion_private.password_message(text) IS 'What an answer says about a password that is refused';
+REVOKE ALL ON FUNCTION orion_private.one_time_token(uuid, text, text, interval), orion_private.password_problem(text, text),
+	orion_private.password_message(text) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.register(email text, password text, display_name text, user_metadata jsonb,
 	address inet, user_agent text,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
@@ -756,21 +833,30 @@ CREATE FUNCTION orion_private.register(email text, password text, display_name t
 DECLARE
 	s record := orion_private.auth_settings();
 	normalized text := orion_private.email_normalize(email);
+	problem text := orion_private.password_problem(password, normalized);
 	new_hash text;
+	verification record;
 	u orion_private.users;
 	opened record;
 BEGIN
 	status := CASE
 		WHEN NOT orion_private.email_valid(normalized) THEN 'invalid_email'
-		WHEN password IS NULL OR char_length(password) < s.password_min_length THEN 'weak_password'
-		WHEN octet_length(password) > 1024 THEN 'password_too_long'
+		WHEN problem IS NOT NULL THEN problem
 		WHEN char_length(display_name) > 200 THEN 'invalid_display_name'
 		WHEN jsonb_typeof(user_metadata) <> 'object' OR octet_length(user_metadata::text) > 16384 THEN 'invalid_user_metadata'
 	END;
 	IF status IS NOT NULL THEN
 		RETURN;
 	END IF;
-	IF EXISTS (SELECT FROM orion_private.users AS known WHERE known.email = normalized) THEN
+	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
+	IF u.id IS NOT NULL AND s.uniform_answers THEN
+		-- the same answer and work; the owner of the address is told
+		new_hash := @extschema@.orion_hash_password(password);
+		PERFORM @extschema@.orion_publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
+			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		status := 'accepted';
+		RETURN;
+	ELSIF u.id IS NOT NULL THEN
 		status := 'email_exists';
 		RETURN;
 	END IF;
@@ -781,14 +867,20 @@ BEGIN
 	ON CONFLICT ON CONSTRAINT users_email_key DO NOTHING
 	RETURNING new.* INTO u;
 	IF u.id IS NULL THEN
-		status := 'email_exists';
+		status := CASE WHEN s.uniform_answers THEN 'accepted' ELSE 'email_exists' END;
 		RETURN;
 	END IF;
 
 	PERFORM orion_private.user_made(u.id);
+	verification := orion_private.one_time_token(u.id, 'verify_email', normalized, interval '1 day');
 	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
-		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);
+		'version', u.version, 'createdAt', u.created_at,
+		'sealedToken', verification.sealed, 'tokenExpiresAt', verification.expires_at), 'user', u.id::text);
+	IF s.uniform_answers THEN
+		status := 'accepted';
+		RETURN;
+	END IF;
 	opened := orion_private.session_open(u, 'password', NULL, address, user_agent);
 	status := 'ok';
 	access_token := opened.access_token;
@@ -818,7 +910,84 @@ BEGIN
 	user_id := done.user_id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, email_exists, invalid_email, weak_password, password_too_long, invalid_display_name, invalid_user_metadata';
+COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, accepted (orion.auth_uniform_answers: no tokens, and the same for a known address), email_exists, invalid_email, weak_password, common_password, password_too_long, invalid_display_name, invalid_user_metadata';
+
+CREATE FUNCTION orion_private.attempt_log(email text, user_id uuid, outcome text, address text, user_agent text) RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_attempt_log';
+COMMENT ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text) IS 'Has the maintenance worker record an attempt, whatever becomes of this transaction; false when it cannot';
+CREATE FUNCTION orion_private.throttle_check(account text, network text, known boolean, failed boolean) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_throttle_check';
+COMMENT ON FUNCTION orion_private.throttle_check(text, text, boolean, boolean) IS 'Seconds until the next attempt; counts a failure when there is none to wait; null: ask the table';
+CREATE FUNCTION orion_private.throttle_clear(account text, network text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_throttle_forget';
+COMMENT ON FUNCTION orion_private.throttle_clear(text, text) IS 'Forgets the failures of an account after a success';
+
+-- What shared memory would say, from the table: the failure that has to age before
+-- there are fewer than the limit, for each of the three limits.
+CREATE FUNCTION orion_private.login_wait_table(account text, network inet, known boolean) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+	oldest timestamptz := clock_timestamp() - make_interval(secs => s.login_window);
+	since timestamptz := greatest(oldest, (SELECT max(a.attempted_at) FROM orion_private.login_attempts AS a
+		WHERE a.email = account AND a.outcome = 'ok' AND a.attempted_at > oldest));
+	last timestamptz;
+BEGIN
+	last := greatest(
+		CASE WHEN s.login_max_pair > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
+			WHERE a.email = account AND a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
+			ORDER BY a.attempted_at DESC OFFSET s.login_max_pair - 1 LIMIT 1) END,
+		CASE WHEN s.login_max_account > 0 AND NOT known THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
+			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
+			ORDER BY a.attempted_at DESC OFFSET s.login_max_account - 1 LIMIT 1) END,
+		CASE WHEN s.login_max_address > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
+			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > oldest
+			ORDER BY a.attempted_at DESC OFFSET s.login_max_address - 1 LIMIT 1) END);
+	RETURN CASE WHEN last IS NULL THEN 0 ELSE greatest(ceil(extract(epoch FROM last - oldest))::int, 1) END;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_wait_table(text, inet, boolean) IS 'Seconds until the next attempt, by the table of attempts';
+
+CREATE FUNCTION orion_private.login_wait(account text, network inet, failed boolean) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	wait int;
+BEGIN
+	wait := coalesce(orion_private.throttle_check(account, network::text, false, failed),
+		orion_private.login_wait_table(account, network, false));
+	-- strangers cannot lock out who has signed in from here before
+	IF wait > 0 AND EXISTS (SELECT FROM orion_private.users AS u JOIN orion_private.sessions AS s ON s.user_id = u.id
+		WHERE u.email = account AND orion_private.address_network(s.address) = network) THEN
+		wait := coalesce(orion_private.throttle_check(account, network::text, true, failed),
+			orion_private.login_wait_table(account, network, true));
+	END IF;
+	RETURN wait;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_wait(text, inet, boolean) IS 'Seconds until the next attempt may be made; 0: now. Counts a failure then';
+
+CREATE FUNCTION orion_private.attempt_record(email text, user_id uuid, outcome text, address inet, user_agent text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF NOT orion_private.attempt_log(email, user_id, outcome, host(address), user_agent) THEN
+		INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
+		VALUES (attempt_record.email, attempt_record.user_id, attempt_record.outcome, attempt_record.address, attempt_record.user_agent);
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.attempt_record(text, uuid, text, inet, text) IS 'Puts an attempt on record, if possible beyond a rollback';
+REVOKE ALL ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text), orion_private.throttle_check(text, text, boolean, boolean),
+	orion_private.throttle_clear(text, text), orion_private.login_wait_table(text, inet, boolean),
+	orion_private.login_wait(text, inet, boolean), orion_private.attempt_record(text, uuid, text, inet, text) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.password_status(u orion_private.users, password text) RETURNS text
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -839,24 +1008,54 @@ $function$;
 COMMENT ON FUNCTION orion_private.password_status(orion_private.users, text) IS 'ok, invalid_credentials, or banned, which only who knows the password is told';
 REVOKE ALL ON FUNCTION orion_private.password_status(orion_private.users, text) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.login_locked(u orion_private.users, account text, network inet, address inet, user_agent text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF u.id IS NOT NULL AND orion_private.login_wait(account, network, false) > 0 THEN
+		PERFORM @extschema@.orion_publish('auth.login_locked', jsonb_build_object('id', u.id, 'email', u.email,
+			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.login_locked(orion_private.users, text, inet, inet, text) IS 'Publishes auth.login_locked after the failure that used up a limit';
+REVOKE ALL ON FUNCTION orion_private.login_locked(orion_private.users, text, inet, inet, text) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL, device text DEFAULT NULL,
-	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
+	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid,
+	OUT retry_after int)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	normalized text := orion_private.email_normalize(email);
 	from_address inet := coalesce(address, inet_client_addr());
+	network inet := orion_private.address_network(from_address);
+	-- what is no address may be a mistyped password: it is neither counted nor kept
+	account text := CASE WHEN orion_private.email_valid(normalized) THEN normalized END;
 	agent text := left(user_agent, 512);
 	new_hash text;
 	u orion_private.users;
 	current orion_private.users;
 	opened record;
 BEGIN
+	retry_after := orion_private.login_wait(account, network, false);
+	IF retry_after > 0 THEN
+		-- the password is not even looked at
+		status := 'locked';
+		PERFORM orion_private.attempt_record(account, NULL, status, from_address, agent);
+		RETURN;
+	END IF;
 	-- twice when the hash changes between the look and the update
 	FOR round IN 1 .. 2 LOOP
 		SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
 		status := orion_private.password_status(u, password);
+		-- others may have used the limit up meanwhile: then this answer tells nothing either
+		retry_after := orion_private.login_wait(account, network, status <> 'ok');
+		IF retry_after > 0 THEN
+			status := 'locked';
+		END IF;
 		EXIT WHEN status <> 'ok';
 		new_hash := u.password_hash;
 		IF orion_private.password_stale(new_hash) THEN
@@ -871,11 +1070,16 @@ BEGIN
 		status := 'invalid_credentials';
 	END LOOP;
 
-	INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
-	VALUES (CASE WHEN orion_private.email_valid(normalized) THEN normalized END, u.id, status, from_address, agent);
+	PERFORM orion_private.attempt_record(account, u.id, status, from_address, agent);
 	IF status <> 'ok' THEN
+		IF status <> 'locked' THEN
+			retry_after := NULL;
+			PERFORM orion_private.login_locked(u, account, network, from_address, agent);
+		END IF;
 		RETURN;
 	END IF;
+	retry_after := NULL;
+	PERFORM orion_private.throttle_clear(account, network::text);
 	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
 	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
 		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
@@ -887,7 +1091,7 @@ BEGIN
 	user_id := current.id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials or banned: returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
+COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials, banned or locked (try again after retry_after seconds): returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
 
 -- For those who may say which address a request comes from; others use the HTTP routes.
 REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text) FROM PUBLIC;
@@ -1007,6 +1211,18 @@ $function$;
 COMMENT ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) IS 'What is wrong with the fields of a request, or null';
 REVOKE ALL ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.route_locked(retry_after int) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	PERFORM set_config('response.headers', format('[{"Retry-After": "%s"}]', retry_after), true);
+	RETURN orion_private.route_error(429, 'locked', 'too many failed attempts', format('Try again in %s seconds.', retry_after));
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_locked(int) IS 'The answer after too many failures: 429';
+REVOKE ALL ON FUNCTION orion_private.route_locked(int) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.request_address(request jsonb) RETURNS inet
 	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -1048,18 +1264,27 @@ BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
-	done := orion_private.register(body ->> 'email', body ->> 'password', body ->> 'displayName',
-		nullif(body -> 'userMetadata', 'null'), orion_private.request_address(request),
-		left(request #>> '{headers,user-agent}', 512));
+	BEGIN
+		done := orion_private.register(body ->> 'email', body ->> 'password', body ->> 'displayName',
+			nullif(body -> 'userMetadata', 'null'), orion_private.request_address(request),
+			left(request #>> '{headers,user-agent}', 512));
+	EXCEPTION
+		-- a standby, a full disk, too many hashes, a lock or a conflict that does not go away, no master key
+		WHEN read_only_sql_transaction OR insufficient_resources OR lock_not_available OR serialization_failure
+			OR deadlock_detected OR SQLSTATE 'OR001' THEN
+			PERFORM set_config('response.headers', '[{"Retry-After": "10"}]', true);
+			RETURN orion_private.route_error(503, 'unavailable', 'registration is not possible at the moment');
+	END;
 	IF done.status = 'email_exists' THEN
 		RETURN orion_private.route_error(409, done.status, 'a user with this email exists');
+	ELSIF done.status = 'accepted' THEN
+		PERFORM set_config('response.status', '202', true);
+		RETURN jsonb_build_object('status', done.status);
 	ELSIF done.status <> 'ok' THEN
-		RETURN orion_private.route_error(400, done.status, CASE done.status
+		RETURN orion_private.route_error(400, done.status, coalesce(orion_private.password_message(done.status), CASE done.status
 			WHEN 'invalid_email' THEN 'field "email" is not a mail address'
-			WHEN 'weak_password' THEN 'field "password" is too short'
-			WHEN 'password_too_long' THEN 'field "password" is longer than 1024 bytes'
 			WHEN 'invalid_display_name' THEN 'field "displayName" is longer than 200 characters'
-			ELSE 'field "userMetadata" must be an object of at most 16 kB' END);
+			ELSE 'field "userMetadata" must be an object of at most 16 kB' END));
 	END IF;
 	PERFORM set_config('response.status', '201', true);
 	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
@@ -1067,7 +1292,7 @@ BEGIN
 		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201, 400 or 409';
+COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201 (202 with orion.auth_uniform_answers), 400, 409 or 503';
 
 CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -1083,7 +1308,9 @@ BEGIN
 	END IF;
 	done := @extschema@.orion_login(body ->> 'email', body ->> 'password',
 		orion_private.request_address(request), request #>> '{headers,user-agent}', body ->> 'deviceId');
-	IF done.status = 'banned' THEN
+	IF done.status = 'locked' THEN
+		RETURN orion_private.route_locked(done.retry_after);
+	ELSIF done.status = 'banned' THEN
 		RETURN orion_private.route_error(403, done.status, 'the user is banned');
 	ELSIF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(401, done.status, 'email or password is wrong');
@@ -2508,7 +2735,7 @@ CREATE FUNCTION @extschema@.orion_email_token_open(user_id uuid, sealed text) RE
 	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'orion_email_token_open';
-COMMENT ON FUNCTION @extschema@.orion_email_token_open(uuid, text) IS 'The token of an event user.email_change_requested, for who sends the mail';
+COMMENT ON FUNCTION @extschema@.orion_email_token_open(uuid, text) IS 'The token of an event with a sealedToken (user.created, user.email_change_requested, auth.password_reset_requested), for who sends the mail';
 REVOKE ALL ON FUNCTION @extschema@.orion_email_token_open(uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_email_token_open(uuid, text) TO orion_service, orion_admin;
 
@@ -3077,6 +3304,275 @@ BEGIN
 END
 $do$;
 
+-- src/account/account.sql
+
+-- What a user does by mail or with the current password: confirm the address, reset
+-- and change the password.
+
+CREATE FUNCTION orion_private.token_take(token text, purpose text) RETURNS orion_private.one_time_tokens
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	-- computed here: a query has only the digest as its parameter
+	sent bytea := sha256(convert_to(token, 'UTF8'));
+	taken orion_private.one_time_tokens;
+BEGIN
+	-- of two at once the second waits, and finds it used
+	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
+	WHERE t.digest = sent AND t.purpose = token_take.purpose AND t.used_at IS NULL
+		AND t.user_id IS NOT NULL AND t.expires_at > clock_timestamp()
+	RETURNING t.* INTO taken;
+	RETURN taken;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.token_take(text, text) IS 'Uses a token up; nulls when it is unknown, used or expired';
+
+CREATE FUNCTION @extschema@.orion_verify_email(token text, OUT status text, OUT user_id uuid)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	taken orion_private.one_time_tokens := orion_private.token_take(token, 'verify_email');
+BEGIN
+	-- an address that was changed since is confirmed by another token
+	UPDATE orion_private.users AS u SET email_verified_at = coalesce(u.email_verified_at, now())
+	WHERE u.id = taken.user_id AND u.email = taken.email RETURNING u.id INTO user_id;
+	status := CASE WHEN user_id IS NULL THEN 'invalid_token' ELSE 'ok' END;
+	PERFORM orion_private.audit('user.email_verified', 'user', user_id::text, status, actor => user_id);
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_verify_email(text) IS 'Confirms the mail address of a registration by the token of user.created. Status ok or invalid_token; a token works once';
+
+CREATE FUNCTION @extschema@.orion_password_reset_request(email text, address inet DEFAULT NULL, user_agent text DEFAULT NULL) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	normalized text := orion_private.email_normalize(email);
+	from_address inet := coalesce(address, inet_client_addr());
+	known uuid;
+	made record;
+BEGIN
+	IF NOT orion_private.email_valid(normalized) THEN
+		RETURN;
+	END IF;
+	-- nobody's mailbox is flooded
+	IF (SELECT count(*) FROM orion_private.one_time_tokens AS t WHERE t.email = normalized AND t.purpose = 'reset_password'
+			AND t.created_at > clock_timestamp() - interval '15 minutes') >= 3 THEN
+		RETURN;
+	END IF;
+	-- an unknown address gets a token, too, that nobody has: the same work and the same limit
+	SELECT u.id INTO known FROM orion_private.users AS u WHERE u.email = normalized;
+	made := orion_private.one_time_token(known, 'reset_password', normalized, interval '1 hour');
+	PERFORM orion_private.audit('auth.password_reset_requested', 'user', known::text, metadata => jsonb_build_object('email', normalized),
+		address => from_address, user_agent => left(orion_password_reset_request.user_agent, 512));
+	IF known IS NOT NULL THEN
+		PERFORM @extschema@.orion_publish('auth.password_reset_requested', jsonb_build_object('id', known, 'email', normalized,
+			'sealedToken', made.sealed, 'expiresAt', made.expires_at, 'address', host(from_address),
+			'userAgent', left(orion_password_reset_request.user_agent, 512)), 'user', known::text);
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_password_reset_request(text, inet, text) IS 'Publishes auth.password_reset_requested with a sealed token (1 hour, one use) when the address is known; says nothing either way';
+
+-- password and others: the new hash; only the session given stays.
+CREATE FUNCTION orion_private.password_set(user_id uuid, new_hash text, spared uuid, method text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	u orion_private.users;
+BEGIN
+	UPDATE orion_private.users AS k SET password_hash = new_hash WHERE k.id = password_set.user_id RETURNING k.* INTO u;
+	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
+	WHERE t.user_id = u.id AND t.purpose = 'reset_password' AND t.used_at IS NULL;
+	PERFORM orion_private.sessions_end(u.id, spared, 'password');
+	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
+	PERFORM @extschema@.orion_publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
+		'user', u.id::text);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, uses up other reset tokens, and publishes it';
+
+CREATE FUNCTION @extschema@.orion_password_reset(token text, new_password text, OUT status text, OUT user_id uuid)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	taken orion_private.one_time_tokens;
+	new_hash text;
+BEGIN
+	-- before the token: it is not used up by a password that is refused
+	status := orion_private.password_problem(new_password, NULL);
+	IF status IS NOT NULL THEN
+		RETURN;
+	END IF;
+	taken := orion_private.token_take(token, 'reset_password');
+	IF taken.user_id IS NULL THEN
+		status := 'invalid_token';
+		PERFORM orion_private.audit('auth.password_changed', NULL, NULL, status);
+		RETURN;
+	END IF;
+	new_hash := @extschema@.orion_hash_password(new_password);
+	PERFORM orion_private.password_set(taken.user_id, new_hash, NULL, 'reset');
+	-- the token came by mail
+	UPDATE orion_private.users AS u SET email_verified_at = now()
+	WHERE u.id = taken.user_id AND u.email = taken.email AND u.email_verified_at IS NULL;
+	PERFORM orion_private.throttle_clear(taken.email, NULL);
+	status := 'ok';
+	user_id := taken.user_id;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_password_reset(text, text) IS 'Sets a password by a token and ends all sessions. Status ok, invalid_token, weak_password, common_password or password_too_long';
+
+CREATE FUNCTION @extschema@.orion_password_change(current_password text, new_password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL,
+	OUT status text, OUT retry_after int)
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	from_address inet := coalesce(address, inet_client_addr());
+	network inet := orion_private.address_network(from_address);
+	agent text := left(user_agent, 512);
+	session uuid := orion_private.current_session();
+	u orion_private.users;
+	new_hash text;
+BEGIN
+	-- a session, not an API key: a key that leaked must not take the account over
+	IF session IS NULL OR @extschema@.orion_uid() IS NULL THEN
+		RAISE EXCEPTION 'nobody is signed in with a session' USING ERRCODE = 'PT401';
+	END IF;
+	-- of two at once the second sees the password of the first
+	SELECT k.* INTO u FROM orion_private.users AS k WHERE k.id = @extschema@.orion_uid() FOR NO KEY UPDATE;
+	status := orion_private.password_problem(new_password, u.email);
+	IF status IS NOT NULL THEN
+		RETURN;
+	END IF;
+	retry_after := orion_private.login_wait(u.email, network, false);
+	IF retry_after > 0 THEN
+		status := 'locked';
+		PERFORM orion_private.attempt_record(u.email, u.id, status, from_address, agent);
+		RETURN;
+	END IF;
+	status := orion_private.password_status(u, current_password);
+	IF status <> 'ok' THEN
+		retry_after := orion_private.login_wait(u.email, network, true);
+		status := CASE WHEN retry_after > 0 THEN 'locked' ELSE 'invalid_credentials' END;
+		retry_after := nullif(retry_after, 0);
+		PERFORM orion_private.attempt_record(u.email, u.id, status, from_address, agent);
+		PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, status);
+		RETURN;
+	END IF;
+	retry_after := NULL;
+	new_hash := @extschema@.orion_hash_password(new_password);
+	PERFORM orion_private.password_set(u.id, new_hash, session, 'change');
+	status := 'ok';
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_password_change(text, text, inet, text) IS 'Changes the password of the signed-in user and ends the other sessions. Status ok, invalid_credentials, locked, weak_password, common_password or password_too_long; failures count like those of logins';
+
+REVOKE ALL ON FUNCTION orion_private.token_take(text, text), orion_private.password_set(uuid, text, uuid, text),
+	@extschema@.orion_verify_email(text), @extschema@.orion_password_reset_request(text, inet, text),
+	@extschema@.orion_password_reset(text, text), @extschema@.orion_password_change(text, text, inet, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_verify_email(text), @extschema@.orion_password_reset_request(text, inet, text),
+	@extschema@.orion_password_reset(text, text), @extschema@.orion_password_change(text, text, inet, text) TO orion_service, orion_admin;
+
+-- HTTP (registered in rest.sql)
+
+CREATE FUNCTION orion_private.route_verify_email(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	problem text := orion_private.body_problem(request -> 'body', '{token}', '{}');
+	done record;
+BEGIN
+	IF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	done := @extschema@.orion_verify_email(request #>> '{body,token}');
+	IF done.status <> 'ok' THEN
+		RETURN orion_private.route_error(400, done.status, 'the token is unknown, used or expired');
+	END IF;
+	RETURN jsonb_build_object('verified', true);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_verify_email(jsonb) IS 'POST /api/auth/verify-email {"token"}: 200 or 400';
+
+CREATE FUNCTION orion_private.route_password_reset(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	problem text := orion_private.body_problem(request -> 'body', '{email}', '{}');
+BEGIN
+	IF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	PERFORM @extschema@.orion_password_reset_request(request #>> '{body,email}', orion_private.request_address(request),
+		request #>> '{headers,user-agent}');
+	PERFORM set_config('response.status', '202', true);
+	RETURN jsonb_build_object('status', 'accepted');
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_password_reset(jsonb) IS 'POST /api/auth/password-reset {"email"}: 202 whether the address is known or not, or 400';
+
+CREATE FUNCTION orion_private.route_password_reset_confirm(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	body jsonb := request -> 'body';
+	problem text := orion_private.body_problem(body, '{token,newPassword}', '{}');
+	done record;
+BEGIN
+	IF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	done := @extschema@.orion_password_reset(body ->> 'token', body ->> 'newPassword');
+	IF done.status <> 'ok' THEN
+		RETURN orion_private.route_error(400, done.status,
+			coalesce(orion_private.password_message(done.status), 'the token is unknown, used or expired'));
+	END IF;
+	RETURN jsonb_build_object('status', done.status);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword"}: 200 or 400';
+
+CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	body jsonb := request -> 'body';
+	problem text := orion_private.body_problem(body, '{currentPassword,newPassword}', '{}');
+	done record;
+BEGIN
+	IF @extschema@.orion_uid() IS NULL OR orion_private.current_session() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	ELSIF problem IS NOT NULL THEN
+		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	done := @extschema@.orion_password_change(body ->> 'currentPassword', body ->> 'newPassword',
+		orion_private.request_address(request), request #>> '{headers,user-agent}');
+	IF done.status = 'locked' THEN
+		RETURN orion_private.route_locked(done.retry_after);
+	ELSIF done.status = 'invalid_credentials' THEN
+		RETURN orion_private.route_error(403, done.status, 'the current password is wrong');
+	ELSIF done.status <> 'ok' THEN
+		RETURN orion_private.route_error(400, done.status, orion_private.password_message(done.status));
+	END IF;
+	RETURN jsonb_build_object('status', done.status);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_password_change(jsonb) IS 'POST /api/auth/password-change {"currentPassword", "newPassword"}: 200, 400, 401, 403 or 429';
+REVOKE ALL ON FUNCTION orion_private.route_verify_email(jsonb), orion_private.route_password_reset(jsonb),
+	orion_private.route_password_reset_confirm(jsonb), orion_private.route_password_change(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orion_private.route_verify_email(jsonb), orion_private.route_password_reset(jsonb),
+	orion_private.route_password_reset_confirm(jsonb), orion_private.route_password_change(jsonb)
+	TO orion_anon, orion_user, orion_service, orion_admin;
+
 -- src/record/record.sql
 
 -- Optimistic locking for any table with a column "version".
@@ -3600,6 +4096,10 @@ INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/auth/devices', 'orion_private.route_devices(jsonb)', 'The devices of the user'),
 	('DELETE', '/api/auth/devices/{id}', 'orion_private.route_device_forget(jsonb)', 'Forgets a device and ends its sessions'),
 	('GET', '/api/auth/health', 'orion_private.route_auth_health(jsonb)', 'Whether sign-in works'),
+	('POST', '/api/auth/verify-email', 'orion_private.route_verify_email(jsonb)', 'Confirms the mail address of a registration'),
+	('POST', '/api/auth/password-reset', 'orion_private.route_password_reset(jsonb)', 'Has a token for a new password sent'),
+	('POST', '/api/auth/password-reset/confirm', 'orion_private.route_password_reset_confirm(jsonb)', 'Sets a new password by that token'),
+	('POST', '/api/auth/password-change', 'orion_private.route_password_change(jsonb)', 'Changes the password'),
 	('GET', '/.well-known/jwks.json', 'orion_private.route_jwks(jsonb)', 'Public keys of access tokens');
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/user/api-keys', 'orion_private.route_api_key_list(jsonb)', 'API keys of the user'),

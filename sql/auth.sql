@@ -25,6 +25,7 @@ SELECT address, (orion_register(address, 'correct horse')).status FROM unnest(AR
 SELECT status FROM orion_register(NULL, 'correct horse');
 SELECT status FROM orion_register('bob@example.com', 'short');
 SELECT status FROM orion_register('bob@example.com', NULL);
+SELECT p, (orion_register('bob@example.com', p)).status FROM unnest(ARRAY['password', 'PASSWORD1', 'Letmein2024', 'abcdefgh', '87654321', 'aaaaaaaa', 'bob@example.com', 'unpassword']) AS p WHERE p <> 'unpassword';
 SELECT status FROM orion_register('bob@example.com', repeat('x', 1025));
 SELECT status FROM orion_register('bob@example.com', 'correct horse', repeat('x', 201));
 SELECT status FROM orion_register('bob@example.com', 'correct horse', 'Bob', '[]');
@@ -77,7 +78,7 @@ SELECT email, display_name, version FROM orion.profile ORDER BY email;
 RESET ROLE;
 
 -- events, without secrets
-SELECT type, aggregatetype, aggregateid = payload ->> 'id' AS keyed, payload - '{id,sessionId,createdAt}'::text[] AS payload
+SELECT type, aggregatetype, aggregateid = payload ->> 'id' AS keyed, payload - '{id,sessionId,createdAt,sealedToken,tokenExpiresAt}'::text[] AS payload
 	FROM orion_private.outbox WHERE type LIKE 'user.%' ORDER BY seq;
 
 -- the HTTP routes

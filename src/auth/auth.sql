@@ -120,6 +120,11 @@ CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter big
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_token';
 COMMENT ON FUNCTION orion_private.refresh_token(uuid, bytea, bigint) IS 'The refresh token of a session for this count';
+CREATE FUNCTION orion_private.password_common(password text) RETURNS boolean
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_password_common';
+COMMENT ON FUNCTION orion_private.password_common(text) IS 'Whether the password is among those tried first, by a list that comes with Orion';
+REVOKE ALL ON FUNCTION orion_private.password_common(text) FROM PUBLIC;
 CREATE FUNCTION orion_private.refresh_parse(token text, OUT session uuid, OUT counter bigint)
 	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_parse';
@@ -232,6 +237,65 @@ REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, tex
 
 -- Registration and login
 
+CREATE TABLE orion_private.one_time_tokens (
+	digest bytea PRIMARY KEY CHECK (length(digest) = 32),
+	user_id uuid REFERENCES orion_private.users ON DELETE CASCADE,
+	purpose text NOT NULL CHECK (purpose IN ('verify_email', 'reset_password')),
+	email text COLLATE "C" NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	expires_at timestamptz NOT NULL,
+	used_at timestamptz
+);
+COMMENT ON TABLE orion_private.one_time_tokens IS 'Tokens sent by mail, as SHA-256; those of unknown addresses have no user and open nothing';
+CREATE INDEX one_time_tokens_user_id ON orion_private.one_time_tokens (user_id);
+CREATE INDEX one_time_tokens_email ON orion_private.one_time_tokens (email, created_at);
+SELECT pg_catalog.pg_extension_config_dump('orion_private.one_time_tokens', '');
+
+CREATE FUNCTION orion_private.one_time_token(user_id uuid, purpose text, email text, lifetime interval,
+	OUT sealed text, OUT expires_at timestamptz)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	made record := orion_private.email_token_make(coalesce(user_id, '00000000-0000-0000-0000-000000000000'));
+BEGIN
+	expires_at := clock_timestamp() + lifetime;
+	sealed := made.sealed;
+	INSERT INTO orion_private.one_time_tokens (digest, user_id, purpose, email, expires_at)
+	VALUES (made.digest, one_time_token.user_id, one_time_token.purpose, one_time_token.email, one_time_token.expires_at);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.one_time_token(uuid, text, text, interval) IS 'A new token, sealed for whoever sends the mail (orion_email_token_open)';
+
+-- Assignments only: no query may have the password as its parameter.
+CREATE FUNCTION orion_private.password_problem(password text, email text) RETURNS text
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	s record := orion_private.auth_settings();
+BEGIN
+	RETURN CASE
+		WHEN password IS NULL OR char_length(password) < s.password_min_length THEN 'weak_password'
+		WHEN octet_length(password) > 1024 THEN 'password_too_long'
+		WHEN orion_private.password_common(password) OR lower(password COLLATE "C") = email
+			OR lower(password COLLATE "C") = split_part(email, '@', 1) THEN 'common_password' END;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.password_problem(text, text) IS 'Why this may not be the password of this address; null when it may';
+
+CREATE FUNCTION orion_private.password_message(problem text) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT CASE problem WHEN 'weak_password' THEN 'the password is too short'
+		WHEN 'password_too_long' THEN 'the password is longer than 1024 bytes'
+		WHEN 'common_password' THEN 'the password is one of those that are tried first' END;
+$function$;
+COMMENT ON FUNCTION orion_private.password_message(text) IS 'What an answer says about a password that is refused';
+REVOKE ALL ON FUNCTION orion_private.one_time_token(uuid, text, text, interval), orion_private.password_problem(text, text),
+	orion_private.password_message(text) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.register(email text, password text, display_name text, user_metadata jsonb,
 	address inet, user_agent text,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
@@ -241,21 +305,30 @@ CREATE FUNCTION orion_private.register(email text, password text, display_name t
 DECLARE
 	s record := orion_private.auth_settings();
 	normalized text := orion_private.email_normalize(email);
+	problem text := orion_private.password_problem(password, normalized);
 	new_hash text;
+	verification record;
 	u orion_private.users;
 	opened record;
 BEGIN
 	status := CASE
 		WHEN NOT orion_private.email_valid(normalized) THEN 'invalid_email'
-		WHEN password IS NULL OR char_length(password) < s.password_min_length THEN 'weak_password'
-		WHEN octet_length(password) > 1024 THEN 'password_too_long'
+		WHEN problem IS NOT NULL THEN problem
 		WHEN char_length(display_name) > 200 THEN 'invalid_display_name'
 		WHEN jsonb_typeof(user_metadata) <> 'object' OR octet_length(user_metadata::text) > 16384 THEN 'invalid_user_metadata'
 	END;
 	IF status IS NOT NULL THEN
 		RETURN;
 	END IF;
-	IF EXISTS (SELECT FROM orion_private.users AS known WHERE known.email = normalized) THEN
+	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
+	IF u.id IS NOT NULL AND s.uniform_answers THEN
+		-- the same answer and work; the owner of the address is told
+		new_hash := @extschema@.orion_hash_password(password);
+		PERFORM @extschema@.orion_publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
+			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		status := 'accepted';
+		RETURN;
+	ELSIF u.id IS NOT NULL THEN
 		status := 'email_exists';
 		RETURN;
 	END IF;
@@ -266,14 +339,20 @@ BEGIN
 	ON CONFLICT ON CONSTRAINT users_email_key DO NOTHING
 	RETURNING new.* INTO u;
 	IF u.id IS NULL THEN
-		status := 'email_exists';
+		status := CASE WHEN s.uniform_answers THEN 'accepted' ELSE 'email_exists' END;
 		RETURN;
 	END IF;
 
 	PERFORM orion_private.user_made(u.id);
+	verification := orion_private.one_time_token(u.id, 'verify_email', normalized, interval '1 day');
 	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
-		'version', u.version, 'createdAt', u.created_at), 'user', u.id::text);
+		'version', u.version, 'createdAt', u.created_at,
+		'sealedToken', verification.sealed, 'tokenExpiresAt', verification.expires_at), 'user', u.id::text);
+	IF s.uniform_answers THEN
+		status := 'accepted';
+		RETURN;
+	END IF;
 	opened := orion_private.session_open(u, 'password', NULL, address, user_agent);
 	status := 'ok';
 	access_token := opened.access_token;
@@ -303,7 +382,7 @@ BEGIN
 	user_id := done.user_id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, email_exists, invalid_email, weak_password, password_too_long, invalid_display_name, invalid_user_metadata';
+COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, accepted (orion.auth_uniform_answers: no tokens, and the same for a known address), email_exists, invalid_email, weak_password, common_password, password_too_long, invalid_display_name, invalid_user_metadata';
 
 CREATE FUNCTION orion_private.attempt_log(email text, user_id uuid, outcome text, address text, user_agent text) RETURNS boolean
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
@@ -657,18 +736,27 @@ BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
-	done := orion_private.register(body ->> 'email', body ->> 'password', body ->> 'displayName',
-		nullif(body -> 'userMetadata', 'null'), orion_private.request_address(request),
-		left(request #>> '{headers,user-agent}', 512));
+	BEGIN
+		done := orion_private.register(body ->> 'email', body ->> 'password', body ->> 'displayName',
+			nullif(body -> 'userMetadata', 'null'), orion_private.request_address(request),
+			left(request #>> '{headers,user-agent}', 512));
+	EXCEPTION
+		-- a standby, a full disk, too many hashes, a lock or a conflict that does not go away, no master key
+		WHEN read_only_sql_transaction OR insufficient_resources OR lock_not_available OR serialization_failure
+			OR deadlock_detected OR SQLSTATE 'OR001' THEN
+			PERFORM set_config('response.headers', '[{"Retry-After": "10"}]', true);
+			RETURN orion_private.route_error(503, 'unavailable', 'registration is not possible at the moment');
+	END;
 	IF done.status = 'email_exists' THEN
 		RETURN orion_private.route_error(409, done.status, 'a user with this email exists');
+	ELSIF done.status = 'accepted' THEN
+		PERFORM set_config('response.status', '202', true);
+		RETURN jsonb_build_object('status', done.status);
 	ELSIF done.status <> 'ok' THEN
-		RETURN orion_private.route_error(400, done.status, CASE done.status
+		RETURN orion_private.route_error(400, done.status, coalesce(orion_private.password_message(done.status), CASE done.status
 			WHEN 'invalid_email' THEN 'field "email" is not a mail address'
-			WHEN 'weak_password' THEN 'field "password" is too short'
-			WHEN 'password_too_long' THEN 'field "password" is longer than 1024 bytes'
 			WHEN 'invalid_display_name' THEN 'field "displayName" is longer than 200 characters'
-			ELSE 'field "userMetadata" must be an object of at most 16 kB' END);
+			ELSE 'field "userMetadata" must be an object of at most 16 kB' END));
 	END IF;
 	PERFORM set_config('response.status', '201', true);
 	PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
@@ -676,7 +764,7 @@ BEGIN
 		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201, 400 or 409';
+COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201 (202 with orion.auth_uniform_answers), 400, 409 or 503';
 
 CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE

@@ -135,7 +135,7 @@ CREATE FUNCTION @extschema@.orion_email_token_open(user_id uuid, sealed text) RE
 	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS 'MODULE_PATHNAME', 'orion_email_token_open';
-COMMENT ON FUNCTION @extschema@.orion_email_token_open(uuid, text) IS 'The token of an event user.email_change_requested, for who sends the mail';
+COMMENT ON FUNCTION @extschema@.orion_email_token_open(uuid, text) IS 'The token of an event with a sealedToken (user.created, user.email_change_requested, auth.password_reset_requested), for who sends the mail';
 REVOKE ALL ON FUNCTION @extschema@.orion_email_token_open(uuid, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_email_token_open(uuid, text) TO orion_service, orion_admin;
 

@@ -85,6 +85,10 @@ INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/auth/devices', 'orion_private.route_devices(jsonb)', 'The devices of the user'),
 	('DELETE', '/api/auth/devices/{id}', 'orion_private.route_device_forget(jsonb)', 'Forgets a device and ends its sessions'),
 	('GET', '/api/auth/health', 'orion_private.route_auth_health(jsonb)', 'Whether sign-in works'),
+	('POST', '/api/auth/verify-email', 'orion_private.route_verify_email(jsonb)', 'Confirms the mail address of a registration'),
+	('POST', '/api/auth/password-reset', 'orion_private.route_password_reset(jsonb)', 'Has a token for a new password sent'),
+	('POST', '/api/auth/password-reset/confirm', 'orion_private.route_password_reset_confirm(jsonb)', 'Sets a new password by that token'),
+	('POST', '/api/auth/password-change', 'orion_private.route_password_change(jsonb)', 'Changes the password'),
 	('GET', '/.well-known/jwks.json', 'orion_private.route_jwks(jsonb)', 'Public keys of access tokens');
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/user/api-keys', 'orion_private.route_api_key_list(jsonb)', 'API keys of the user'),

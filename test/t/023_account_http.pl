@@ -1,0 +1,169 @@
+# Registration, the mail address and the password over HTTP: every success and refusal,
+# replays, races, and no secret where it could be read.
+use strict;
+use warnings;
+use JSON::PP ();
+use OrionStack;
+use POSIX ();
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $stack = OrionStack->new('account_http', conf => "log_statement = 'all'\n");
+my $password = 'a quite secret horse';
+my $second = 'an even better horse';
+
+sub post { my ($path, $json, $token) = @_; return $stack->http('POST', "/api/auth/$path", json => $json, token => $token); }
+
+sub answers
+{
+	my ($answer, $status, $code, $name) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	is($answer->{status} . ' ' . ($answer->{json}{code} // ''), "$status " . ($code // ''), $name) or diag($answer->{body});
+	return $answer->{json};
+}
+
+sub works { my ($token) = @_; return $stack->http('GET', '/api/auth/sessions', token => $token)->{status} == 200; }
+sub sign_in { my ($pass) = @_; return post('login', { email => 'ann@example.com', password => $pass }); }
+sub set { my ($name, $value) = @_; $stack->sql("ALTER SYSTEM SET $name = $value"); $stack->node->reload; $stack->until_true(sub { $stack->sql("SHOW $name") eq $value }); }
+
+# The token of the newest event of a type, as who sends the mail gets it.
+sub mailed
+{
+	my ($type) = @_;
+	return $stack->sql("SELECT orion_email_token_open((payload ->> 'id')::uuid, payload ->> 'sealedToken') FROM orion_private.outbox WHERE type = '$type' ORDER BY seq DESC LIMIT 1");
+}
+
+sub at_once
+{
+	my ($n, $code) = @_;
+	my @pipes;
+	for my $i (1 .. $n)
+	{
+		my $pid = open(my $pipe, '-|') // die "fork: $!";
+		if ($pid == 0)
+		{
+			print $code->($i);
+			close STDOUT;
+			POSIX::_exit(0);
+		}
+		push @pipes, $pipe;
+	}
+	return map { local $/; my $text = <$_>; close $_; $text } @pipes;
+}
+
+# --- passwords that are refused --------------------------------------------------------
+
+for my $case ([ 'short', 'weak_password' ], [ 'password', 'common_password' ], [ 'PassWord123!', 'common_password' ], [ 'qwertyuiop', 'common_password' ],
+	[ '12345678', 'common_password' ], [ '98765432', 'common_password' ], [ 'zzzzzzzzzz', 'common_password' ], [ 'Sunshine2024', 'common_password' ],
+	[ 'ann@example.com', 'common_password' ], [ 'x' x 1025, 'password_too_long' ])
+{
+	answers(post('register', { email => 'ann@example.com', password => $case->[0] }), 400, $case->[1], 'register: ' . substr($case->[0], 0, 20));
+}
+cmp_ok($stack->sql('SELECT count(*) FROM orion_private.users'), '==', 0, 'nobody was registered');
+
+# --- registration and the address ---------------------------------------------------------
+
+my $ann = answers(post('register', { email => 'ann@example.com', password => $password }), 201, undef, 'register');
+ok(!$ann->{user}{emailVerified}, 'the address is not confirmed');
+my $token = mailed('user.created');
+like($token, qr/^[A-Za-z0-9_-]{43}$/, 'the event carries 32 random bytes');
+is($stack->sql("SELECT count(*) FROM orion_private.outbox WHERE payload::text LIKE '%$token%'"), 0, 'but not readable');
+is($stack->sql("SELECT count(*) FROM orion_private.one_time_tokens WHERE digest = sha256('$token')"), 1, 'and the table its SHA-256');
+answers(post('verify-email', {}), 400, 'invalid_request', 'verify: field missing');
+answers(post('verify-email', { token => 'x' }), 400, 'invalid_token', 'verify: unknown');
+answers(post('password-reset/confirm', { token => $token, newPassword => $second }), 400, 'invalid_token', 'a token for the address resets no password');
+my @verified = sort(at_once(4, sub { post('verify-email', { token => $token })->{status} }));
+is("@verified", '200 400 400 400', 'of four confirmations at once one wins');
+answers(post('verify-email', { token => $token }), 400, 'invalid_token', 'verify: again');
+ok(sign_in($password)->{json}{user}{emailVerified}, 'the address is confirmed');
+answers(post('register', { email => 'old@example.com', password => $password }), 201, undef, 'another user');
+$token = mailed('user.created');
+$stack->sql(q{UPDATE orion_private.one_time_tokens SET expires_at = now() - interval '1 second' WHERE email = 'old@example.com'});
+answers(post('verify-email', { token => $token }), 400, 'invalid_token', 'verify: a second too late');
+
+my @registered = sort(at_once(4, sub { post('register', { email => 'race@example.com', password => $password })->{status} }));
+is("@registered", '201 409 409 409', 'of four registrations at once one wins');
+
+# --- the database refuses -------------------------------------------------------------------
+
+set('default_transaction_read_only', 'on');
+ok($stack->until_true(sub { post('register', { email => 'no@example.com', password => $password })->{status} == 503 }), 'register: 503 when the database refuses');
+my $refused = post('register', { email => 'no@example.com', password => $password });
+is($refused->{headers}{'retry-after'}, 10, 'with Retry-After');
+$stack->sql('ALTER SYSTEM RESET default_transaction_read_only');
+$stack->node->reload;
+ok($stack->until_true(sub { sign_in($password)->{status} == 200 }), 'and back');
+
+# --- uniform answers -------------------------------------------------------------------------
+
+set('orion.auth_uniform_answers', 'on');
+my @same;
+$stack->until_true(sub { post('register', { email => 'ann@example.com', password => $password })->{status} == 202 });
+push @same, post('register', { email => $_, password => $password }) for 'ann@example.com', 'new@example.com';
+is($same[0]{status} . $same[0]{body}, $same[1]{status} . $same[1]{body}, 'known and unknown addresses get one answer');
+is($same[0]{status}, 202, 'which is 202');
+is($stack->sql(q{SELECT count(*) > 0 FROM orion_private.outbox WHERE type = 'auth.registration_repeated'}), 't', 'the owner of the address is told');
+is($stack->sql(q{SELECT count(*) FROM orion_private.users WHERE email = 'new@example.com'}), 1, 'the new user exists');
+answers(post('register', { email => 'x', password => $password }), 400, 'invalid_email', 'what is no address is still told');
+set('orion.auth_uniform_answers', 'off');
+
+# --- reset -------------------------------------------------------------------------------------
+
+my $events = q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.password_reset_requested'};
+my $session = sign_in($password)->{json};
+answers(post('password-reset', {}), 400, 'invalid_request', 'reset: field missing');
+my @answer = map { post('password-reset', { email => $_ }) } 'nobody@example.com', 'no address', 'Ann@example.com';
+is($answer[$_]{status} . $answer[$_]{body}, $answer[2]{status} . $answer[2]{body}, 'an unknown address gets the same answer') for 0, 1;
+is($answer[2]{status}, 202, 'which is 202');
+is($stack->sql($events), 1, 'only the known one gets a token');
+$token = mailed('auth.password_reset_requested');
+answers(post('password-reset/confirm', { token => $token }), 400, 'invalid_request', 'confirm: field missing');
+answers(post('password-reset/confirm', { token => $token, newPassword => 'password' }), 400, 'common_password', 'confirm: a password that is refused');
+answers(post('password-reset/confirm', { token => 'x', newPassword => $second }), 400, 'invalid_token', 'confirm: unknown');
+ok(works($session->{accessToken}), 'nothing has happened yet');
+my @resets = sort(at_once(4, sub { my ($i) = @_; post('password-reset/confirm', { token => $token, newPassword => "$second $i" })->{status} }));
+is("@resets", '200 400 400 400', 'of four resets at once one wins');
+is($stack->http('GET', '/api/auth/sessions', token => $session->{accessToken})->{status}, 401, 'all sessions have ended') for 1 .. 4;
+answers(post('refresh', { refreshToken => $session->{refreshToken} }), 401, 'session_ended', 'and cannot be refreshed');
+answers(sign_in($password), 401, 'invalid_credentials', 'the former password is none');
+answers(post('password-reset/confirm', { token => $token, newPassword => $second }), 400, 'invalid_token', 'confirm: again');
+post('password-reset', { email => 'ann@example.com' }) for 1 .. 2;
+my ($older, $newer) = split /\n/, $stack->sql(q{SELECT orion_email_token_open((payload ->> 'id')::uuid, payload ->> 'sealedToken') FROM orion_private.outbox WHERE type = 'auth.password_reset_requested' ORDER BY seq DESC LIMIT 2});
+post('password-reset', { email => 'ann@example.com' }) for 1 .. 3;
+is($stack->sql($events), 3, 'three tokens in 15 minutes, no more');
+$stack->sql("UPDATE orion_private.one_time_tokens SET expires_at = now() - interval '1 second' WHERE digest = sha256('$older')");
+answers(post('password-reset/confirm', { token => $older, newPassword => $second }), 400, 'invalid_token', 'confirm: a second too late');
+answers(post('password-reset/confirm', { token => $newer, newPassword => $second }), 200, undef, 'confirm: the other one');
+$session = answers(sign_in($second), 200, undef, 'the new password is the password');
+
+# --- change --------------------------------------------------------------------------------------
+
+my $other = sign_in($second)->{json};
+my $third = 'the third of the horses';
+sub change { my ($current, $new, $token) = @_; return post('password-change', { currentPassword => $current, newPassword => $new }, $token); }
+answers(change($second, $third), 401, 'not_signed_in', 'change: without a token');
+answers(post('password-change', { newPassword => $third }, $session->{accessToken}), 400, 'invalid_request', 'change: field missing');
+answers(change($password, $third, $session->{accessToken}), 403, 'invalid_credentials', 'change: wrong password');
+answers(change($second, 'iloveyou', $session->{accessToken}), 400, 'common_password', 'change: a password that is refused');
+answers(change($second, $third, $session->{accessToken}), 200, undef, 'change');
+ok(works($session->{accessToken}), 'the session that asked goes on');
+ok(!works($other->{accessToken}), 'the other has ended');
+answers(sign_in($third), 200, undef, 'the new password is the password');
+my @changes = sort(at_once(3, sub { my ($i) = @_; change($third, "$third $i", $session->{accessToken})->{status} }));
+is("@changes", '200 403 403', 'of three changes at once one wins');
+answers(change("wrong $_", $third, $session->{accessToken}), 403, 'invalid_credentials', 'change: guessed') for 1 .. 3;
+answers(change('wrong', $third, $session->{accessToken}), 429, 'locked', 'guesses are counted as those of logins are');
+answers(sign_in($third), 429, 'locked', 'and lock these');
+is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.password_changed'}), 4, 'an event for each change');
+
+# --- no secret where it could be read -------------------------------------------------------------
+
+my $seen = $stack->sql('SELECT string_agg(row_to_json(a)::text, E\'\n\') FROM pg_stat_activity a');
+unlike($seen, qr/secret horse|better horse|the horses/, 'pg_stat_activity shows no password');
+$stack->node->stop;
+my $log = slurp_file($stack->node->logfile);
+like($log, qr/statement: /, 'the log has statements');
+unlike($log, qr/secret horse|better horse|the horses|\$argon2id/, 'and no password or hash of the HTTP path');
+ok(index($log, $session->{refreshToken}) < 0 && index($log, $session->{accessToken}) < 0, 'and no token');
+
+done_testing();

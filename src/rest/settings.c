@@ -146,8 +146,8 @@ define_schemas_and_roles(void)
 				  "Empty: they are refused.", &orion_rest_anon_role, "orion_anon");
 	define_string("orion.rest_pre_request", "Function that is called before each request's own statement.",
 				  "Its name, with or without a schema; no arguments.", &orion_rest_pre_request, "");
-	define_string("orion.rest_pre_config", "Function that is called after a reload, by each executor.",
-				  "It may set settings orion.* for the executor with set_config.", &orion_rest_pre_config, "");
+	define_string("orion.rest_pre_config", "Accepted for configurations of PostgREST; not called.",
+				  NULL, &orion_rest_pre_config, "");
 	define_string("orion.rest_root_spec", "Function that answers at the root path instead of OpenAPI.",
 				  NULL, &orion_rest_root_spec, "");
 }

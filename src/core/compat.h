@@ -54,6 +54,13 @@
 #define orion_parse_qualified_name(text) stringToQualifiedNameList(text)
 #endif
 
+/* What ParseLongOption() gives is malloc'ed in 15, palloc'ed since. */
+#if PG_VERSION_NUM >= 160000
+#define orion_free_option(text) pfree(text)
+#else
+#define orion_free_option(text) free(text)
+#endif
+
 /* 17 can skip the LOGIN check of the role a worker connects as. */
 #if PG_VERSION_NUM >= 170000
 #define ORION_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK

@@ -233,9 +233,9 @@ apply_settings(ArrayType *array, bool (*allowed) (const char *name))
 		if (value && allowed(name))
 			(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 									 GUC_ACTION_LOCAL, true, DEBUG5, false);
-		free(name);
+		orion_free_option(name);
 		if (value)
-			free(value);
+			orion_free_option(value);
 	}
 }
 

@@ -224,7 +224,7 @@ forget_old(void)
 	if (SPI_execute_with_args(query, lengthof(types), types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete old attempts to log in");
 	if (SPI_execute("DELETE FROM orion_private.one_time_tokens WHERE expires_at OPERATOR(pg_catalog.<)"
-					" pg_catalog.now() OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval", false, 0) != SPI_OK_DELETE)
+					" (pg_catalog.now() OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval)", false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete old one-time tokens");
 	commit();
 }

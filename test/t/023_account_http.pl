@@ -160,6 +160,7 @@ is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.pa
 
 my $seen = $stack->sql('SELECT string_agg(row_to_json(a)::text, E\'\n\') FROM pg_stat_activity a');
 unlike($seen, qr/secret horse|better horse|the horses/, 'pg_stat_activity shows no password');
+is($stack->sql('SELECT count(*) FROM orion.workers WHERE restarts > 0'), 0, 'no worker was restarted');
 $stack->node->stop;
 my $log = slurp_file($stack->node->logfile);
 like($log, qr/statement: /, 'the log has statements');

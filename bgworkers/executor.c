@@ -73,7 +73,10 @@ static bool used_temp_tables;	/* a transaction since the last clean-up did */
 static void
 disconnect(void)
 {
-	/* the gateway believes that a closed socket means: it has let go of the ring */
+	/*
+	 * the gateway believes that a closed socket means: it has let go of the
+	 * ring
+	 */
 	if (ring)
 		orion_ring_detach(ring);
 	ring = NULL;

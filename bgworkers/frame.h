@@ -33,32 +33,41 @@ typedef enum OrionFrameType
 	/* executor -> gateway, right after connecting; id = pid */
 	ORION_FRAME_HELLO = 10,		/* fields: u64 protocol */
 	/* gateway -> executor; id = request number, given back in the answer */
-	ORION_FRAME_REQUEST = 11,	/* fields: method, path, query, peer address, body, then pairs of
-								 * header name (lower case) and value */
+	ORION_FRAME_REQUEST = 11,	/* fields: method, path, query, peer address,
+								 * body, then pairs of header name (lower
+								 * case) and value */
 	ORION_FRAME_CANCEL = 12,	/* the client has gone: id will not come */
 	/* executor -> gateway */
-	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of header name and value */
-	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for the ring */
+	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of
+								 * header name and value */
+	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for
+								 * the ring */
 	/* gateway -> executor */
-	ORION_FRAME_RING = 15,		/* the first: id = lane; brings the ring's memory and bell */
+	ORION_FRAME_RING = 15,		/* the first: id = lane; brings the ring's
+								 * memory and bell */
 	ORION_FRAME_WAKE = 16,		/* there is something in the ring */
 
 	/* courier -> relay, and the first and the last also gateway -> its worker */
-	ORION_FRAME_READY = 20,		/* connected (gateway: listening); fields: position stored at the
-								 * sink, or empty */
-	ORION_FRAME_ACK = 21,		/* id = event number: it and all before it are settled */
-	ORION_FRAME_REJECT = 22,	/* id = event number: refused for good; fields: reason */
-	ORION_FRAME_TROUBLE = 23,	/* the sink is unreachable or slow; fields: text for operators, empty =
-								 * all well again */
+	ORION_FRAME_READY = 20,		/* connected (gateway: listening); fields:
+								 * position stored at the sink, or empty */
+	ORION_FRAME_ACK = 21,		/* id = event number: it and all before it are
+								 * settled */
+	ORION_FRAME_REJECT = 22,	/* id = event number: refused for good;
+								 * fields: reason */
+	ORION_FRAME_TROUBLE = 23,	/* the sink is unreachable or slow; fields:
+								 * text for operators, empty = all well again */
 	/* relay -> courier */
+
 	/*
-	 * A position is "<window>:<seq>:<tag>": two decimal numbers, by which positions are
-	 * ordered, and the window's tag of 16 hex digits.  With another tag it speaks of
-	 * other events, whatever its numbers.
+	 * A position is "<window>:<seq>:<tag>": two decimal numbers, by which
+	 * positions are ordered, and the window's tag of 16 hex digits.  With
+	 * another tag it speaks of other events, whatever its numbers.
 	 */
-	ORION_FRAME_EVENT = 24,		/* id = event number (1, 2, ... per connection); fields: position,
-								 * event id, type, aggregatetype, aggregateid, correlation id,
-								 * occurred_at (RFC 3339), envelope JSON */
+	ORION_FRAME_EVENT = 24,		/* id = event number (1, 2, ... per
+								 * connection); fields: position, event id,
+								 * type, aggregatetype, aggregateid,
+								 * correlation id, occurred_at (RFC 3339),
+								 * envelope JSON */
 } OrionFrameType;
 
 /* A received frame; body points into the buffer it was parsed from. */

@@ -8,7 +8,8 @@
 
 #include "core/shmem.h"
 
-extern OrionWorkerSlot *orion_my_slot;	/* this worker's slot; NULL outside of workers */
+extern OrionWorkerSlot *orion_my_slot;	/* this worker's slot; NULL outside of
+										 * workers */
 
 /*
  * Runs a worker: attaches to the slot named by the launcher's argument, connects

@@ -35,6 +35,7 @@ orion_relay_report(OrionWorkerState state, const char *text)
 {
 	if (text == NULL)
 		text = "";
+
 	if (state == reported_state && strncmp(text, reported_text, ORION_ERROR_LEN - 1) == 0)
 		return;
 	reported_state = state;
@@ -143,7 +144,8 @@ relay(void)
 		if (is_stale())
 			load();
 		if (sink == NULL || cursor == NULL || RecoveryInProgress())
-			orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);	/* the launcher will stop us */
+			orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);	/* the launcher will
+																 * stop us */
 		else if (sink->paused)
 		{
 			orion_relay_courier_stop(cursor);

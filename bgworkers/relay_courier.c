@@ -37,7 +37,8 @@
 #define MAX_BYTES	(8 * 1024 * 1024)
 #define READ_ROWS	500			/* rows of one transaction */
 #define MAX_FRAME	65536		/* the courier sends nothing longer */
-#define LAST_WINDOW (INT64CONST(1) << 62)	/* room to go on numbering behind it */
+#define LAST_WINDOW (INT64CONST(1) << 62)	/* room to go on numbering behind
+											 * it */
 
 typedef struct Sent
 {
@@ -48,10 +49,12 @@ typedef struct Sent
 
 static OrionChild child = {.fd = -1};
 static TimestampTz not_before = 0;	/* no start of a courier earlier */
-static TimestampTz stalled_since = 0;	/* the sink takes nothing since; 0 = it does */
+static TimestampTz stalled_since = 0;	/* the sink takes nothing since; 0 =
+										 * it does */
 static bool ready = false;
 static Sent in_flight[MAX_EVENTS];
-static uint64 sent = 0;			/* number of the last event sent to this courier */
+static uint64 sent = 0;			/* number of the last event sent to this
+								 * courier */
 static uint64 acked = 0;
 static size_t bytes = 0;		/* of the events in flight */
 static int64 acked_seq = 0;		/* of the window: all up to here is delivered */
@@ -85,17 +88,17 @@ static void
 lose_courier(OrionCursor *cursor, const char *problem)
 {
 	char		why[64];
-	char		text[ORION_ERROR_LEN];
+	char		report[ORION_ERROR_LEN];
 
 	orion_child_stop(&child, why, sizeof(why));
-	snprintf(text, sizeof(text), "orion-courier %s", problem ? problem : why);
-	ereport(LOG, (errmsg("%s", text)));
+	snprintf(report, sizeof(report), "orion-courier %s", problem ? problem : why);
+	ereport(LOG, (errmsg("%s", report)));
 	forget_courier(cursor);
 	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orion_child_backoff(&child));
 	if (stalled_since == 0)
 		stalled_since = GetCurrentTimestamp();
 	orion_pool_count_restart();
-	orion_relay_report(ORION_STATE_DEGRADED, text);
+	orion_relay_report(ORION_STATE_DEGRADED, report);
 }
 
 static void
@@ -214,6 +217,7 @@ on_reject(const OrionSink *sink, OrionCursor *cursor, uint64 number, const char 
 	if (!pg_verify_mbstr(PG_UTF8, text, strlen(text), true))
 		text = pstrdup("refused by the sink");
 	text = pg_any_to_server(text, strlen(text), PG_UTF8);
+
 	if (orion_cursor_fetch(cursor, in_flight[number % MAX_EVENTS].seq) == 1)
 		orion_dead_letter(sink->id, orion_cursor_window(cursor),
 						  orion_event_from_row(SPI_tuptable->vals[0], SPI_tuptable->tupdesc), text);
@@ -356,7 +360,8 @@ read_more(const OrionSink *sink, OrionCursor *cursor)
 	int			n = 0;
 
 	if (was_open && orion_cursor_at_end(cursor) && acked < sent)
-		return false;			/* the next window begins when this one is delivered */
+		return false;			/* the next window begins when this one is
+								 * delivered */
 	if (was_open && orion_cursor_at_end(cursor))
 		orion_cursor_close(cursor);
 	orion_pool_begin("orion: reading events");

@@ -6,7 +6,7 @@
  * the other's, both sequentially consistent, so that at least one sees the other.
  */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE			/* PostgreSQL's flags have it */
+#define _GNU_SOURCE				/* PostgreSQL's flags have it */
 #endif
 #include "ring.h"
 

@@ -76,9 +76,11 @@ extern void orion_ring_lane_init(OrionRing *ring, int lane);
 extern uint8_t *orion_ring_data(OrionRing *ring, int slot);
 extern bool orion_ring_push(OrionRing *ring, int slot, uint64_t id, uint32_t len);
 extern int	orion_ring_owner(const OrionRing *ring, int slot, uint64_t id); /* lane, or -1 */
-extern bool orion_ring_withdraw(OrionRing *ring, int slot, uint64_t id);	/* false: an executor has it */
+extern bool orion_ring_withdraw(OrionRing *ring, int slot, uint64_t id);	/* false: an executor
+																			 * has it */
 extern void orion_ring_cancel(OrionRing *ring, int slot);
-extern uint32_t orion_ring_waiting(const OrionRing *ring);	/* at most so many requests */
+extern uint32_t orion_ring_waiting(const OrionRing *ring);	/* at most so many
+															 * requests */
 extern bool orion_ring_has_done(const OrionRing *ring, int lane, uint32_t done_head);
 
 /* The next answered slot; -1 none, -2 the lane is corrupt. */

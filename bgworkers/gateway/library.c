@@ -55,7 +55,11 @@ refuse(struct MHD_Connection *connection, const OrionHttpError *error)
 				   "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
 				   "X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
 				   error->status, MHD_get_reason_phrase_for(error->status), len, body);
-	/* it fits into the empty buffer of the socket; if not, the client is told less */
+
+	/*
+	 * it fits into the empty buffer of the socket; if not, the client is told
+	 * less
+	 */
 	(void) !send(fd, answer, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 

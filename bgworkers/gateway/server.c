@@ -53,8 +53,8 @@
 								 * turn */
 #define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four
 												 * of the largest allowed */
-#define ANSWER_MEMORY	(256u * 1024 * 1024)	/* of all large answers held, or
-												 * one of any size */
+#define ANSWER_MEMORY	(256u * 1024 * 1024)	/* of all large answers held,
+												 * or one of any size */
 #define LARGE_ANSWER	65536
 #define ANSWER_ROOM		8192	/* the library's memory for a response's
 								 * headers */

@@ -139,8 +139,8 @@ static void
 write_attempt(const Attempt *attempt)
 {
 	static const char insert[] =
-		"INSERT INTO orion_private.login_attempts (attempted_at, email, user_id, outcome, address, user_agent)"
-		" VALUES ($1, $2, $3, $4, $5::pg_catalog.inet, $6)";
+	"INSERT INTO orion_private.login_attempts (attempted_at, email, user_id, outcome, address, user_agent)"
+	" VALUES ($1, $2, $3, $4, $5::pg_catalog.inet, $6)";
 	Oid			types[] = {TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID};
 	Datum		values[] = {
 		TimestampTzGetDatum(attempt->at), CStringGetTextDatum(attempt->email), UUIDPGetDatum(&attempt->user),
@@ -184,9 +184,9 @@ static void
 load(void)
 {
 	static const char query[] =
-		"SELECT a.email, pg_catalog.text(a.network), a.outcome, a.attempted_at FROM orion_private.login_attempts a"
-		" WHERE a.attempted_at OPERATOR(pg_catalog.>=) $1 AND a.attempted_at OPERATOR(pg_catalog.<) $2"
-		" AND a.outcome OPERATOR(pg_catalog.<>) 'locked' ORDER BY a.attempted_at, a.id";
+	"SELECT a.email, pg_catalog.text(a.network), a.outcome, a.attempted_at FROM orion_private.login_attempts a"
+	" WHERE a.attempted_at OPERATOR(pg_catalog.>=) $1 AND a.attempted_at OPERATOR(pg_catalog.<) $2"
+	" AND a.outcome OPERATOR(pg_catalog.<>) 'locked' ORDER BY a.attempted_at, a.id";
 	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
 	TimestampTz from = GetCurrentTimestamp() - orion_auth_login_window * USECS_PER_SEC;
 	Datum		values[] = {TimestampTzGetDatum(from), TimestampTzGetDatum(orion_throttle_started())};
@@ -215,7 +215,7 @@ static void
 forget_old(void)
 {
 	static const char query[] =
-		"DELETE FROM orion_private.login_attempts WHERE attempted_at OPERATOR(pg_catalog.<) $1";
+	"DELETE FROM orion_private.login_attempts WHERE attempted_at OPERATOR(pg_catalog.<) $1";
 	Oid			types[] = {TIMESTAMPTZOID};
 	TimestampTz before = GetCurrentTimestamp() - (int64) orion_auth_attempt_retention * SECS_PER_MINUTE * USECS_PER_SEC;
 	Datum		values[] = {TimestampTzGetDatum(before)};

@@ -88,8 +88,8 @@ static bool
 make_key(CounterKind kind, const char *account, const char *network, unsigned char *key)
 {
 	crypto_generichash_state digest;
-	int64		length = bucket_seconds();	/* other buckets after a reload: other
-											 * counters */
+	int64		length = bucket_seconds();	/* other buckets after a reload:
+											 * other counters */
 	unsigned char byte = kind;
 
 	if ((kind != BY_NETWORK && !account) || (kind != BY_ACCOUNT && !network))

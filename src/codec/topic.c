@@ -45,8 +45,10 @@ next_word(const char *at)
 bool
 orion_topic_match(const char *pattern, const char *type)
 {
-	const char *after_hash = NULL;	/* pattern behind the last #, to go on from */
-	const char *hash_type = NULL;	/* the type's word that this # swallows next */
+	const char *after_hash = NULL;	/* pattern behind the last #, to go on
+									 * from */
+	const char *hash_type = NULL;	/* the type's word that this # swallows
+									 * next */
 	bool		hash = false;
 
 	while (type)

@@ -23,7 +23,8 @@
 
 typedef enum OrionWorkerKind
 {
-	ORION_WORKER_MAINTENANCE,	/* index 0; finds the extension, lists the sinks, rotates segments */
+	ORION_WORKER_MAINTENANCE,	/* index 0; finds the extension, lists the
+								 * sinks, rotates segments */
 	ORION_WORKER_GATEWAY,		/* index 0; runs the program orion-gateway */
 	ORION_WORKER_EXECUTOR,		/* index 0 .. orion.executor_count - 1 */
 	ORION_WORKER_RELAY,			/* index = sink id */
@@ -34,8 +35,10 @@ typedef enum OrionWorkerState
 	ORION_STATE_STOPPED,		/* no process */
 	ORION_STATE_STARTING,		/* registered, not attached yet */
 	ORION_STATE_RUNNING,
-	ORION_STATE_BACKOFF,		/* ended with an error, waits for its next start */
-	ORION_STATE_DEGRADED,		/* runs, but its program or remote side does not: see last_error */
+	ORION_STATE_BACKOFF,		/* ended with an error, waits for its next
+								 * start */
+	ORION_STATE_DEGRADED,		/* runs, but its program or remote side does
+								 * not: see last_error */
 	ORION_STATE_PAUSED,			/* a sink that was paused */
 } OrionWorkerState;
 
@@ -48,7 +51,8 @@ typedef struct OrionWorkerSlot
 	OrionWorkerKind kind;
 	int32		index;
 	char		name[NAMEDATALEN];	/* sink name for relays, else empty */
-	uint32		generation;		/* +1 at each launch, so a late process of an older launch knows */
+	uint32		generation;		/* +1 at each launch, so a late process of an
+								 * older launch knows */
 	PGPROC	   *proc;			/* NULL when no process is attached */
 	pid_t		pid;			/* 0 likewise */
 	pid_t		program_pid;	/* the child program, 0 when none */
@@ -57,12 +61,15 @@ typedef struct OrionWorkerSlot
 	TimestampTz launched_at;
 	TimestampTz not_before;		/* backoff: no start earlier */
 	int32		failures;		/* in a row */
-	int64		restarts;		/* of the worker or its program since server start */
+	int64		restarts;		/* of the worker or its program since server
+								 * start */
 	char		last_error[ORION_ERROR_LEN];	/* empty when none */
 
 	/* lock-free */
-	pg_atomic_uint64 lag_events;	/* relays: events not yet acknowledged, as last seen */
-	pg_atomic_uint64 lag_since;		/* relays: TimestampTz of the oldest of them, 0 when none */
+	pg_atomic_uint64 lag_events;	/* relays: events not yet acknowledged, as
+									 * last seen */
+	pg_atomic_uint64 lag_since; /* relays: TimestampTz of the oldest of them,
+								 * 0 when none */
 } OrionWorkerSlot;
 
 typedef struct OrionSinkName
@@ -77,16 +84,21 @@ typedef struct OrionShared
 
 	/* guarded by lock */
 	PGPROC	   *launcher;		/* NULL when it is down */
-	bool		extension_ready;	/* maintenance saw CREATE EXTENSION's objects */
+	bool		extension_ready;	/* maintenance saw CREATE EXTENSION's
+									 * objects */
 	int32		nsinks;
 	OrionSinkName sinks[ORION_MAX_SINKS];	/* the desired relays */
-	TimestampTz hold_until;		/* DROP DATABASE under way: start nothing earlier */
+	TimestampTz hold_until;		/* DROP DATABASE under way: start nothing
+								 * earlier */
 	OrionWorkerSlot slots[ORION_MAX_SLOTS];
 
 	/* lock-free */
-	pg_atomic_uint32 sinks_generation;	/* +1 at each committed change of a sink or subscription */
-	pg_atomic_uint32 routes_generation;	/* +1 at each committed change of the route table */
-	pg_atomic_uint32 outbox_segment;	/* where new events go; 0 = not known, ask the table */
+	pg_atomic_uint32 sinks_generation;	/* +1 at each committed change of a
+										 * sink or subscription */
+	pg_atomic_uint32 routes_generation; /* +1 at each committed change of the
+										 * route table */
+	pg_atomic_uint32 outbox_segment;	/* where new events go; 0 = not known,
+										 * ask the table */
 } OrionShared;
 
 typedef enum OrionLock

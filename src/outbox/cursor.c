@@ -53,11 +53,14 @@
 #include "outbox/outbox_private.h"
 
 #define MAX_RUNS		16384
-#define FIRST_GAP		16		/* numbers of others' rows that a run may span at first */
-#define MOVED_MS		60000	/* how stale the stored from of an idle sink may get */
+#define FIRST_GAP		16		/* numbers of others' rows that a run may span
+								 * at first */
+#define MOVED_MS		60000	/* how stale the stored from of an idle sink
+								 * may get */
 #define KEEP_MS			600000	/* how long delivered windows are kept */
 #define KEEP_TEXT		"10 minutes"
-#define SCAN_CHUNK		10000	/* rows fetched at a time while looking for runs */
+#define SCAN_CHUNK		10000	/* rows fetched at a time while looking for
+								 * runs */
 
 typedef struct Run
 {
@@ -71,7 +74,8 @@ struct OrionCursor
 	int32		sink_id;
 	Datum		from;			/* pg_snapshot */
 	Datum		upto;			/* pg_snapshot, 0 when no window is open */
-	int64		window;			/* number of the open window, or of the last one */
+	int64		window;			/* number of the open window, or of the last
+								 * one */
 	int64		tag;			/* of the same; 0: there was none */
 	int64		confirmed_window;	/* what the sink confirmed last */
 	int64		confirmed_seq;
@@ -85,7 +89,8 @@ struct OrionCursor
 	bool		moved;			/* from does, but only over nothing */
 	TimestampTz stored_at;
 
-	Run		   *runs;			/* of the open window; NULL when not looked up yet */
+	Run		   *runs;			/* of the open window; NULL when not looked up
+								 * yet */
 	int			nruns;
 	int			run;			/* where reading is */
 	int64		runs_after;		/* runs hold the seqs above this */
@@ -389,7 +394,7 @@ static void
 name_window(OrionCursor *cursor)
 {
 	int64		now = GetCurrentTimestamp() / 1000 +
-		(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
+	(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * (USECS_PER_DAY / 1000);
 
 	cursor->window = Max(cursor->window + 1, now);
 	do
@@ -528,7 +533,7 @@ orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag)
 	Oid			types[] = {INT4OID, INT8OID, INT8OID};
 	Datum		values[] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(window), Int64GetDatum(tag)};
 	bool		is_behind = window < cursor->confirmed_window ||
-		(window == cursor->confirmed_window && seq < cursor->confirmed_seq);
+	(window == cursor->confirmed_window && seq < cursor->confirmed_seq);
 	bool		isnull;
 
 	if (tag == cursor->tag && window == cursor->window && tag != 0)

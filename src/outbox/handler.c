@@ -92,6 +92,7 @@ call_handler(const OrionSink *sink, Datum event)
 	int			save_context;
 	int			nest_level = NewGUCNestLevel();
 	FmgrInfo	handler;
+
 	LOCAL_FCINFO(call, 1);
 
 	GetUserIdAndSecContext(&save_user, &save_context);

@@ -55,8 +55,10 @@ typedef struct OrionSink
 	char	   *kind;			/* redis, rabbitmq, sql */
 	char	   *pattern;
 	bool		paused;
-	char	   *config;			/* unsealed JSON; holds passwords; NULL for sql */
-	Oid			handler;		/* sql: the function, InvalidOid when it is gone */
+	char	   *config;			/* unsealed JSON; holds passwords; NULL for
+								 * sql */
+	Oid			handler;		/* sql: the function, InvalidOid when it is
+								 * gone */
 	Oid			handler_role;	/* sql: whom it runs as */
 	const char *problem;		/* sql: why it cannot run, or NULL */
 } OrionSink;
@@ -122,10 +124,14 @@ extern bool orion_cursor_has_confirmed(const OrionCursor *cursor);
 
 typedef enum OrionPositionFate
 {
-	ORION_POSITION_EXPECTED,	/* the sink has what it confirmed: nothing was done */
-	ORION_POSITION_AHEAD,		/* it has more of the open window than was heard of: skipped */
-	ORION_POSITION_LOST,		/* it has less than it confirmed: the cursor went back */
-	ORION_POSITION_UNKNOWN,		/* no window of ours, or too long ago: only the numbering went on */
+	ORION_POSITION_EXPECTED,	/* the sink has what it confirmed: nothing was
+								 * done */
+	ORION_POSITION_AHEAD,		/* it has more of the open window than was
+								 * heard of: skipped */
+	ORION_POSITION_LOST,		/* it has less than it confirmed: the cursor
+								 * went back */
+	ORION_POSITION_UNKNOWN,		/* no window of ours, or too long ago: only
+								 * the numbering went on */
 } OrionPositionFate;
 
 /*
@@ -141,7 +147,8 @@ extern int64 orion_cursor_window(const OrionCursor *cursor);
 extern int64 orion_cursor_tag(const OrionCursor *cursor);
 extern bool orion_cursor_is_open(const OrionCursor *cursor);
 extern int64 orion_cursor_read_seq(const OrionCursor *cursor);	/* last row read */
-extern bool orion_cursor_at_end(const OrionCursor *cursor); /* of the open window: all rows were read */
+extern bool orion_cursor_at_end(const OrionCursor *cursor); /* of the open window:
+															 * all rows were read */
 
 /* Should be stored soon: a window was closed, or from moved a good while ago. */
 extern bool orion_cursor_is_dirty(const OrionCursor *cursor);

@@ -274,7 +274,11 @@ seal(int segment)
 
 	if (!ConditionalLockRelationOid(segment_relation(segment), ShareLock))
 		return;
-	/* With the lock held, a new snapshot's xmax is above every xid in the segment. */
+
+	/*
+	 * With the lock held, a new snapshot's xmax is above every xid in the
+	 * segment.
+	 */
 	snprintf(query, sizeof(query),
 			 "UPDATE orion_private.outbox_state"
 			 " SET sealed_xid = pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"

@@ -311,6 +311,7 @@ orion_body_first(char *text, OrionBody *body)
 
 	memset(body, 0, sizeof(OrionBody));
 	body->text = text;
+
 	if (*c == '[')
 	{
 		body->array = true;

@@ -58,7 +58,8 @@ typedef struct OrionMedia
 	bool		stripped;		/* members that are null are left out */
 	bool		plan;			/* the plan of the statement instead */
 	bool		plan_json;
-	const char *custom[ORION_MAX_CUSTOM];	/* types only the database may know */
+	const char *custom[ORION_MAX_CUSTOM];	/* types only the database may
+											 * know */
 	int			ncustom;
 	bool		unresolved;		/* there is no other type to fall back on */
 	const char *type;			/* of CUSTOM and RAW */
@@ -83,9 +84,9 @@ typedef struct OrionCall
 	const char *schema;			/* exposed schema of this request, once known */
 	bool		authenticated;	/* came with a valid token */
 	const char *role;			/* that its claims name; NULL: none */
-	Jsonb	   *claims;		/* of that token; else NULL */
+	Jsonb	   *claims;			/* of that token; else NULL */
 	instr_time	marks[ORION_STAGES];	/* when each stage began; zero: not at
-									 * all */
+										 * all */
 	OrionQuery	query;			/* not for routes */
 } OrionCall;
 

@@ -107,9 +107,9 @@ append_row(Reader *r, List *names, StringInfo json)
 }
 
 char *
-orion_csv_json(const char *text)
+orion_csv_json(const char *csv)
 {
-	Reader		r = {.at = text};
+	Reader		r = {.at = csv};
 	StringInfoData json;
 	List	   *names;
 

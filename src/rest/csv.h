@@ -10,6 +10,6 @@
  * first line; palloc'ed.  NULL as a value, without more, is null.  Refuses lines
  * of another number of fields.
  */
-extern char *orion_csv_json(const char *text);
+extern char *orion_csv_json(const char *csv);
 
 #endif							/* ORION_REST_CSV_H */

@@ -262,9 +262,9 @@ refuse_none(OrionCall *call, const char *name, List *all, List *given, bool name
 	};
 	char	   *full = psprintf("%s.%s", call->schema, name);
 	char	   *what = !named ? psprintf("with a single unnamed %s parameter", types[whole]) :
-		given == NIL ? "without parameters" :
-		psprintf("with parameter%s %s%s", list_length(given) > 1 ? "s" : "", join_names(given),
-				 whole == ORION_WHOLE_JSON ? " or with a single unnamed json/jsonb parameter" : "");
+	given == NIL ? "without parameters" :
+	psprintf("with parameter%s %s%s", list_length(given) > 1 ? "s" : "", join_names(given),
+			 whole == ORION_WHOLE_JSON ? " or with a single unnamed json/jsonb parameter" : "");
 
 	orion_refuse(404, "PGRST202",
 				 !named ? psprintf("Could not find the function %s in the schema cache", full) :

@@ -66,7 +66,7 @@ read_max_affected(OrionPrefer *prefer, const char *text)
 
 	errno = 0;
 	n = strtoi64(text, &end, 10);
-	if (end == text || *end != '\0' || errno != 0 || n < 0)
+	if (end == text ||*end != '\0' || errno != 0 || n < 0)
 		return false;
 	if (prefer->max_affected < 0)
 		prefer->max_affected = n;
@@ -76,18 +76,21 @@ read_max_affected(OrionPrefer *prefer, const char *text)
 static void
 read_one(OrionPrefer *prefer, StringInfo unknown, char *text)
 {
-	text += strspn(text, " \t");
+	text	  +=strspn(text, " \t");
+
 	for (size_t len = strlen(text); len > 0 && strchr(" \t", text[len - 1]); len--)
-		text[len - 1] = '\0';
+		text[		len - 1] = '\0';
+
 	if (text[0] == '\0' || read_word(prefer, text))
 		return;
 	if (strncmp(text, "timezone=", 9) == 0)
 	{
 		if (prefer->timezone == NULL)
-			prefer->timezone = text + 9;
+			prefer->timezone = text +9;
+
 		return;
 	}
-	if (strncmp(text, "max-affected=", 13) == 0 && read_max_affected(prefer, text + 13))
+	if (strncmp(text, "max-affected=", 13) == 0 && read_max_affected(prefer, text +13))
 		return;
 	appendStringInfo(unknown, "%s%s", unknown->len > 0 ? ", " : "", text);
 }

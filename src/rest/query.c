@@ -172,7 +172,7 @@ hex(char c)
 	return -1;
 }
 
-char	   *
+char *
 orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool plus)
 {
 	char	   *result = arena->alloc(arena->context, len + 1);

@@ -21,7 +21,7 @@ typedef struct Maker
 	int			number;			/* of the relation made last */
 } Maker;
 
-OrionRead  *
+OrionRead *
 orion_read_child(const OrionRead *read, const char *name)
 {
 	for (OrionRead *child = read->first; child; child = child->next)
@@ -157,7 +157,7 @@ apply_orders(OrionRead *read)
 		apply_orders(child);
 }
 
-OrionRead  *
+OrionRead *
 orion_read_make(const OrionCall *call, const OrionSource *source)
 {
 	const OrionQuery *query = &call->query;
@@ -192,7 +192,7 @@ add_name(List *names, const char *name)
 	return lappend(names, unconstify(char *, name));
 }
 
-List	   *
+List *
 orion_read_columns(const OrionRead *read, bool *all)
 {
 	List	   *names = NIL;

@@ -145,7 +145,7 @@ orion_source_column(const OrionSource *source, const char *name, OrionColumn *co
 				 errmsg("column %s.%s does not exist", source->name, name)));
 }
 
-char	   *
+char *
 orion_type_cast_function(Oid from, Oid to)
 {
 	HeapTuple	tuple;
@@ -180,7 +180,7 @@ orion_relation_represents(Oid relid)
 	return represents;
 }
 
-List	   *
+List *
 orion_relation_primary_key(Oid relid)
 {
 	Relation	relation = relation_open(relid, AccessShareLock);
@@ -201,7 +201,7 @@ orion_relation_primary_key(Oid relid)
 	return names;
 }
 
-char	   *
+char *
 orion_type_name(Oid type, int32 typmod)
 {
 	return format_type_extended(type, typmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);

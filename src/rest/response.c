@@ -103,7 +103,7 @@ orion_response_error(OrionResponse *response, int status, const char *code,
 	if (orion_rest_error_verbosity == ORION_ERRORS_VERBOSE)
 	{
 		if (details && strcmp(code, "PGRST201") == 0)
-			appendStringInfo(&response->body, ",\"details\":%s", details); /* JSON already */
+			appendStringInfo(&response->body, ",\"details\":%s", details);	/* JSON already */
 		else
 			append_member(&response->body, ",\"details\":", details);
 		append_member(&response->body, ",\"hint\":", hint);

@@ -356,7 +356,7 @@ read_form(RpcCall *rpc)
 	OrionParam *params = NULL;
 	OrionQueryError error;
 
-	if (text && !orion_query_split(&rpc->call->arena, text, strlen(text), &params, &error))
+	if (text &&!orion_query_split(&rpc->call->arena, text, strlen(text), &params, &error))
 		orion_refuse(400, "PGRST102", "invalid form data", error.problem, NULL);
 	rpc->params = params;
 	for (const OrionParam *p = params; p; p = p->next)

@@ -192,12 +192,14 @@ claims_json(const Jsonb *claims, const char *role)
 		return close_object(&json);
 	}
 	text = JsonbToCString(NULL, unconstify(JsonbContainer *, &claims->root), VARSIZE(claims));
+
 	if (getKeyJsonValueFromContainer(unconstify(JsonbContainer *, &claims->root), "role", 4, &buffer) ||
 		strcmp(text, "{}") == 0)
 		return text;
+
 	append_pair(&json, "role", role);
 	appendStringInfoChar(&json, ',');
-	appendStringInfoString(&json, text + 1);
+	appendStringInfoString(&json, text +1);
 	return json.data;
 }
 

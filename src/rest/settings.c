@@ -70,7 +70,7 @@ split_names(NameList *list, const char *setting)
 {
 	MemoryContext old;
 
-	if (list->text && strcmp(list->text, setting) == 0)
+	if (list->text &&strcmp(list->text, setting) == 0)
 		return list->names;
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	list_free(list->names);

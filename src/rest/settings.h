@@ -17,20 +17,20 @@ typedef enum OrionTxEnd
 	ORION_TX_COMMIT_ALLOW_OVERRIDE,
 	ORION_TX_ROLLBACK,
 	ORION_TX_ROLLBACK_ALLOW_OVERRIDE,
-} OrionTxEnd;
+}			OrionTxEnd;
 
 typedef enum OrionVerbosity
 {
 	ORION_ERRORS_VERBOSE,
 	ORION_ERRORS_MINIMAL,
-} OrionVerbosity;
+}			OrionVerbosity;
 
 typedef enum OrionOpenApiMode
 {
 	ORION_OPENAPI_FOLLOW_PRIVILEGES,
 	ORION_OPENAPI_IGNORE_PRIVILEGES,
 	ORION_OPENAPI_DISABLED,
-} OrionOpenApiMode;
+}			OrionOpenApiMode;
 
 extern char *orion_rest_prefix;
 extern char *orion_rest_schemas;

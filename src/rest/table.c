@@ -102,6 +102,7 @@ read_rows(OrionCall *call, const OrionSource *source)
 	OrionStatement st;
 	OrionRead  *read = orion_read_make(call, source);
 	int64		total = -1;
+
 	/* without a limit the rows of the answer are all there are */
 	bool		limited = call->query.has_limit || call->query.has_offset || orion_rest_max_rows >= 0;
 	bool		counted = call->prefer.count == ORION_COUNT_EXACT && limited;

@@ -49,7 +49,8 @@ typedef struct Write
 	List	   *names;			/* char *: columns that the body sets */
 	List	   *conflict;		/* char *: what tells that a row is there
 								 * already */
-	List	   *location;		/* char *: primary key that Location is made of */
+	List	   *location;		/* char *: primary key that Location is made
+								 * of */
 	OrionRead  *read;			/* of the representation, or NULL */
 	OrionStatement st;
 } Write;
@@ -321,7 +322,7 @@ rows_updated(void)
 {
 	const char *text = GetConfigOption("request.updated", true, false);
 
-	return text && text[0] ? strtoi64(text, NULL, 10) : 0;
+	return text &&text[0] ? strtoi64(text, NULL, 10) : 0;
 }
 
 /* 201 when something is new; merging and PUT may find all there already. */

@@ -74,7 +74,7 @@ orion_claims_get(void)
 	return current_claims;
 }
 
-char	   *
+char *
 orion_claims_string(const Jsonb *claims, const char *name)
 {
 	JsonbValue	buffer;

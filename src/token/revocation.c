@@ -59,7 +59,8 @@
 typedef struct Revocation
 {
 	pg_uuid_t	id;				/* of a session or user; hash key, first */
-	TimestampTz epoch;			/* tokens issued before are dead; DT_NOEND: all */
+	TimestampTz epoch;			/* tokens issued before are dead; DT_NOEND:
+								 * all */
 	TimestampTz until;			/* forget it then */
 } Revocation;
 
@@ -67,7 +68,8 @@ typedef struct RevocationState
 {
 	/* guarded by ORION_LOCK_REVOCATIONS */
 	Oid			database;		/* whose rows are all in the hash table */
-	TimestampTz table_until;	/* something did not fit: read the table until then */
+	TimestampTz table_until;	/* something did not fit: read the table until
+								 * then */
 } RevocationState;
 
 /* A note of the running transaction. */
@@ -328,7 +330,7 @@ claim_uuid(const Jsonb *claims, const char *name, pg_uuid_t *id)
 {
 	char	   *text = orion_claims_string(claims, name);
 
-	if (!text || !orion_looks_like_uuid(text))
+	if (!text ||!orion_looks_like_uuid(text))
 		return false;
 	*id = *DatumGetUUIDP(DirectFunctionCall1(uuid_in, CStringGetDatum(text)));
 	return true;

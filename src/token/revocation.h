@@ -17,7 +17,8 @@ typedef struct OrionTokenSubject
 	bool		has_user;
 	pg_uuid_t	session;		/* claim "session_id" */
 	pg_uuid_t	user;			/* claim "sub" */
-	int64		issued_at;		/* claim "iat", seconds since 1970; 0: not given */
+	int64		issued_at;		/* claim "iat", seconds since 1970; 0: not
+								 * given */
 } OrionTokenSubject;
 
 /* Leaves out what is no UUID: tokens of another issuer. */

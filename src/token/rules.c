@@ -35,11 +35,11 @@ static bool
 quoted(const char **text, const char **start, int *len)
 {
 	char		quote = **text;
-	const char *end = strchr(*text + 1, quote);
+	const char *end = strchr(*text +1, quote);
 
 	if ((quote != '\'' && quote != '"') || end == NULL)
 		return false;
-	*start = *text + 1;
+	*start = *text +1;
 	*len = end - *start;
 	*text = end + 1;
 	return true;
@@ -49,7 +49,7 @@ quoted(const char **text, const char **start, int *len)
 static bool
 equality(const char **text, Step *step)
 {
-	const char *at = *text + 1;
+	const char *at = *text +1;
 	bool		parenthesis = *at == '(';
 
 	at += parenthesis;
@@ -76,7 +76,7 @@ bracket(const char **text, Step *step)
 		return equality(text, step);
 	if (**text == '\'' || **text == '"')
 		return quoted(text, &step->name, &step->len);
-	if (**text < '0' || **text > '9')
+	if (**text <'0' || **text >'9')
 		return false;
 	step->index = (int) Min(strtol(*text, &end, 10), INT_MAX);
 	*text = end;
@@ -96,19 +96,19 @@ next_step(const char **text, Step *step)
 	if (**text == '[')
 	{
 		++*text;
-		if (!bracket(text, step) || **text != ']')
+		if (!bracket(text, step) || **text !=']')
 			return -1;
 		++*text;
 		return 1;
 	}
-	if (**text != '.')
+	if (**text !='.')
 		return -1;
 	++*text;
 	if (**text == '"')
 		return quoted(text, &step->name, &step->len) ? 1 : -1;
 	step->name = *text;
 	step->len = strcspn(*text, ".[");
-	*text += step->len;
+	*text +=step->len;
 	return step->len > 0 ? 1 : -1;
 }
 

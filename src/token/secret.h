@@ -7,7 +7,8 @@
 
 #include "postgres.h"
 
-#define ORION_SECRET_MIN_LEN	32	/* RFC 7518 3.2: at least the size of the hash */
+#define ORION_SECRET_MIN_LEN	32	/* RFC 7518 3.2: at least the size of the
+									 * hash */
 
 typedef struct OrionSecret
 {

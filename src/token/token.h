@@ -22,7 +22,8 @@ typedef enum OrionTokenStatus
 								 * them */
 	ORION_TOKEN_OTHER_AUDIENCE,
 	ORION_TOKEN_BAD_CLAIMS,		/* no JSON object */
-	ORION_TOKEN_ENDED,			/* its session ended, its user is banned or deleted */
+	ORION_TOKEN_ENDED,			/* its session ended, its user is banned or
+								 * deleted */
 	/* nothing in it can be believed */
 	ORION_TOKEN_MALFORMED,
 	ORION_TOKEN_UNREADABLE,		/* three parts that are no base64url, no JSON */

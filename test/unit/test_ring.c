@@ -84,7 +84,8 @@ test_withdraw_and_cancel(void **state)
 	assert_false(orion_ring_is_cancelled(ring, 1, 2, 0));
 	orion_ring_cancel(ring, 1);
 	assert_true(orion_ring_is_cancelled(ring, 1, 2, 0));
-	assert_int_equal(orion_ring_owner(ring, 1, 2), 0);	/* still to be given back */
+	assert_int_equal(orion_ring_owner(ring, 1, 2), 0);	/* still to be given
+														 * back */
 	orion_ring_push(ring, 1, 3, 0);
 	assert_int_equal(orion_ring_claim(ring, 9, &id), 1);
 	assert_true(orion_ring_is_cancelled(ring, 1, 2, 0));
@@ -225,7 +226,7 @@ typedef struct Stress
 	int			gateway_bell;	/* pipe's end: wakes the gateway */
 	bool		stop;
 	int			served;
-} Stress;
+}			Stress;
 
 /* Sleeps as an executor does; a lost wake-up would hang the test. */
 static void *
@@ -356,7 +357,10 @@ test_stress(void **state)
 		{
 			struct pollfd pfd = {.fd = gateway_bell[0],.events = POLLIN};
 
-			/* with the queue full of withdrawn entries, an executor may be owed a bell */
+			/*
+			 * with the queue full of withdrawn entries, an executor may be
+			 * owed a bell
+			 */
 			if (poll(&pfd, 1, orion_ring_waiting(ring) > 0 ? 1 : 20000) == 1)
 				assert_int_equal(read(gateway_bell[0], &c, 1), 1);
 			else

@@ -10,7 +10,7 @@
 
 set -euo pipefail
 umask 022
-export LC_ALL=C.UTF-8
+export LC_ALL=C.UTF-8 LANG=C.UTF-8	# PostgreSQL::Test drops LC_ALL; a database in SQL_ASCII would follow
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 unset PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGSERVICE PGOPTIONS PGDATA	# ours, or nobody's
 

@@ -80,12 +80,32 @@ fork_program(const char *program, int fd)
 	return pid;
 }
 
+/*
+ * A worker that leaves takes its program along and waits for its end: left to the
+ * process that adopts orphans, it would stay a zombie where that one reaps nobody,
+ * as the first process of many containers does.
+ */
+static void
+end_with_worker(int code, Datum arg)
+{
+	OrionChild *child = (OrionChild *) DatumGetPointer(arg);
+
+	if (child->pid <= 0)
+		return;
+	kill(child->pid, SIGKILL);
+	waitpid(child->pid, NULL, 0);
+}
+
 void
 orion_child_start(OrionChild *child, const char *program, const char *config)
 {
+	static bool registered = false;
 	int			pair[2];
 
 	Assert(child->pid == 0);
+	if (!registered)
+		on_proc_exit(end_with_worker, PointerGetDatum(child));
+	registered = true;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		ereport(ERROR,
 				(errcode_for_socket_access(),

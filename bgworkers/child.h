@@ -28,7 +28,8 @@ typedef struct OrionChild
 /*
  * Starts a program from the server's bin directory and queues one CONFIG frame
  * (config is JSON text).  Reports the pid to the pool.  Errors when fork fails;
- * a program that cannot be executed shows up as an exit.
+ * a program that cannot be executed shows up as an exit.  One program a process; it
+ * is killed and reaped when the worker exits.
  */
 extern void orion_child_start(OrionChild *child, const char *program, const char *config);
 

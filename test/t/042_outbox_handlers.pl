@@ -22,6 +22,7 @@ sub becomes { ok($node->poll_query_until('postgres', "SELECT $_[0]"), $_[1]); }
 
 value(q{
 CREATE EXTENSION orion;
+CREATE ROLE chief SUPERUSER;
 CREATE ROLE app IN ROLE orion_service;
 GRANT ALL ON SCHEMA public TO app;
 SET ROLE app;
@@ -38,8 +39,8 @@ BEGIN
 	CASE type
 		WHEN 'do.deferred' THEN INSERT INTO checked VALUES (1);
 		WHEN 'do.reset' THEN RESET ROLE;
-		WHEN 'do.role' THEN SET ROLE postgres;
-		WHEN 'do.session' THEN SET SESSION AUTHORIZATION postgres;
+		WHEN 'do.role' THEN SET ROLE chief;
+		WHEN 'do.session' THEN SET SESSION AUTHORIZATION chief;
 		WHEN 'do.temporary' THEN CREATE TEMPORARY TABLE pg_temp.x ();
 		WHEN 'do.sleep' THEN PERFORM pg_sleep(100);
 		WHEN 'do.setting' THEN PERFORM set_config('search_path', 'nowhere', false);
@@ -78,7 +79,7 @@ becomes("count(*) = 0 FROM orion.parked_events", 'and called again');
 is(value("SELECT count(*) FROM effects WHERE type = 'do.recover'"), '1', 'with effect once');
 
 # privileges are looked at again
-value('REVOKE EXECUTE ON FUNCTION handle(jsonb) FROM PUBLIC, app; ALTER FUNCTION handle(jsonb) OWNER TO postgres');
+value('REVOKE EXECUTE ON FUNCTION handle(jsonb) FROM PUBLIC, app; ALTER FUNCTION handle(jsonb) OWNER TO chief');
 becomes("state = 'degraded' AND last_error LIKE '%may not execute%' FROM orion.sinks", 'a handler that its role may not execute is not called');
 value("SELECT orion_publish('do.later', '{}')");
 value('GRANT EXECUTE ON FUNCTION handle(jsonb) TO app');

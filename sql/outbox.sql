@@ -73,6 +73,22 @@ SELECT name, kind, pattern, paused, window_no, delivered FROM orion.sinks;
 SELECT config FROM orion_private.sinks;
 ROLLBACK;
 SELECT position('secret-word'::bytea IN orion_private.sink_seal('{"url": "redis://u:secret-word@localhost"}', 'x')) AS found;
+-- altering: what is not given stays, and the position too
+BEGIN;
+SELECT orion_sink_create('x', 'redis', '{"url": "redis://u:secret-word@localhost"}', 'user.*') > 0 AS created;
+SELECT config AS config, (SELECT seq FROM orion_private.cursors) AS seq FROM orion_private.sinks \gset
+SELECT orion_sink_alter('x', pattern => 'order.#');
+SELECT pattern, config = :'config' AS same_config FROM orion_private.sinks;
+SELECT orion_sink_alter('x', config => '{"url": "redis://u:other-word@localhost"}');
+SELECT pattern, config = :'config' AS same_config, (SELECT seq FROM orion_private.cursors) = :seq AS same_position,
+	position('other-word'::bytea IN config) AS found FROM orion_private.sinks;
+SELECT action, target_id, old, new FROM orion_private.audit_log WHERE action LIKE 'sink.%' ORDER BY id;
+SAVEPOINT s;
+SELECT orion_sink_alter('x', pattern => 'a..b');
+ROLLBACK TO s;
+SELECT orion_sink_alter('x', config => '{"url": 1}');
+ROLLBACK;
+SELECT orion_sink_alter('nix', 'a.b');
 SELECT orion_sink_pause('nix');
 SELECT orion_sink_resume('nix');
 SELECT orion_sink_drop('nix');

@@ -255,6 +255,20 @@ CREATE FUNCTION orion_private.topic_pattern_error(pattern text) RETURNS text
 COMMENT ON FUNCTION orion_private.topic_pattern_error(text) IS 'Why a text is no pattern of event types, or null';
 REVOKE ALL ON FUNCTION orion_private.topic_pattern_error(text) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.pattern_check(pattern text) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF pattern IS NULL OR orion_private.topic_pattern_error(pattern) IS NOT NULL THEN
+		RAISE EXCEPTION 'invalid pattern of event types: %', coalesce(orion_private.topic_pattern_error(pattern), 'it is null')
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Examples are user.created, user.* and #.';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.pattern_check(text) IS 'Refuses what is no pattern of event types';
+REVOKE ALL ON FUNCTION orion_private.pattern_check(text) FROM PUBLIC;
+
 -- The row and the cursor of a new sink, for orion_sink_create and orion_subscribe.
 CREATE FUNCTION orion_private.sink_add(name text, kind text, pattern text, config bytea, handler text, handler_role regrole)
 	RETURNS int
@@ -269,10 +283,7 @@ BEGIN
 		RAISE EXCEPTION 'invalid name of a sink: "%"', name
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use 1 to 63 letters, digits, dots, hyphens and underscores.';
 	END IF;
-	IF pattern IS NULL OR orion_private.topic_pattern_error(pattern) IS NOT NULL THEN
-		RAISE EXCEPTION 'invalid pattern of event types: %', coalesce(orion_private.topic_pattern_error(pattern), 'it is null')
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Examples are user.created, user.* and #.';
-	END IF;
+	PERFORM orion_private.pattern_check(pattern);
 	LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
 	IF (SELECT count(*) FROM orion_private.sinks) >= 64 THEN
 		RAISE EXCEPTION 'there are already 64 sinks' USING ERRCODE = 'program_limit_exceeded';
@@ -291,9 +302,9 @@ $fn$;
 COMMENT ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole) IS 'Adds a sink that starts at the present';
 REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole) FROM PUBLIC;
 
-CREATE FUNCTION @extschema@.orion_sink_create(name text, kind text, config jsonb, pattern text DEFAULT '#')
-	RETURNS int
-	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+-- What can be said about a configuration without asking the sink.
+CREATE FUNCTION orion_private.sink_check(kind text, config jsonb) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $fn$
 BEGIN
@@ -307,11 +318,63 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'For example {"url": "redis://localhost:6379/0"} or {"url": "amqp://user:password@localhost:5672/"}.';
 	END IF;
-	RETURN orion_private.sink_add(name, kind, pattern, orion_private.sink_seal(config, name), NULL, NULL);
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.sink_check(text, jsonb) IS 'Refuses kinds and configurations of sinks that cannot be right';
+REVOKE ALL ON FUNCTION orion_private.sink_check(text, jsonb) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_sink_create(name text, kind text, config jsonb, pattern text DEFAULT '#')
+	RETURNS int
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	id int;
+BEGIN
+	PERFORM orion_private.sink_check(kind, config);
+	id := orion_private.sink_add(name, kind, pattern, orion_private.sink_seal(config, name), NULL, NULL);
+	PERFORM orion_private.audit('sink.create', 'sink', name, new => jsonb_build_object('kind', kind, 'pattern', pattern));
+	RETURN id;
 END
 $fn$;
 COMMENT ON FUNCTION @extschema@.orion_sink_create(text, text, jsonb, text)
 	IS 'Adds a sink (redis, rabbitmq) for the events from now on whose type matches the pattern; returns its id';
+
+-- The relay reads the sink anew at commit: what it has not sent yet goes the new way.
+CREATE FUNCTION @extschema@.orion_sink_alter(name text, pattern text DEFAULT NULL, config jsonb DEFAULT NULL)
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	sink orion_private.sinks;
+BEGIN
+	SELECT * INTO sink FROM orion_private.sinks s WHERE s.name = orion_sink_alter.name FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
+	END IF;
+	IF pattern IS NOT NULL THEN
+		PERFORM orion_private.pattern_check(pattern);
+	END IF;
+	IF config IS NOT NULL AND sink.kind = 'sql' THEN
+		RAISE EXCEPTION 'a SQL handler has no configuration'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'End the subscription with orion_unsubscribe() and subscribe anew.';
+	ELSIF config IS NOT NULL THEN
+		PERFORM orion_private.sink_check(sink.kind, config);
+	END IF;
+	UPDATE orion_private.sinks s SET
+		pattern = coalesce(orion_sink_alter.pattern, s.pattern),
+		config = CASE WHEN orion_sink_alter.config IS NULL THEN s.config
+			ELSE orion_private.sink_seal(orion_sink_alter.config, s.name) END
+		WHERE s.id = sink.id;
+	-- the configuration holds passwords: only that it changed is said
+	PERFORM orion_private.audit('sink.alter', 'sink', name,
+		old => jsonb_build_object('pattern', sink.pattern),
+		new => jsonb_build_object('pattern', coalesce(pattern, sink.pattern), 'config', config IS NOT NULL));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_sink_alter(text, text, jsonb)
+	IS 'Gives a sink another pattern, another configuration, or both; it goes on from where it is';
 
 CREATE FUNCTION @extschema@.orion_sink_pause(name text) RETURNS void
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -322,6 +385,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
 	END IF;
+	PERFORM orion_private.audit('sink.pause', 'sink', name);
 END
 $fn$;
 COMMENT ON FUNCTION @extschema@.orion_sink_pause(text) IS 'Stops sending events to a sink; they wait';
@@ -335,6 +399,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
 	END IF;
+	PERFORM orion_private.audit('sink.resume', 'sink', name);
 END
 $fn$;
 COMMENT ON FUNCTION @extschema@.orion_sink_resume(text) IS 'Sends events to a paused sink again, from where it was';
@@ -348,6 +413,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RAISE EXCEPTION 'there is no sink named "%"', name USING ERRCODE = 'undefined_object';
 	END IF;
+	PERFORM orion_private.audit('sink.drop', 'sink', name);
 END
 $fn$;
 COMMENT ON FUNCTION @extschema@.orion_sink_drop(text) IS 'Removes a sink, its position and its dead letters';
@@ -366,6 +432,7 @@ COMMENT ON FUNCTION @extschema@.orion_unsubscribe(text) IS 'Ends a subscription 
 
 REVOKE ALL ON FUNCTION
 	@extschema@.orion_sink_create(text, text, jsonb, text),
+	@extschema@.orion_sink_alter(text, text, jsonb),
 	@extschema@.orion_sink_pause(text),
 	@extschema@.orion_sink_resume(text),
 	@extschema@.orion_sink_drop(text),
@@ -374,6 +441,7 @@ REVOKE ALL ON FUNCTION
 	FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
 	@extschema@.orion_sink_create(text, text, jsonb, text),
+	@extschema@.orion_sink_alter(text, text, jsonb),
 	@extschema@.orion_sink_pause(text),
 	@extschema@.orion_sink_resume(text),
 	@extschema@.orion_sink_drop(text)

@@ -3829,6 +3829,14 @@ COMMENT ON FUNCTION @extschema@.orion_publish(text, jsonb, text, text, text, tex
 REVOKE ALL ON FUNCTION @extschema@.orion_publish(text, jsonb, text, text, text, text, jsonb, int) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_publish(text, jsonb, text, text, text, text, jsonb, int) TO orion_service, orion_admin;
 
+CREATE FUNCTION @extschema@.orion_publish_batch(events jsonb) RETURNS uuid[]
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_publish_batch';
+COMMENT ON FUNCTION @extschema@.orion_publish_batch(jsonb)
+	IS 'Publishes an array of events, objects with the arguments of orion_publish as keys, all or none; returns their ids in order';
+REVOKE ALL ON FUNCTION @extschema@.orion_publish_batch(jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_publish_batch(jsonb) TO orion_service, orion_admin;
+
 CREATE FUNCTION orion_private.sinks_changed() RETURNS trigger
 	LANGUAGE c
 	AS 'MODULE_PATHNAME', 'orion_sinks_changed';

@@ -11,6 +11,55 @@ SELECT segment, seq > 0 AS seq, xid <= pg_snapshot_xmax(pg_current_snapshot()) A
 SELECT substr(:'id', 15, 1) AS version, substr(:'id', 20, 1) IN ('8', '9', 'a', 'b') AS variant;
 SELECT count(DISTINCT orion_publish('user.same', '{}')) FROM generate_series(1, 1000);
 
+-- publish many
+SELECT array_length(orion_publish_batch('[{"type": "batch.one", "payload": {"n": 1}}, {"type": "batch.two", "payload": null, "aggregatetype": "a",
+	"aggregateid": "7", "correlation_id": "c", "causation_id": "d", "metadata": {"m": [1, 2]}, "version": 3}]'), 1);
+SELECT type, payload, aggregatetype, aggregateid, correlation_id, causation_id, metadata, version FROM orion_private.outbox WHERE type LIKE 'batch.%' ORDER BY seq;
+SELECT orion_publish_batch('[]');
+SELECT orion_publish_batch(NULL);
+-- more than a page and more than a group of rows: ids in order, rows reachable by both indexes, big ones among them
+WITH published AS MATERIALIZED (SELECT orion_publish_batch((SELECT jsonb_agg(jsonb_build_object('type', 'batch.many', 'payload',
+		CASE WHEN i % 100 = 0 THEN (SELECT to_jsonb(string_agg(md5(j::text), '')) FROM generate_series(1, 1000) j) ELSE to_jsonb(i) END) ORDER BY i)
+	FROM generate_series(1, 1000) i)) AS ids)
+	SELECT array_length(ids, 1) AS length, (SELECT count(DISTINCT u) FROM unnest(ids) u) AS different FROM published;
+SELECT count(*), count(*) FILTER (WHERE payload::text::int IS DISTINCT FROM n) AS out_of_order
+	FROM (SELECT payload, row_number() OVER (ORDER BY seq) AS n FROM orion_private.outbox WHERE type = 'batch.many') o WHERE n % 100 <> 0;
+SELECT count(*) FROM orion_private.outbox WHERE type = 'batch.many' AND length(payload #>> '{}') = 32000;
+BEGIN;
+SET LOCAL enable_seqscan = off;
+SELECT o.type, count(*) FROM orion_private.outbox o
+	WHERE o.xid = (SELECT max(xid) FROM orion_private.outbox) GROUP BY 1;
+ROLLBACK;
+SELECT orion_publish_batch('[{"type": "batch.x", "payload": 1}, {"type": "batch.y", "payload": 2}, {"type": "batch.z", "payload": 3}]') AS ids \gset
+SELECT o.type, o.payload FROM unnest(:'ids'::uuid[]) WITH ORDINALITY AS u (id, n) JOIN orion_private.outbox o USING (id) ORDER BY n;
+-- all or none
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1}, {"type": "batch..bad", "payload": 1}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1}, {"type": "batch.bad"}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1}, 7]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1}, [1]]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1, "agregateid": "1"}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1, "aggregateid": 1}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1, "version": 1.5}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1, "version": "1"}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1, "version": null}]');
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1, "version": 3000000000}]');
+SELECT orion_publish_batch('{"type": "batch.bad", "payload": 1}');
+SELECT orion_publish_batch('7');
+BEGIN READ ONLY;
+SELECT orion_publish_batch('[{"type": "batch.bad", "payload": 1}]');
+ROLLBACK;
+SELECT count(*) FROM orion_private.outbox WHERE type = 'batch.bad';
+
+-- what the transaction belongs to, unless the publisher says otherwise
+BEGIN;
+SET LOCAL orion.outbox_correlation_id = 'request-1';
+SET LOCAL orion.outbox_causation_id = 'command-1';
+SELECT orion_publish('origin.of', '1') IS NOT NULL AND orion_publish('origin.of', '2', correlation_id => 'own') IS NOT NULL
+	AND array_length(orion_publish_batch('[{"type": "origin.of", "payload": 3}, {"type": "origin.of", "payload": 4, "causation_id": "own"}]'), 1) = 2 AS published;
+COMMIT;
+SELECT payload, correlation_id, causation_id FROM orion_private.outbox WHERE type = 'origin.of' ORDER BY seq;
+SELECT set_config('orion.outbox_correlation_id', repeat('x', 256), false);
+
 -- rows go the way of their transaction and subtransaction
 BEGIN;
 SELECT orion_publish('tx.kept', '{}') IS NOT NULL AS published;
@@ -48,6 +97,7 @@ CREATE ROLE regress_outbox_nobody;
 CREATE ROLE regress_outbox_app IN ROLE orion_service;
 SET ROLE regress_outbox_nobody;
 SELECT orion_publish('user.created', '{}');
+SELECT orion_publish_batch('[]');
 SELECT * FROM orion_private.outbox;
 SELECT * FROM orion.sinks;
 SELECT orion_subscribe('x', '#', 'now()');

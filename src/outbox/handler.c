@@ -101,11 +101,13 @@ call_handler(const OrionSink *sink, Datum event)
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	start_timeout();
+	orion_event_set_cause(DatumGetJsonbP(event));
 	fmgr_info(sink->handler, &handler);
 	InitFunctionCallInfoData(*call, &handler, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = event;
 	call->args[0].isnull = false;
 	(void) FunctionCallInvoke(call);	/* may well return null */
+	orion_event_set_cause(NULL);
 	stop_timeout();
 	PopActiveSnapshot();
 	AtEOXact_GUC(false, nest_level);
@@ -131,6 +133,7 @@ try_handler(const OrionSink *sink, Datum event)
 	{
 		ErrorData  *edata;
 
+		orion_event_set_cause(NULL);
 		stop_timeout();
 		MemoryContextSwitchTo(context);
 		edata = CopyErrorData();

@@ -13,6 +13,17 @@ int			orion_outbox_retention = 1440;
 int			orion_outbox_segment_size = 4096;
 int			orion_outbox_max_attempts = 8;
 int			orion_outbox_handler_timeout = 30000;
+char	   *orion_outbox_correlation_id = NULL;
+char	   *orion_outbox_causation_id = NULL;
+
+static bool
+check_attribute(char **value, void **extra, GucSource source)
+{
+	if (strlen(*value) <= ORION_EVENT_MAX_ATTRIBUTE)
+		return true;
+	GUC_check_errdetail("It may have %d bytes.", ORION_EVENT_MAX_ATTRIBUTE);
+	return false;
+}
 
 void
 orion_outbox_init(void)
@@ -42,4 +53,14 @@ orion_outbox_init(void)
 							"0 turns the limit off.",
 							&orion_outbox_handler_timeout, 30000, 0, 86400000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	DefineCustomStringVariable("orion.outbox_correlation_id",
+							   "Correlation id of events that are published without one.",
+							   NULL,
+							   &orion_outbox_correlation_id, "",
+							   PGC_USERSET, 0, check_attribute, NULL, NULL);
+	DefineCustomStringVariable("orion.outbox_causation_id",
+							   "Causation id of events that are published without one.",
+							   NULL,
+							   &orion_outbox_causation_id, "",
+							   PGC_USERSET, 0, check_attribute, NULL, NULL);
 }

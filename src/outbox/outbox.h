@@ -14,6 +14,8 @@
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
+#include "utils/jsonb.h"
+#include "utils/uuid.h"
 
 #define ORION_OUTBOX_SEGMENTS	8	/* tables outbox_1 .. outbox_8 */
 
@@ -22,6 +24,46 @@ extern int	orion_outbox_retention; /* minutes */
 extern int	orion_outbox_segment_size;	/* MB */
 extern int	orion_outbox_max_attempts;
 extern int	orion_outbox_handler_timeout;	/* ms, 0 = none */
+extern char *orion_outbox_correlation_id;	/* of events that come without */
+extern char *orion_outbox_causation_id;
+
+#define ORION_EVENT_MAX_ATTRIBUTE	255 /* bytes: AMQP carries them as short
+										 * strings */
+
+/* The arguments of orion_publish, in its order. */
+typedef enum OrionEventField
+{
+	ORION_EVENT_TYPE,
+	ORION_EVENT_PAYLOAD,
+	ORION_EVENT_AGGREGATETYPE,
+	ORION_EVENT_AGGREGATEID,
+	ORION_EVENT_CORRELATION_ID,
+	ORION_EVENT_CAUSATION_ID,
+	ORION_EVENT_METADATA,
+	ORION_EVENT_VERSION,
+	ORION_EVENT_FIELDS,
+} OrionEventField;
+
+typedef struct OrionNewEvent
+{
+	NullableDatum field[ORION_EVENT_FIELDS];
+} OrionNewEvent;
+
+/* Errors when the event may not be published; fills in what the transaction gives it. */
+extern void orion_event_check(OrionNewEvent *event);
+
+/*
+ * The envelope of the event that is being handled, or NULL: events published
+ * meanwhile are caused by it and belong to what it belongs to.  Must stay until
+ * the next call.
+ */
+extern void orion_event_set_cause(const Jsonb *envelope);
+
+/*
+ * Appends n >= 1 checked events to the outbox, in their order, in one command of the
+ * transaction.  Gives back their ids.  Checks no privilege.
+ */
+extern void orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids);
 
 /*
  * Keeps the ring of segments turning: publishes the current one in shared

@@ -1,9 +1,10 @@
 /*
  * publish.c
- *	  orion_publish(): appends an event to the outbox.
+ *	  orion_publish() and what its kin share: checks events and appends them to
+ *	  the outbox.
  *
- * Runs in every backend, in the caller's transaction: the event exists if and
- * only if that commits.  The row goes straight into the current segment's heap
+ * Runs in every backend, in the caller's transaction: the events exist if and
+ * only if that commits.  Rows go straight into the current segment's heap
  * and indexes, without the executor: callers hold no privilege on the table, and
  * publishing must cost little more than a plain insert.
  *
@@ -45,21 +46,8 @@
 
 PG_FUNCTION_INFO_V1(orion_publish);
 
-/* AMQP carries these as short strings. */
-#define MAX_ATTRIBUTE	255
-
-/* Arguments of orion_publish. */
-enum
-{
-	ARG_TYPE,
-	ARG_PAYLOAD,
-	ARG_AGGREGATETYPE,
-	ARG_AGGREGATEID,
-	ARG_CORRELATION_ID,
-	ARG_CAUSATION_ID,
-	ARG_METADATA,
-	ARG_VERSION,
-};
+/* Rows that go into the heap with one call; a page has fewer. */
+#define ROWS_AT_ONCE	64
 
 /* Columns of orion_private.outbox, from 0. */
 enum
@@ -80,14 +68,15 @@ enum
 	COLUMNS,
 };
 
+static const Jsonb *cause = NULL;	/* envelope of the event being handled */
+
 /*
  * A UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds, 12 bits
  * of their fraction, 62 random bits.
  */
-static pg_uuid_t *
-make_event_id(void)
+static void
+make_event_id(pg_uuid_t *id)
 {
-	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
 	struct timeval now;
 	uint64		ms;
 	uint32		fraction;
@@ -104,7 +93,6 @@ make_event_id(void)
 	id->data[6] = 0x70 | (fraction >> 8);
 	id->data[7] = fraction & 0xff;
 	id->data[8] = (id->data[8] & 0x3f) | 0x80;
-	return id;
 }
 
 static void
@@ -122,27 +110,27 @@ check_type(const text *type)
 }
 
 static void
-check_attribute(FunctionCallInfo fcinfo, int arg, const char *name)
+check_attribute(const OrionNewEvent *event, OrionEventField field, const char *name)
 {
 	Size		size;
 
-	if (PG_ARGISNULL(arg))
+	if (event->field[field].isnull)
 		return;
-	size = toast_raw_datum_size(PG_GETARG_DATUM(arg)) - VARHDRSZ;
-	if (size > MAX_ATTRIBUTE)
+	size = toast_raw_datum_size(event->field[field].value) - VARHDRSZ;
+	if (size > ORION_EVENT_MAX_ATTRIBUTE)
 		ereport(ERROR,
 				(errcode(ERRCODE_STRING_DATA_RIGHT_TRUNCATION),
 				 errmsg("%s of an event is too long", name),
-				 errdetail("It has %zu bytes, the limit is %d.", size, MAX_ATTRIBUTE)));
+				 errdetail("It has %zu bytes, the limit is %d.", size, ORION_EVENT_MAX_ATTRIBUTE)));
 }
 
 static void
-check_size(FunctionCallInfo fcinfo)
+check_size(const OrionNewEvent *event)
 {
-	Size		size = toast_raw_datum_size(PG_GETARG_DATUM(ARG_PAYLOAD));
+	Size		size = toast_raw_datum_size(event->field[ORION_EVENT_PAYLOAD].value);
 
-	if (!PG_ARGISNULL(ARG_METADATA))
-		size += toast_raw_datum_size(PG_GETARG_DATUM(ARG_METADATA));
+	if (!event->field[ORION_EVENT_METADATA].isnull)
+		size += toast_raw_datum_size(event->field[ORION_EVENT_METADATA].value);
 	if (size > (Size) orion_outbox_max_payload * 1024)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -152,23 +140,75 @@ check_size(FunctionCallInfo fcinfo)
 				 errhint("Publish a reference to the data, or raise orion.outbox_max_payload.")));
 }
 
-static void
-check_arguments(FunctionCallInfo fcinfo)
+void
+orion_event_set_cause(const Jsonb *envelope)
 {
-	if (PG_ARGISNULL(ARG_TYPE) || PG_ARGISNULL(ARG_PAYLOAD) || PG_ARGISNULL(ARG_VERSION))
+	cause = envelope;
+}
+
+/* A member of the event being handled, or NULL. */
+static char *
+cause_member(const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value;
+
+	if (cause == NULL || !JB_ROOT_IS_OBJECT(cause))
+		return NULL;
+	value = getKeyJsonValueFromContainer(unconstify(JsonbContainer *, &cause->root), key, strlen(key), &buffer);
+	if (value == NULL || value->type != jbvString)
+		return NULL;
+	return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
+static void
+default_attribute(OrionNewEvent *event, OrionEventField field, const char *value)
+{
+	if (value == NULL)
+		return;
+	event->field[field].value = CStringGetTextDatum(value);
+	event->field[field].isnull = false;
+}
+
+/* What the event belongs to, unless the publisher says: the transaction's settings, else the event being handled. */
+static void
+fill_origin(OrionNewEvent *event)
+{
+	bool		has_correlation = orion_outbox_correlation_id && orion_outbox_correlation_id[0];
+	bool		has_causation = orion_outbox_causation_id && orion_outbox_causation_id[0];
+	char	   *id;
+
+	if (event->field[ORION_EVENT_CORRELATION_ID].isnull)
+	{
+		id = has_correlation ? orion_outbox_correlation_id : cause_member("correlationId");
+		default_attribute(event, ORION_EVENT_CORRELATION_ID, id ? id : cause_member("eventId"));
+	}
+	if (event->field[ORION_EVENT_CAUSATION_ID].isnull)
+		default_attribute(event, ORION_EVENT_CAUSATION_ID, has_causation ? orion_outbox_causation_id : cause_member("eventId"));
+}
+
+void
+orion_event_check(OrionNewEvent *event)
+{
+	int32		version;
+
+	if (event->field[ORION_EVENT_TYPE].isnull || event->field[ORION_EVENT_PAYLOAD].isnull ||
+		event->field[ORION_EVENT_VERSION].isnull)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("type, payload and version of an event must not be null")));
-	check_type(PG_GETARG_TEXT_PP(ARG_TYPE));
-	check_attribute(fcinfo, ARG_AGGREGATETYPE, "aggregatetype");
-	check_attribute(fcinfo, ARG_AGGREGATEID, "aggregateid");
-	check_attribute(fcinfo, ARG_CORRELATION_ID, "correlation_id");
-	check_attribute(fcinfo, ARG_CAUSATION_ID, "causation_id");
-	check_size(fcinfo);
-	if (PG_GETARG_INT32(ARG_VERSION) < 1)
+	fill_origin(event);
+	check_type(DatumGetTextPP(event->field[ORION_EVENT_TYPE].value));
+	check_attribute(event, ORION_EVENT_AGGREGATETYPE, "aggregatetype");
+	check_attribute(event, ORION_EVENT_AGGREGATEID, "aggregateid");
+	check_attribute(event, ORION_EVENT_CORRELATION_ID, "correlation_id");
+	check_attribute(event, ORION_EVENT_CAUSATION_ID, "causation_id");
+	check_size(event);
+	version = DatumGetInt32(event->field[ORION_EVENT_VERSION].value);
+	if (version < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("version of an event must be 1 or more, not %d", PG_GETARG_INT32(ARG_VERSION))));
+				 errmsg("version of an event must be 1 or more, not %d", version)));
 }
 
 static Oid
@@ -203,70 +243,100 @@ open_current_segment(int *segment)
 }
 
 static void
-fill_argument(FunctionCallInfo fcinfo, TupleTableSlot *slot, int column, int arg)
+fill_column(const OrionNewEvent *event, TupleTableSlot *slot, int column, OrionEventField field)
 {
-	slot->tts_values[column] = PG_GETARG_DATUM(arg);
-	slot->tts_isnull[column] = PG_ARGISNULL(arg);
+	slot->tts_values[column] = event->field[field].value;
+	slot->tts_isnull[column] = event->field[field].isnull;
 }
 
+/* The slot points to the event's values and to id. */
 static void
-fill_row(FunctionCallInfo fcinfo, TupleTableSlot *slot, int segment, pg_uuid_t *id)
+fill_row(const OrionNewEvent *event, TupleTableSlot *slot, int segment, Oid sequence, pg_uuid_t *id)
 {
+	ExecClearTuple(slot);
 	memset(slot->tts_isnull, 0, COLUMNS * sizeof(bool));
 	slot->tts_values[COL_SEGMENT] = Int16GetDatum(segment);
-	slot->tts_values[COL_SEQ] = Int64GetDatum(nextval_internal(private_relation("outbox_seq"), false));
+	slot->tts_values[COL_SEQ] = Int64GetDatum(nextval_internal(sequence, false));
 	slot->tts_values[COL_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	slot->tts_values[COL_ID] = UUIDPGetDatum(id);
 	slot->tts_values[COL_OCCURRED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-	fill_argument(fcinfo, slot, COL_TYPE, ARG_TYPE);
-	fill_argument(fcinfo, slot, COL_PAYLOAD, ARG_PAYLOAD);
-	fill_argument(fcinfo, slot, COL_AGGREGATETYPE, ARG_AGGREGATETYPE);
-	fill_argument(fcinfo, slot, COL_AGGREGATEID, ARG_AGGREGATEID);
-	fill_argument(fcinfo, slot, COL_CORRELATION_ID, ARG_CORRELATION_ID);
-	fill_argument(fcinfo, slot, COL_CAUSATION_ID, ARG_CAUSATION_ID);
-	fill_argument(fcinfo, slot, COL_METADATA, ARG_METADATA);
-	fill_argument(fcinfo, slot, COL_VERSION, ARG_VERSION);
+	fill_column(event, slot, COL_TYPE, ORION_EVENT_TYPE);
+	fill_column(event, slot, COL_PAYLOAD, ORION_EVENT_PAYLOAD);
+	fill_column(event, slot, COL_AGGREGATETYPE, ORION_EVENT_AGGREGATETYPE);
+	fill_column(event, slot, COL_AGGREGATEID, ORION_EVENT_AGGREGATEID);
+	fill_column(event, slot, COL_CORRELATION_ID, ORION_EVENT_CORRELATION_ID);
+	fill_column(event, slot, COL_CAUSATION_ID, ORION_EVENT_CAUSATION_ID);
+	fill_column(event, slot, COL_METADATA, ORION_EVENT_METADATA);
+	fill_column(event, slot, COL_VERSION, ORION_EVENT_VERSION);
 	ExecStoreVirtualTuple(slot);
 }
 
-/* Stores the row and its index entries; the partition's bound holds by construction. */
+/* Stores the rows, then their index entries; the partition's bound holds by construction. */
 static void
-insert_row(Relation relation, TupleTableSlot *slot)
+insert_rows(ResultRelInfo *target, EState *estate, TupleTableSlot **slots, int n)
 {
+	Relation	relation = target->ri_RelationDesc;
+
+	if (n == 1)
+		table_tuple_insert(relation, slots[0], GetCurrentCommandId(true), 0, NULL);
+	else
+		table_multi_insert(relation, slots, n, GetCurrentCommandId(true), 0, NULL);
+	for (int i = 0; i < n; i++)
+		orion_insert_index_tuples(target, slots[i], estate);
+}
+
+void
+orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids)
+{
+	TupleTableSlot *slots[ROWS_AT_ONCE];
+	int			nslots = Min(n, ROWS_AT_ONCE);
+	int			segment;
+	Relation	relation = open_current_segment(&segment);
+	Oid			sequence = private_relation("outbox_seq");
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *target = makeNode(ResultRelInfo);
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext chunk = AllocSetContextCreate(caller, "orion events", ALLOCSET_SMALL_SIZES);
 
+	if (RelationGetNumberOfAttributes(relation) != COLUMNS)
+		elog(ERROR, "orion_private.outbox does not have %d columns", COLUMNS);
 	InitResultRelInfo(target, relation, 1, NULL, 0);
 	ExecOpenIndices(target, false);
-	table_tuple_insert(relation, slot, GetCurrentCommandId(true), 0, NULL);
-	orion_insert_index_tuples(target, slot, estate);
+	for (int i = 0; i < nslots; i++)
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
+	for (int done = 0; done < n; done += nslots)
+	{
+		nslots = Min(n - done, nslots);
+		for (int i = 0; i < nslots; i++)
+		{
+			make_event_id(&ids[done + i]);
+			fill_row(&events[done + i], slots[i], segment, sequence, &ids[done + i]);
+		}
+		MemoryContextSwitchTo(chunk);
+		insert_rows(target, estate, slots, nslots);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(chunk);
+	}
+	for (int i = 0; i < Min(n, ROWS_AT_ONCE); i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
 	ExecCloseIndices(target);
 	FreeExecutorState(estate);
+	MemoryContextDelete(chunk);
+	table_close(relation, NoLock);
 	CommandCounterIncrement();
+	orion_wake_at_commit(ORION_WAKE_EVENTS);
 }
 
 Datum
 orion_publish(PG_FUNCTION_ARGS)
 {
-	pg_uuid_t  *id;
-	Relation	relation;
-	TupleTableSlot *slot;
-	int			segment;
+	OrionNewEvent event;
+	pg_uuid_t  *id = palloc(sizeof(pg_uuid_t));
 
 	PreventCommandIfReadOnly("orion_publish()");
 	PreventCommandIfParallelMode("orion_publish()");
-	check_arguments(fcinfo);
-
-	id = make_event_id();
-	relation = open_current_segment(&segment);
-	if (RelationGetNumberOfAttributes(relation) != COLUMNS)
-		elog(ERROR, "orion_private.outbox does not have %d columns", COLUMNS);
-	slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
-	fill_row(fcinfo, slot, segment, id);
-	insert_row(relation, slot);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(relation, NoLock);
-
-	orion_wake_at_commit(ORION_WAKE_EVENTS);
+	memcpy(event.field, fcinfo->args, sizeof(event.field));
+	orion_event_check(&event);
+	orion_events_append(&event, 1, id);
 	PG_RETURN_UUID_P(id);
 }

@@ -58,6 +58,9 @@ value("SELECT orion_publish('undo.this', '{}')");
 
 becomes("count(*) = 1 FROM effects WHERE type = 'do.after'", 'failing events hold nobody up');
 becomes("count(*) = 1 FROM effects WHERE type = 'do.nested'", 'a handler publishes');
+is(value("SELECT n.causation_id = p.id::text AND n.correlation_id = p.id::text FROM orion_private.outbox n, orion_private.outbox p
+	WHERE n.type = 'do.nested' AND p.type = 'do.publish'"), 't', 'what it publishes says which event caused it');
+is(value("SELECT count(*) FROM orion_private.outbox WHERE causation_id IS NOT NULL"), '1', 'and nothing else does');
 is(value("SELECT what FROM effects WHERE type = 'do.plain'"), 'app "$user", public on', 'a handler runs as who subscribed, with ordinary settings');
 is(value("SELECT what FROM effects WHERE type = 'trigger'"), 'app', 'and so do deferred triggers');
 is(value("SELECT what FROM effects WHERE type = 'do.publish'"), 'app "$user", public on', 'what a handler sets is undone');

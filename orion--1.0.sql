@@ -152,6 +152,7 @@ BEGIN
 	pair := orion_private.key_generate(new_kid, alg);
 	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key, status)
 	VALUES (new_kid, orion_key_publish.alg, pair.secret, pair.public_key, 'published');
+	PERFORM orion_private.audit('key.published', 'signing_key', new_kid, new => jsonb_build_object('alg', alg));
 	RETURN new_kid;
 END
 $function$;
@@ -172,6 +173,9 @@ BEGIN
 	END IF;
 	UPDATE orion_private.signing_keys AS k SET status = 'published' WHERE k.status = 'active' AND k.kid <> orion_key_activate.kid;
 	UPDATE orion_private.signing_keys AS k SET status = 'active' WHERE k.kid = orion_key_activate.kid AND k.status <> 'active';
+	IF FOUND THEN
+		PERFORM orion_private.audit('key.activated', 'signing_key', kid);
+	END IF;
 	RETURN true;
 END
 $function$;
@@ -195,14 +199,18 @@ REVOKE ALL ON FUNCTION @extschema@.orion_key_create(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_key_create(text) TO orion_admin;
 
 CREATE FUNCTION @extschema@.orion_key_retire(kid text) RETURNS boolean
-	LANGUAGE sql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	WITH retired AS (
-		UPDATE orion_private.signing_keys AS k SET status = 'retired'
-		WHERE k.kid = orion_key_retire.kid AND k.status <> 'retired'
-		RETURNING 1)
-	SELECT EXISTS (SELECT FROM retired);
+BEGIN
+	UPDATE orion_private.signing_keys AS k SET status = 'retired'
+	WHERE k.kid = orion_key_retire.kid AND k.status <> 'retired';
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	PERFORM orion_private.audit('key.retired', 'signing_key', kid);
+	RETURN true;
+END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_key_retire(text) IS 'Refuses all tokens of this signing key from the commit on; false when there is no such key in use';
 REVOKE ALL ON FUNCTION @extschema@.orion_key_retire(text) FROM PUBLIC;
@@ -279,6 +287,16 @@ CREATE FUNCTION @extschema@.orion_role() RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'orion_role';
 COMMENT ON FUNCTION @extschema@.orion_role() IS 'The claim "role"; null when nobody is signed in';
+-- For Orion's own functions: a planted overload could make the calls above ambiguous.
+CREATE FUNCTION orion_private.claims() RETURNS jsonb
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'orion_claims';
+COMMENT ON FUNCTION orion_private.claims() IS 'See orion_claims';
+CREATE FUNCTION orion_private.uid() RETURNS uuid
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'orion_uid';
+COMMENT ON FUNCTION orion_private.uid() IS 'See orion_uid';
+REVOKE ALL ON FUNCTION orion_private.claims(), orion_private.uid() FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role()
 	TO orion_anon, orion_user, orion_service, orion_admin;
@@ -464,11 +482,11 @@ CREATE FUNCTION orion_private.audit(action text, target_type text DEFAULT NULL, 
 	AS $function$
 DECLARE
 	origin record := orion_private.request_origin();
-	claimed text := @extschema@.orion_claims() ->> 'session_id';
+	claimed text := orion_private.claims() ->> 'session_id';
 BEGIN
 	INSERT INTO orion_private.audit_log (actor, session_id, action, target_type, target_id, outcome,
 		address, user_agent, old, new, metadata)
-	VALUES (coalesce(audit.actor, @extschema@.orion_uid()),
+	VALUES (coalesce(audit.actor, orion_private.uid()),
 		-- tokens of another issuer may have anything there
 		coalesce(audit.session_id, CASE WHEN claimed ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN claimed::uuid END),
 		audit.action, audit.target_type, left(audit.target_id, 512), coalesce(audit.outcome, 'ok'),
@@ -606,12 +624,12 @@ CREATE TABLE orion_private.login_attempts (
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	email text COLLATE "C",
 	user_id uuid,
-	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked')),
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked', 'invalid_token')),
 	address inet,
 	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
 );
-COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in; email is null when what was given is no mail address (it may be a mistyped password)';
+COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in, and every token of a mail that was none; email is null when what was given is no mail address (it may be a mistyped password)';
 CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
 CREATE INDEX login_attempts_address ON orion_private.login_attempts (network, attempted_at);
 CREATE INDEX login_attempts_attempted_at ON orion_private.login_attempts (attempted_at);
@@ -726,8 +744,10 @@ BEGIN
 		SET user_agent = excluded.user_agent, last_address = excluded.last_address, last_seen_at = now()
 	RETURNING d.id, d.xmax = 0 AS is_new INTO seen;
 	IF seen.is_new AND others THEN
-		PERFORM @extschema@.orion_publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
+		PERFORM orion_private.publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
 			'deviceId', seen.id, 'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		PERFORM orion_private.audit('security.new_device', 'user', u.id::text, metadata => jsonb_build_object('deviceId', seen.id),
+			actor => u.id, address => device_seen.address, user_agent => device_seen.user_agent);
 	END IF;
 	RETURN seen.id;
 END
@@ -852,12 +872,14 @@ BEGIN
 	IF u.id IS NOT NULL AND s.uniform_answers THEN
 		-- the same answer and work; the owner of the address is told
 		new_hash := @extschema@.orion_hash_password(password);
-		PERFORM @extschema@.orion_publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
+		PERFORM orion_private.publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
 			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		PERFORM orion_private.audit('user.created', 'user', u.id::text, 'email_exists', address => register.address, user_agent => register.user_agent);
 		status := 'accepted';
 		RETURN;
 	ELSIF u.id IS NOT NULL THEN
 		status := 'email_exists';
+		PERFORM orion_private.audit('user.created', 'user', u.id::text, status, address => register.address, user_agent => register.user_agent);
 		RETURN;
 	END IF;
 
@@ -871,12 +893,12 @@ BEGIN
 		RETURN;
 	END IF;
 
-	PERFORM orion_private.user_made(u.id);
 	verification := orion_private.one_time_token(u.id, 'verify_email', normalized, interval '1 day');
-	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
+	PERFORM orion_private.publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
 		'version', u.version, 'createdAt', u.created_at,
 		'sealedToken', verification.sealed, 'tokenExpiresAt', verification.expires_at), 'user', u.id::text);
+	PERFORM orion_private.user_made(u.id);
 	IF s.uniform_answers THEN
 		status := 'accepted';
 		RETURN;
@@ -946,7 +968,7 @@ BEGIN
 			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_account - 1 LIMIT 1) END,
 		CASE WHEN s.login_max_address > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
-			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > oldest
+			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned', 'invalid_token') AND a.attempted_at > oldest
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_address - 1 LIMIT 1) END);
 	RETURN CASE WHEN last IS NULL THEN 0 ELSE greatest(ceil(extract(epoch FROM last - oldest))::int, 1) END;
 END
@@ -985,6 +1007,25 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.attempt_record(text, uuid, text, inet, text) IS 'Puts an attempt on record, if possible beyond a rollback';
+
+-- Tokens of mails have 256 random bits: nobody guesses one. What is bounded is the work
+-- and the rows that somebody who has none can cause.
+CREATE FUNCTION orion_private.token_wait(request jsonb, failed boolean) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	address inet := orion_private.request_address(request);
+	wait int := orion_private.login_wait(NULL, orion_private.address_network(address), failed);
+BEGIN
+	IF failed AND wait = 0 THEN
+		PERFORM orion_private.attempt_record(NULL, NULL, 'invalid_token', address, left(request #>> '{headers,user-agent}', 512));
+	END IF;
+	RETURN wait;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.token_wait(jsonb, boolean) IS 'Seconds until the address of this request may send a token again; 0: now. Counts a token that was none among the failures of the address';
+REVOKE ALL ON FUNCTION orion_private.token_wait(jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text), orion_private.throttle_check(text, text, boolean, boolean),
 	orion_private.throttle_clear(text, text), orion_private.login_wait_table(text, inet, boolean),
 	orion_private.login_wait(text, inet, boolean), orion_private.attempt_record(text, uuid, text, inet, text) FROM PUBLIC;
@@ -1014,7 +1055,7 @@ CREATE FUNCTION orion_private.login_locked(u orion_private.users, account text, 
 	AS $function$
 BEGIN
 	IF u.id IS NOT NULL AND orion_private.login_wait(account, network, false) > 0 THEN
-		PERFORM @extschema@.orion_publish('auth.login_locked', jsonb_build_object('id', u.id, 'email', u.email,
+		PERFORM orion_private.publish('auth.login_locked', jsonb_build_object('id', u.id, 'email', u.email,
 			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
 	END IF;
 END
@@ -1081,7 +1122,7 @@ BEGIN
 	retry_after := NULL;
 	PERFORM orion_private.throttle_clear(account, network::text);
 	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
-	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
+	PERFORM orion_private.publish('user.login', jsonb_build_object(
 		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
 		'address', host(from_address), 'userAgent', agent), 'user', current.id::text);
 	access_token := opened.access_token;
@@ -1119,7 +1160,7 @@ DECLARE
 		CASE WHEN NEW.email_verified_at IS DISTINCT FROM OLD.email_verified_at THEN 'email_verified_at' END], NULL);
 BEGIN
 	IF cardinality(changed) > 0 THEN
-		PERFORM @extschema@.orion_publish('user.updated',
+		PERFORM orion_private.publish('user.updated',
 			jsonb_build_object('id', NEW.id, 'version', NEW.version, 'changed', to_jsonb(changed)),
 			'user', NEW.id::text);
 	END IF;
@@ -1380,16 +1421,16 @@ CREATE FUNCTION orion_private.user_gone() RETURNS trigger
 BEGIN
 	IF TG_OP = 'DELETE' THEN
 		PERFORM orion_private.revoke(OLD.id, 'infinity', now() + interval '1 day 1 minute');
-		PERFORM @extschema@.orion_publish('user.deleted', jsonb_build_object('id', OLD.id, 'email', OLD.email), 'user', OLD.id::text);
+		PERFORM orion_private.publish('user.deleted', jsonb_build_object('id', OLD.id, 'email', OLD.email), 'user', OLD.id::text);
 	ELSIF NEW.banned_until > now() THEN
 		PERFORM orion_private.sessions_end(NEW.id, NULL, 'banned');
 		PERFORM orion_private.revoke(NEW.id, 'infinity', NEW.banned_until);
-		PERFORM @extschema@.orion_publish('user.banned', jsonb_build_object('id', NEW.id,
+		PERFORM orion_private.publish('user.banned', jsonb_build_object('id', NEW.id,
 			'until', nullif(NEW.banned_until, 'infinity')), 'user', NEW.id::text);
 	ELSIF OLD.banned_until > now() THEN
 		PERFORM orion_private.unrevoke(NEW.id);
 		PERFORM orion_private.revoke(NEW.id, clock_timestamp(), now() + interval '1 day 1 minute');
-		PERFORM @extschema@.orion_publish('user.unbanned', jsonb_build_object('id', NEW.id), 'user', NEW.id::text);
+		PERFORM orion_private.publish('user.unbanned', jsonb_build_object('id', NEW.id), 'user', NEW.id::text);
 	END IF;
 	RETURN NULL;
 END
@@ -1405,9 +1446,22 @@ CREATE FUNCTION orion_private.current_session() RETURNS uuid
 	LANGUAGE sql STABLE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT substring(@extschema@.orion_claims() ->> 'session_id' FROM '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
+	SELECT substring(orion_private.claims() ->> 'session_id' FROM '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
 $function$;
 COMMENT ON FUNCTION orion_private.current_session() IS 'The session of the verified claims; null without one';
+
+CREATE FUNCTION orion_private.require_session() RETURNS void
+	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF orion_private.claims() ? 'api_key_id' THEN
+		RAISE EXCEPTION 'an API key is not enough for this' USING ERRCODE = 'PT403';
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.require_session() IS 'Raises PT403 when the user is signed in by an API key';
+REVOKE ALL ON FUNCTION orion_private.require_session() FROM PUBLIC;
 REVOKE ALL ON FUNCTION orion_private.session_ended(), orion_private.sessions_end(uuid, uuid, text),
 	orion_private.user_gone(), orion_private.current_session() FROM PUBLIC;
 
@@ -1420,7 +1474,7 @@ CREATE FUNCTION @extschema@.orion_refresh(refresh_token text, address inet DEFAU
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
-	parsed record := orion_private.refresh_parse(refresh_token);
+	parsed record := orion_private.refresh_parse(coalesce(refresh_token, ''));
 	from_address inet := coalesce(orion_refresh.address, inet_client_addr());
 	issued_at timestamptz := clock_timestamp();
 	session orion_private.sessions;
@@ -1446,7 +1500,7 @@ BEGIN
 		-- used before, and its successor too: one of the two holders is a thief
 		status := 'token_reused';
 		UPDATE orion_private.sessions AS t SET revoked_at = now(), revoke_reason = 'token_reused' WHERE t.id = session.id;
-		PERFORM @extschema@.orion_publish('auth.token_reused', jsonb_build_object('id', u.id, 'email', u.email, 'sessionId', session.id,
+		PERFORM orion_private.publish('auth.token_reused', jsonb_build_object('id', u.id, 'email', u.email, 'sessionId', session.id,
 			'address', host(from_address), 'userAgent', left(orion_refresh.user_agent, 512)), 'user', u.id::text);
 		RETURN;
 	END IF;
@@ -1482,13 +1536,14 @@ CREATE FUNCTION @extschema@.orion_logout(everywhere boolean DEFAULT false) RETUR
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 	session uuid := orion_private.current_session();
 	ended int;
 BEGIN
 	IF uid IS NULL THEN
 		RAISE EXCEPTION 'nobody is signed in' USING ERRCODE = 'PT401';
 	END IF;
+	PERFORM orion_private.require_session();
 	IF everywhere THEN
 		ended := orion_private.sessions_end(uid, NULL, 'logout');
 	ELSE
@@ -1497,7 +1552,7 @@ BEGIN
 		GET DIAGNOSTICS ended = ROW_COUNT;
 	END IF;
 	IF ended > 0 THEN
-		PERFORM @extschema@.orion_publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session,
+		PERFORM orion_private.publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session,
 			'everywhere', coalesce(everywhere, false)), 'user', uid::text);
 	END IF;
 	RETURN ended;
@@ -1510,12 +1565,13 @@ CREATE FUNCTION @extschema@.orion_session_revoke(session_id uuid) RETURNS boolea
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_session();
 	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'revoked'
 	WHERE s.id = session_id AND s.user_id = uid AND s.revoked_at IS NULL AND s.expires_at > now();
 	IF FOUND THEN
-		PERFORM @extschema@.orion_publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session_id, 'everywhere', false),
+		PERFORM orion_private.publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session_id, 'everywhere', false),
 			'user', uid::text);
 		RETURN true;
 	END IF;
@@ -1529,7 +1585,7 @@ CREATE FUNCTION @extschema@.orion_sessions_revoke_others() RETURNS int
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 	session uuid := orion_private.current_session();
 BEGIN
 	IF uid IS NULL OR session IS NULL THEN
@@ -1545,12 +1601,17 @@ CREATE FUNCTION @extschema@.orion_device_forget(device_id uuid) RETURNS boolean
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_session();
 	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'device'
 	WHERE s.device_id = orion_device_forget.device_id AND s.user_id = uid AND s.revoked_at IS NULL;
 	DELETE FROM orion_private.devices AS d WHERE d.id = orion_device_forget.device_id AND d.user_id = uid;
-	RETURN FOUND;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	PERFORM orion_private.audit('device.forgotten', 'device', device_id::text);
+	RETURN true;
 END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_device_forget(uuid) IS 'Forgets a device of the signed-in user and ends its sessions; false when there is no such device';
@@ -1563,10 +1624,15 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_logout(boolean), @extschema@.orion_s
 -- Administration
 
 CREATE FUNCTION @extschema@.orion_user_sign_out(user_id uuid) RETURNS int
-	LANGUAGE sql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT orion_private.sessions_end(user_id, NULL, 'administrator');
+DECLARE
+	ended int := orion_private.sessions_end(user_id, NULL, 'administrator');
+BEGIN
+	PERFORM orion_private.audit('user.signed_out', 'user', user_id::text, metadata => jsonb_build_object('sessions', ended));
+	RETURN ended;
+END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_user_sign_out(uuid) IS 'Ends all sessions of a user; returns how many';
 
@@ -1642,6 +1708,24 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.route_unauthorized() IS 'The answer to a request without a user''s token';
 
+-- An API key stands for its user, but with the scopes it has: it neither sees nor ends
+-- the sessions of the user.
+CREATE FUNCTION orion_private.route_session_only() RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF orion_private.uid() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	ELSIF orion_private.claims() ? 'api_key_id' THEN
+		RETURN orion_private.route_error(403, 'session_required', 'an API key is not enough for this');
+	END IF;
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_session_only() IS 'Null when a user is signed in otherwise than by an API key, else the answer 401 or 403';
+REVOKE ALL ON FUNCTION orion_private.route_session_only() FROM PUBLIC;
+
 CREATE FUNCTION orion_private.param_uuid(request jsonb, name text) RETURNS uuid
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
@@ -1683,26 +1767,28 @@ CREATE FUNCTION orion_private.route_logout(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	everywhere jsonb := coalesce(nullif(request -> 'body', 'null') -> 'everywhere', 'false');
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
 	IF jsonb_typeof(everywhere) <> 'boolean' THEN
 		RETURN orion_private.route_error(400, 'invalid_request', 'field "everywhere" must be true or false');
-	ELSIF @extschema@.orion_uid() IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	ELSIF refusal IS NOT NULL THEN
+		RETURN refusal;
 	END IF;
 	RETURN jsonb_build_object('revoked', @extschema@.orion_logout(everywhere::boolean));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_logout(jsonb) IS 'POST /api/auth/logout {"everywhere"?}: 200, 400 or 401';
+COMMENT ON FUNCTION orion_private.route_logout(jsonb) IS 'POST /api/auth/logout {"everywhere"?}: 200, 400, 401 or 403';
 
 CREATE FUNCTION orion_private.route_sessions(request jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF uid IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	END IF;
 	RETURN jsonb_build_object('sessions', coalesce((
 		SELECT jsonb_agg(jsonb_build_object('id', s.id, 'current', s.id IS NOT DISTINCT FROM orion_private.current_session(),
@@ -1711,45 +1797,52 @@ BEGIN
 		FROM orion_private.sessions AS s WHERE s.user_id = uid AND s.revoked_at IS NULL AND s.expires_at > now()), '[]'));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_sessions(jsonb) IS 'GET /api/auth/sessions: 200 or 401';
+COMMENT ON FUNCTION orion_private.route_sessions(jsonb) IS 'GET /api/auth/sessions: 200, 401 or 403';
 
 CREATE FUNCTION orion_private.route_session_end(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	ELSIF @extschema@.orion_session_revoke(orion_private.param_uuid(request, 'id')) THEN
 		RETURN jsonb_build_object('revoked', 1);
 	END IF;
 	RETURN orion_private.route_error(404, 'not_found', 'there is no such session');
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_session_end(jsonb) IS 'DELETE /api/auth/sessions/{id}: 200, 401 or 404';
+COMMENT ON FUNCTION orion_private.route_session_end(jsonb) IS 'DELETE /api/auth/sessions/{id}: 200, 401, 403 or 404';
 
 CREATE FUNCTION orion_private.route_sessions_end(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF @extschema@.orion_uid() IS NULL OR orion_private.current_session() IS NULL THEN
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
+	ELSIF orion_private.current_session() IS NULL THEN
 		RETURN orion_private.route_unauthorized();
 	END IF;
 	RETURN jsonb_build_object('revoked', @extschema@.orion_sessions_revoke_others());
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_sessions_end(jsonb) IS 'DELETE /api/auth/sessions: all but the one that asks; 200 or 401';
+COMMENT ON FUNCTION orion_private.route_sessions_end(jsonb) IS 'DELETE /api/auth/sessions: all but the one that asks; 200, 401 or 403';
 
 CREATE FUNCTION orion_private.route_devices(request jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF uid IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	END IF;
 	RETURN jsonb_build_object('devices', coalesce((
 		SELECT jsonb_agg(jsonb_build_object('id', d.id, 'userAgent', d.user_agent, 'lastAddress', host(d.last_address),
@@ -1760,22 +1853,24 @@ BEGIN
 		FROM orion_private.devices AS d WHERE d.user_id = uid), '[]'));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_devices(jsonb) IS 'GET /api/auth/devices: 200 or 401';
+COMMENT ON FUNCTION orion_private.route_devices(jsonb) IS 'GET /api/auth/devices: 200, 401 or 403';
 
 CREATE FUNCTION orion_private.route_device_forget(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	ELSIF @extschema@.orion_device_forget(orion_private.param_uuid(request, 'id')) THEN
 		RETURN jsonb_build_object('forgotten', 1);
 	END IF;
 	RETURN orion_private.route_error(404, 'not_found', 'there is no such device');
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_device_forget(jsonb) IS 'DELETE /api/auth/devices/{id}: 200, 401 or 404';
+COMMENT ON FUNCTION orion_private.route_device_forget(jsonb) IS 'DELETE /api/auth/devices/{id}: 200, 401, 403 or 404';
 
 CREATE FUNCTION orion_private.route_auth_health(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
@@ -1963,7 +2058,7 @@ CREATE FUNCTION orion_private.check_may_read_roles(user_id uuid) RETURNS void
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF user_id IS DISTINCT FROM @extschema@.orion_uid() AND NOT orion_private.caller_is_trusted()
+	IF user_id IS DISTINCT FROM orion_private.uid() AND NOT orion_private.caller_is_trusted()
 		AND NOT @extschema@.orion_has_permission('roles:read') THEN
 		RAISE EXCEPTION 'permission denied to see the roles of other users'
 			USING ERRCODE = 'insufficient_privilege';
@@ -1980,7 +2075,7 @@ CREATE FUNCTION @extschema@.orion_permissions(user_id uuid DEFAULT @extschema@.o
 BEGIN
 	PERFORM orion_private.check_may_read_roles(user_id);
 	RETURN orion_private.permissions_within(coalesce(orion_private.permissions_of(user_id), '{}'),
-		CASE WHEN user_id = @extschema@.orion_uid() THEN @extschema@.orion_claims() -> 'scopes' END);
+		CASE WHEN user_id = orion_private.uid() THEN orion_private.claims() -> 'scopes' END);
 END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_permissions(uuid) IS 'The effective permissions of a user: of all roles with what they inherit, and direct grants; the caller''s own within the scopes of the token. Others'' for orion_service, orion_admin and with permission roles:read';
@@ -2056,7 +2151,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.audit('role.created', 'role', name,
 		new => jsonb_build_object('description', description, 'isDefault', coalesce(is_default, false)));
-	PERFORM @extschema@.orion_publish('role.created', jsonb_build_object('role', name), 'role', name);
+	PERFORM orion_private.publish('role.created', jsonb_build_object('role', name), 'role', name);
 	RETURN true;
 END
 $function$;
@@ -2076,7 +2171,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.audit('role.deleted', 'role', name,
 		old => jsonb_build_object('permissions', granted, 'users', holders));
-	PERFORM @extschema@.orion_publish('role.deleted', jsonb_build_object('role', name), 'role', name);
+	PERFORM orion_private.publish('role.deleted', jsonb_build_object('role', name), 'role', name);
 	RETURN true;
 END
 $function$;
@@ -2132,14 +2227,14 @@ CREATE FUNCTION @extschema@.orion_role_grant(user_id uuid, role text) RETURNS bo
 BEGIN
 	PERFORM orion_private.user_check(user_id), orion_private.role_check(role);
 	INSERT INTO orion_private.user_roles AS u (user_id, role, granted_by)
-	VALUES (orion_role_grant.user_id, orion_role_grant.role, @extschema@.orion_uid())
+	VALUES (orion_role_grant.user_id, orion_role_grant.role, orion_private.uid())
 	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('role.assigned', 'user', user_id::text, new => jsonb_build_object('role', role));
-	PERFORM @extschema@.orion_publish('role.assigned', jsonb_build_object('userId', user_id, 'role', role,
-		'assignedBy', @extschema@.orion_uid()), 'user', user_id::text);
+	PERFORM orion_private.publish('role.assigned', jsonb_build_object('userId', user_id, 'role', role,
+		'assignedBy', orion_private.uid()), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -2155,8 +2250,8 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('role.revoked', 'user', user_id::text, old => jsonb_build_object('role', role));
-	PERFORM @extschema@.orion_publish('role.revoked', jsonb_build_object('userId', user_id, 'role', role,
-		'revokedBy', @extschema@.orion_uid()), 'user', user_id::text);
+	PERFORM orion_private.publish('role.revoked', jsonb_build_object('userId', user_id, 'role', role,
+		'revokedBy', orion_private.uid()), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -2175,7 +2270,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.granted', 'role', role, new => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.granted', jsonb_build_object('role', role, 'permission', permission), 'role', role);
+	PERFORM orion_private.publish('permission.granted', jsonb_build_object('role', role, 'permission', permission), 'role', role);
 	RETURN true;
 END
 $function$;
@@ -2192,7 +2287,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.revoked', 'role', role, old => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.revoked', jsonb_build_object('role', role, 'permission', permission), 'role', role);
+	PERFORM orion_private.publish('permission.revoked', jsonb_build_object('role', role, 'permission', permission), 'role', role);
 	RETURN true;
 END
 $function$;
@@ -2205,13 +2300,13 @@ CREATE FUNCTION @extschema@.orion_user_permission_grant(user_id uuid, permission
 BEGIN
 	PERFORM orion_private.user_check(user_id), orion_private.permission_check(permission);
 	INSERT INTO orion_private.user_permissions AS p (user_id, permission, granted_by)
-	VALUES (orion_user_permission_grant.user_id, orion_user_permission_grant.permission, @extschema@.orion_uid())
+	VALUES (orion_user_permission_grant.user_id, orion_user_permission_grant.permission, orion_private.uid())
 	ON CONFLICT ON CONSTRAINT user_permissions_pkey DO NOTHING;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.granted', 'user', user_id::text, new => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.granted', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
+	PERFORM orion_private.publish('permission.granted', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -2228,7 +2323,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.revoked', 'user', user_id::text, old => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.revoked', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
+	PERFORM orion_private.publish('permission.revoked', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -2394,7 +2489,7 @@ BEGIN
 	PERFORM orion_private.audit('api_key.created', 'api_key', id::text,
 		new => jsonb_build_object('userId', user_id, 'name', name, 'prefix', made.prefix, 'scopes', scopes,
 			'rateLimit', rate_limit, 'expiresAt', expires_at));
-	PERFORM @extschema@.orion_publish('api_key.created', jsonb_build_object('id', id, 'userId', user_id, 'name', name,
+	PERFORM orion_private.publish('api_key.created', jsonb_build_object('id', id, 'userId', user_id, 'name', name,
 		'prefix', made.prefix, 'scopes', scopes, 'expiresAt', expires_at), 'user', user_id::text);
 	key := made.key;
 END
@@ -2416,7 +2511,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.audit('api_key.revoked', 'api_key', id::text,
 		old => jsonb_build_object('userId', revoked.user_id, 'name', revoked.name, 'prefix', revoked.prefix));
-	PERFORM @extschema@.orion_publish('api_key.revoked', jsonb_build_object('id', id, 'userId', revoked.user_id,
+	PERFORM orion_private.publish('api_key.revoked', jsonb_build_object('id', id, 'userId', revoked.user_id,
 		'name', revoked.name), 'user', revoked.user_id::text);
 	RETURN true;
 END
@@ -2460,10 +2555,10 @@ CREATE FUNCTION orion_private.session_problem() RETURNS jsonb
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
+	IF orion_private.uid() IS NULL THEN
 		PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 		RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
-	ELSIF @extschema@.orion_claims() ? 'api_key_id' THEN
+	ELSIF orion_private.claims() ? 'api_key_id' THEN
 		RETURN orion_private.route_error(403, 'session_required', 'an API key is not enough for this');
 	END IF;
 	RETURN NULL;
@@ -2495,7 +2590,7 @@ BEGIN
 	END IF;
 	RETURN jsonb_build_object('apiKeys', (
 		SELECT coalesce(jsonb_agg(orion_private.api_key_json(k.id) ORDER BY k.created_at, k.id), '[]')
-		FROM orion_private.api_keys AS k WHERE k.user_id = @extschema@.orion_uid() AND k.revoked_at IS NULL));
+		FROM orion_private.api_keys AS k WHERE k.user_id = orion_private.uid() AND k.revoked_at IS NULL));
 END
 $function$;
 COMMENT ON FUNCTION orion_private.route_api_key_list(jsonb) IS 'GET /api/user/api-keys: 200, 401 or 403';
@@ -2550,7 +2645,7 @@ BEGIN
 	EXCEPTION WHEN datetime_field_overflow OR invalid_datetime_format THEN
 		RETURN orion_private.route_invalid(400, orion_private.field_error('expiresAt', 'not_a_time', 'field "expiresAt" must be a time (RFC 3339)'));
 	END;
-	made := orion_private.api_key_create(@extschema@.orion_uid(), body ->> 'name', scopes, expires_at, (body ->> 'rateLimit')::int);
+	made := orion_private.api_key_create(orion_private.uid(), body ->> 'name', scopes, expires_at, (body ->> 'rateLimit')::int);
 	IF made.status = 'unknown_user' THEN
 		RETURN orion_private.route_error(401, 'unauthorized', 'the user does not exist any more');
 	ELSIF made.status = 'too_many_keys' THEN
@@ -2583,7 +2678,7 @@ BEGIN
 	ELSIF wanted IS NULL THEN
 		RETURN orion_private.route_invalid(400, orion_private.field_error('id', 'missing', 'field "id" is missing'));
 	ELSIF wanted !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
-		OR NOT orion_private.api_key_revoke(wanted::uuid, @extschema@.orion_uid()) THEN
+		OR NOT orion_private.api_key_revoke(wanted::uuid, orion_private.uid()) THEN
 		RETURN orion_private.route_error(404, 'not_found', 'there is no such API key');
 	END IF;
 	PERFORM set_config('response.status', '204', true);
@@ -2687,7 +2782,7 @@ CREATE FUNCTION orion_private.login_audit() RETURNS trigger
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF coalesce(current_query(), '') !~* '^\s*copy\M' THEN
+	IF NEW.outcome <> 'invalid_token' AND coalesce(current_query(), '') !~* '^\s*copy\M' THEN
 		PERFORM orion_private.audit('auth.login', 'user', NEW.user_id::text, NEW.outcome, actor => NEW.user_id,
 			address => NEW.address, user_agent => NEW.user_agent);
 	END IF;
@@ -2708,17 +2803,28 @@ CREATE TRIGGER account_audit AFTER UPDATE OF revoked_at ON orion_private.session
 	EXECUTE FUNCTION orion_private.account_audit();
 
 -- Called and not a trigger: restoring a dump must not give back what was taken.
+-- Who keeps books of roles by role.assigned must not miss those that come with the user.
 CREATE FUNCTION orion_private.user_made(user_id uuid) RETURNS void
 	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	given text;
 BEGIN
 	INSERT INTO orion_private.preferences AS p (user_id) VALUES (user_made.user_id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
-	INSERT INTO orion_private.user_roles AS r (user_id, role)
-	SELECT user_made.user_id, known.name FROM orion_private.roles AS known WHERE known.is_default
-	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
 	PERFORM orion_private.audit('user.created', 'user', user_id::text, actor => user_id,
 		new => (SELECT jsonb_build_object('email', u.email, 'role', u.role) FROM orion_private.users AS u WHERE u.id = user_made.user_id));
+	FOR given IN
+		INSERT INTO orion_private.user_roles AS r (user_id, role)
+		SELECT user_made.user_id, known.name FROM orion_private.roles AS known WHERE known.is_default ORDER BY known.name
+		ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING
+		RETURNING r.role
+	LOOP
+		PERFORM orion_private.audit('role.assigned', 'user', user_id::text, actor => user_id,
+			new => jsonb_build_object('role', given), metadata => '{"default": true}');
+		PERFORM orion_private.publish('role.assigned', jsonb_build_object('userId', user_id, 'role', given,
+			'assignedBy', NULL), 'user', user_id::text);
+	END LOOP;
 END
 $function$;
 COMMENT ON FUNCTION orion_private.user_made(uuid) IS 'Gives a new user preferences and the default roles, and puts the user on record';
@@ -2754,7 +2860,7 @@ BEGIN
 		SET email = excluded.email, digest = excluded.digest, requested_at = now(), expires_at = excluded.expires_at;
 	PERFORM orion_private.audit('user.email_change_requested', 'user', u.id::text,
 		old => jsonb_build_object('email', u.email), new => jsonb_build_object('email', new_email));
-	PERFORM @extschema@.orion_publish('user.email_change_requested', jsonb_build_object('id', u.id, 'email', u.email,
+	PERFORM orion_private.publish('user.email_change_requested', jsonb_build_object('id', u.id, 'email', u.email,
 		'newEmail', new_email, 'sealedToken', made.sealed, 'expiresAt', until), 'user', u.id::text);
 END
 $function$;
@@ -2794,6 +2900,20 @@ COMMENT ON FUNCTION @extschema@.orion_email_confirm(text) IS 'Makes the mail add
 REVOKE ALL ON FUNCTION @extschema@.orion_email_confirm(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_email_confirm(text) TO orion_service, orion_admin;
 
+-- The routes answer before they call; this is for /rpc and SQL.
+CREATE FUNCTION orion_private.require_scope(scope text) RETURNS void
+	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
+		RAISE EXCEPTION 'this needs the scope "%"', scope USING ERRCODE = 'PT403';
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.require_scope(text) IS 'Raises PT403 when the token has scopes and this is not among them';
+REVOKE ALL ON FUNCTION orion_private.require_scope(text) FROM PUBLIC;
+
 -- Preferences
 
 CREATE FUNCTION orion_private.merge_patch(target jsonb, patch jsonb) RETURNS jsonb
@@ -2828,9 +2948,10 @@ CREATE FUNCTION @extschema@.orion_preferences_update(patch jsonb, expected_versi
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	me uuid := @extschema@.orion_uid();
+	me uuid := orion_private.uid();
 	before orion_private.preferences;
 BEGIN
+	PERFORM orion_private.require_scope('preferences:write');
 	-- users who were not registered, but imported, have none yet
 	INSERT INTO orion_private.preferences AS p (user_id) SELECT u.id FROM orion_private.users AS u WHERE u.id = me
 	ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
@@ -2854,7 +2975,7 @@ BEGIN
 		UPDATE orion_private.preferences AS p SET preferences = orion_preferences_update.preferences
 		WHERE p.user_id = me RETURNING p.version INTO version;
 		PERFORM orion_private.audit('user.preferences_updated', 'user', me::text, old => before.preferences, new => preferences);
-		PERFORM @extschema@.orion_publish('user.preferences_updated', jsonb_build_object('id', me, 'version', version,
+		PERFORM orion_private.publish('user.preferences_updated', jsonb_build_object('id', me, 'version', version,
 			'preferences', preferences), 'user', me::text);
 	END IF;
 END
@@ -2868,8 +2989,9 @@ CREATE FUNCTION @extschema@.orion_follow(user_id uuid) RETURNS text
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	me uuid := @extschema@.orion_uid();
+	me uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_scope('follows:write');
 	IF user_id = me THEN
 		RETURN 'self';
 	END IF;
@@ -2883,7 +3005,7 @@ BEGIN
 		RETURN 'already';
 	END IF;
 	PERFORM orion_private.audit('user.followed', 'user', user_id::text);
-	PERFORM @extschema@.orion_publish('user.followed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
+	PERFORM orion_private.publish('user.followed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
 	RETURN 'ok';
 END
 $function$;
@@ -2894,14 +3016,15 @@ CREATE FUNCTION @extschema@.orion_unfollow(user_id uuid) RETURNS boolean
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	me uuid := @extschema@.orion_uid();
+	me uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_scope('follows:write');
 	DELETE FROM orion_private.follows AS f WHERE f.follower_id = me AND f.user_id = orion_unfollow.user_id;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('user.unfollowed', 'user', user_id::text);
-	PERFORM @extschema@.orion_publish('user.unfollowed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
+	PERFORM orion_private.publish('user.unfollowed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -2917,12 +3040,12 @@ CREATE FUNCTION orion_private.user_problem(scope text) RETURNS jsonb
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
+	IF orion_private.uid() IS NULL THEN
 		PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 		RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
-	ELSIF orion_private.permissions_within(ARRAY[scope], @extschema@.orion_claims() -> 'scopes') = '{}' THEN
+	ELSIF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
 		RETURN orion_private.route_error(403, 'insufficient_scope', format('this needs the scope "%s"', scope));
-	ELSIF NOT EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = @extschema@.orion_uid()) THEN
+	ELSIF NOT EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = orion_private.uid()) THEN
 		RETURN orion_private.route_error(404, 'not_found', 'the user does not exist any more');
 	END IF;
 	RETURN NULL;
@@ -2966,7 +3089,7 @@ CREATE FUNCTION orion_private.own_profile_json() RETURNS jsonb
 		'pendingEmail', (SELECT c.email FROM orion_private.email_changes AS c WHERE c.user_id = me.id AND c.expires_at > now()),
 		'followers', (SELECT count(*) FROM orion_private.follows AS f WHERE f.user_id = me.id),
 		'following', (SELECT count(*) FROM orion_private.follows AS f WHERE f.follower_id = me.id))
-	FROM (SELECT @extschema@.orion_uid()) AS me (id);
+	FROM (SELECT orion_private.uid()) AS me (id);
 $function$;
 COMMENT ON FUNCTION orion_private.own_profile_json() IS 'The profile of the signed-in user as HTTP answers show it';
 REVOKE ALL ON FUNCTION orion_private.own_profile_json() FROM PUBLIC;
@@ -3023,11 +3146,11 @@ BEGIN
 	IF errors <> '[]' THEN
 		RETURN orion_private.route_invalid(422, errors);
 	END IF;
-	IF body ? 'email' AND @extschema@.orion_claims() ? 'api_key_id' THEN
+	IF body ? 'email' AND orion_private.claims() ? 'api_key_id' THEN
 		RETURN orion_private.session_problem();
 	END IF;
 
-	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.id = @extschema@.orion_uid() FOR NO KEY UPDATE;
+	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.id = orion_private.uid() FOR NO KEY UPDATE;
 	IF u.version <> (body ->> 'version')::bigint THEN
 		PERFORM orion_private.audit('user.updated', 'user', u.id::text, 'version_conflict',
 			metadata => jsonb_build_object('expected', body -> 'version', 'current', u.version));
@@ -3058,9 +3181,13 @@ CREATE FUNCTION orion_private.route_email_confirm(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
+	wait int := orion_private.token_wait(request, false);
 	done record;
 	errors jsonb;
 BEGIN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	END IF;
 	-- assignments only: the token is no parameter of a query
 	errors := orion_private.shape_errors(CASE WHEN jsonb_typeof(body -> 'token') = 'string'
 		THEN jsonb_set(body, '{token}', '""') ELSE body END, '{"token": ["string"]}', '{token}');
@@ -3068,6 +3195,9 @@ BEGIN
 		RETURN orion_private.route_invalid(400, errors);
 	END IF;
 	done := @extschema@.orion_email_confirm(body ->> 'token');
+	IF done.status = 'invalid_token' THEN
+		wait := orion_private.token_wait(request, true);
+	END IF;
 	IF done.status = 'email_exists' THEN
 		RETURN orion_private.route_error(409, done.status, 'another user has this mail address');
 	ELSIF done.status <> 'ok' THEN
@@ -3077,7 +3207,7 @@ BEGIN
 	RETURN jsonb_build_object('email', done.email);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_email_confirm(jsonb) IS 'POST /api/user/email/confirm {"token"}: 200, 400 or 409';
+COMMENT ON FUNCTION orion_private.route_email_confirm(jsonb) IS 'POST /api/user/email/confirm {"token"}: 200, 400, 409 or 429';
 
 CREATE FUNCTION orion_private.route_preferences(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -3088,7 +3218,7 @@ BEGIN
 		SELECT jsonb_build_object('preferences', coalesce(p.preferences, '{}'), 'version', coalesce(p.version, 1),
 			'updatedAt', coalesce(p.updated_at, u.created_at))
 		FROM orion_private.users AS u LEFT JOIN orion_private.preferences AS p ON p.user_id = u.id
-		WHERE u.id = @extschema@.orion_uid()));
+		WHERE u.id = orion_private.uid()));
 END
 $function$;
 COMMENT ON FUNCTION orion_private.route_preferences(jsonb) IS 'GET /api/user/preferences: 200, 401, 403 or 404';
@@ -3251,7 +3381,7 @@ DECLARE
 	answer jsonb;
 BEGIN
 	IF NOT orion_private.caller_is_trusted() AND NOT @extschema@.orion_has_permission('users:read') THEN
-		IF @extschema@.orion_claims() IS NULL THEN
+		IF orion_private.claims() IS NULL THEN
 			PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 			RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
 		END IF;
@@ -3368,7 +3498,7 @@ BEGIN
 	PERFORM orion_private.audit('auth.password_reset_requested', 'user', known::text, metadata => jsonb_build_object('email', normalized),
 		address => from_address, user_agent => left(orion_password_reset_request.user_agent, 512));
 	IF known IS NOT NULL THEN
-		PERFORM @extschema@.orion_publish('auth.password_reset_requested', jsonb_build_object('id', known, 'email', normalized,
+		PERFORM orion_private.publish('auth.password_reset_requested', jsonb_build_object('id', known, 'email', normalized,
 			'sealedToken', made.sealed, 'expiresAt', made.expires_at, 'address', host(from_address),
 			'userAgent', left(orion_password_reset_request.user_agent, 512)), 'user', known::text);
 	END IF;
@@ -3389,7 +3519,7 @@ BEGIN
 	WHERE t.user_id = u.id AND t.purpose = 'reset_password' AND t.used_at IS NULL;
 	PERFORM orion_private.sessions_end(u.id, spared, 'password');
 	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
-	PERFORM @extschema@.orion_publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
+	PERFORM orion_private.publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
 		'user', u.id::text);
 END
 $function$;
@@ -3440,11 +3570,11 @@ DECLARE
 	new_hash text;
 BEGIN
 	-- a session, not an API key: a key that leaked must not take the account over
-	IF session IS NULL OR @extschema@.orion_uid() IS NULL THEN
+	IF session IS NULL OR orion_private.uid() IS NULL THEN
 		RAISE EXCEPTION 'nobody is signed in with a session' USING ERRCODE = 'PT401';
 	END IF;
 	-- of two at once the second sees the password of the first
-	SELECT k.* INTO u FROM orion_private.users AS k WHERE k.id = @extschema@.orion_uid() FOR NO KEY UPDATE;
+	SELECT k.* INTO u FROM orion_private.users AS k WHERE k.id = orion_private.uid() FOR NO KEY UPDATE;
 	status := orion_private.password_problem(new_password, u.email);
 	IF status IS NOT NULL THEN
 		RETURN;
@@ -3486,19 +3616,23 @@ CREATE FUNCTION orion_private.route_verify_email(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	problem text := orion_private.body_problem(request -> 'body', '{token}', '{}');
+	wait int := orion_private.token_wait(request, false);
 	done record;
 BEGIN
-	IF problem IS NOT NULL THEN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_verify_email(request #>> '{body,token}');
 	IF done.status <> 'ok' THEN
+		wait := orion_private.token_wait(request, true);
 		RETURN orion_private.route_error(400, done.status, 'the token is unknown, used or expired');
 	END IF;
 	RETURN jsonb_build_object('verified', true);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_verify_email(jsonb) IS 'POST /api/auth/verify-email {"token"}: 200 or 400';
+COMMENT ON FUNCTION orion_private.route_verify_email(jsonb) IS 'POST /api/auth/verify-email {"token"}: 200, 400 or 429';
 
 CREATE FUNCTION orion_private.route_password_reset(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -3525,12 +3659,18 @@ CREATE FUNCTION orion_private.route_password_reset_confirm(request jsonb) RETURN
 DECLARE
 	body jsonb := request -> 'body';
 	problem text := orion_private.body_problem(body, '{token,newPassword}', '{}');
+	wait int := orion_private.token_wait(request, false);
 	done record;
 BEGIN
-	IF problem IS NOT NULL THEN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_password_reset(body ->> 'token', body ->> 'newPassword');
+	IF done.status = 'invalid_token' THEN
+		wait := orion_private.token_wait(request, true);
+	END IF;
 	IF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(400, done.status,
 			coalesce(orion_private.password_message(done.status), 'the token is unknown, used or expired'));
@@ -3538,7 +3678,7 @@ BEGIN
 	RETURN jsonb_build_object('status', done.status);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword"}: 200 or 400';
+COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword"}: 200, 400 or 429';
 
 CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -3546,10 +3686,13 @@ CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
+	refusal jsonb := orion_private.route_session_only();
 	problem text := orion_private.body_problem(body, '{currentPassword,newPassword}', '{}');
 	done record;
 BEGIN
-	IF @extschema@.orion_uid() IS NULL OR orion_private.current_session() IS NULL THEN
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
+	ELSIF orion_private.uid() IS NULL OR orion_private.current_session() IS NULL THEN
 		RETURN orion_private.route_unauthorized();
 	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
@@ -3836,6 +3979,19 @@ COMMENT ON FUNCTION @extschema@.orion_publish_batch(jsonb)
 	IS 'Publishes an array of events, objects with the arguments of orion_publish as keys, all or none; returns their ids in order';
 REVOKE ALL ON FUNCTION @extschema@.orion_publish_batch(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_publish_batch(jsonb) TO orion_service, orion_admin;
+
+-- For Orion's own functions, which call it with fewer arguments: in the schema of the
+-- extension somebody may have put a function of that name that fits such a call better.
+CREATE FUNCTION orion_private.publish(
+	type text, payload jsonb,
+	aggregatetype text DEFAULT NULL, aggregateid text DEFAULT NULL,
+	correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL,
+	metadata jsonb DEFAULT NULL, version int DEFAULT 1)
+	RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_publish';
+COMMENT ON FUNCTION orion_private.publish(text, jsonb, text, text, text, text, jsonb, int) IS 'See orion_publish';
+REVOKE ALL ON FUNCTION orion_private.publish(text, jsonb, text, text, text, text, jsonb, int) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.sinks_changed() RETURNS trigger
 	LANGUAGE c

@@ -75,5 +75,6 @@ SELECT orion_key_create();
 SELECT count(*) FROM orion_private.signing_keys;
 RESET ROLE;
 SELECT name, setting FROM pg_settings WHERE name IN ('orion.jwt_secret', 'orion.master_key_file') ORDER BY name;
+SELECT action, outcome, target_id ~ '^[0-9a-f]{32}$' AS kid, new FROM orion_private.audit_log WHERE action ~ '^key\.' ORDER BY id;
 DELETE FROM orion_private.signing_keys;
 SELECT orion_jwt_verify(:'es256');

@@ -60,7 +60,7 @@ BEGIN
 	PERFORM orion_private.audit('auth.password_reset_requested', 'user', known::text, metadata => jsonb_build_object('email', normalized),
 		address => from_address, user_agent => left(orion_password_reset_request.user_agent, 512));
 	IF known IS NOT NULL THEN
-		PERFORM @extschema@.orion_publish('auth.password_reset_requested', jsonb_build_object('id', known, 'email', normalized,
+		PERFORM orion_private.publish('auth.password_reset_requested', jsonb_build_object('id', known, 'email', normalized,
 			'sealedToken', made.sealed, 'expiresAt', made.expires_at, 'address', host(from_address),
 			'userAgent', left(orion_password_reset_request.user_agent, 512)), 'user', known::text);
 	END IF;
@@ -81,7 +81,7 @@ BEGIN
 	WHERE t.user_id = u.id AND t.purpose = 'reset_password' AND t.used_at IS NULL;
 	PERFORM orion_private.sessions_end(u.id, spared, 'password');
 	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
-	PERFORM @extschema@.orion_publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
+	PERFORM orion_private.publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
 		'user', u.id::text);
 END
 $function$;
@@ -132,11 +132,11 @@ DECLARE
 	new_hash text;
 BEGIN
 	-- a session, not an API key: a key that leaked must not take the account over
-	IF session IS NULL OR @extschema@.orion_uid() IS NULL THEN
+	IF session IS NULL OR orion_private.uid() IS NULL THEN
 		RAISE EXCEPTION 'nobody is signed in with a session' USING ERRCODE = 'PT401';
 	END IF;
 	-- of two at once the second sees the password of the first
-	SELECT k.* INTO u FROM orion_private.users AS k WHERE k.id = @extschema@.orion_uid() FOR NO KEY UPDATE;
+	SELECT k.* INTO u FROM orion_private.users AS k WHERE k.id = orion_private.uid() FOR NO KEY UPDATE;
 	status := orion_private.password_problem(new_password, u.email);
 	IF status IS NOT NULL THEN
 		RETURN;
@@ -178,19 +178,23 @@ CREATE FUNCTION orion_private.route_verify_email(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	problem text := orion_private.body_problem(request -> 'body', '{token}', '{}');
+	wait int := orion_private.token_wait(request, false);
 	done record;
 BEGIN
-	IF problem IS NOT NULL THEN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_verify_email(request #>> '{body,token}');
 	IF done.status <> 'ok' THEN
+		wait := orion_private.token_wait(request, true);
 		RETURN orion_private.route_error(400, done.status, 'the token is unknown, used or expired');
 	END IF;
 	RETURN jsonb_build_object('verified', true);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_verify_email(jsonb) IS 'POST /api/auth/verify-email {"token"}: 200 or 400';
+COMMENT ON FUNCTION orion_private.route_verify_email(jsonb) IS 'POST /api/auth/verify-email {"token"}: 200, 400 or 429';
 
 CREATE FUNCTION orion_private.route_password_reset(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -217,12 +221,18 @@ CREATE FUNCTION orion_private.route_password_reset_confirm(request jsonb) RETURN
 DECLARE
 	body jsonb := request -> 'body';
 	problem text := orion_private.body_problem(body, '{token,newPassword}', '{}');
+	wait int := orion_private.token_wait(request, false);
 	done record;
 BEGIN
-	IF problem IS NOT NULL THEN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_password_reset(body ->> 'token', body ->> 'newPassword');
+	IF done.status = 'invalid_token' THEN
+		wait := orion_private.token_wait(request, true);
+	END IF;
 	IF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(400, done.status,
 			coalesce(orion_private.password_message(done.status), 'the token is unknown, used or expired'));
@@ -230,7 +240,7 @@ BEGIN
 	RETURN jsonb_build_object('status', done.status);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword"}: 200 or 400';
+COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword"}: 200, 400 or 429';
 
 CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -238,10 +248,13 @@ CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
+	refusal jsonb := orion_private.route_session_only();
 	problem text := orion_private.body_problem(body, '{currentPassword,newPassword}', '{}');
 	done record;
 BEGIN
-	IF @extschema@.orion_uid() IS NULL OR orion_private.current_session() IS NULL THEN
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
+	ELSIF orion_private.uid() IS NULL OR orion_private.current_session() IS NULL THEN
 		RETURN orion_private.route_unauthorized();
 	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);

@@ -132,7 +132,7 @@ BEGIN
 	PERFORM orion_private.audit('api_key.created', 'api_key', id::text,
 		new => jsonb_build_object('userId', user_id, 'name', name, 'prefix', made.prefix, 'scopes', scopes,
 			'rateLimit', rate_limit, 'expiresAt', expires_at));
-	PERFORM @extschema@.orion_publish('api_key.created', jsonb_build_object('id', id, 'userId', user_id, 'name', name,
+	PERFORM orion_private.publish('api_key.created', jsonb_build_object('id', id, 'userId', user_id, 'name', name,
 		'prefix', made.prefix, 'scopes', scopes, 'expiresAt', expires_at), 'user', user_id::text);
 	key := made.key;
 END
@@ -154,7 +154,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.audit('api_key.revoked', 'api_key', id::text,
 		old => jsonb_build_object('userId', revoked.user_id, 'name', revoked.name, 'prefix', revoked.prefix));
-	PERFORM @extschema@.orion_publish('api_key.revoked', jsonb_build_object('id', id, 'userId', revoked.user_id,
+	PERFORM orion_private.publish('api_key.revoked', jsonb_build_object('id', id, 'userId', revoked.user_id,
 		'name', revoked.name), 'user', revoked.user_id::text);
 	RETURN true;
 END
@@ -198,10 +198,10 @@ CREATE FUNCTION orion_private.session_problem() RETURNS jsonb
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
+	IF orion_private.uid() IS NULL THEN
 		PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 		RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
-	ELSIF @extschema@.orion_claims() ? 'api_key_id' THEN
+	ELSIF orion_private.claims() ? 'api_key_id' THEN
 		RETURN orion_private.route_error(403, 'session_required', 'an API key is not enough for this');
 	END IF;
 	RETURN NULL;
@@ -233,7 +233,7 @@ BEGIN
 	END IF;
 	RETURN jsonb_build_object('apiKeys', (
 		SELECT coalesce(jsonb_agg(orion_private.api_key_json(k.id) ORDER BY k.created_at, k.id), '[]')
-		FROM orion_private.api_keys AS k WHERE k.user_id = @extschema@.orion_uid() AND k.revoked_at IS NULL));
+		FROM orion_private.api_keys AS k WHERE k.user_id = orion_private.uid() AND k.revoked_at IS NULL));
 END
 $function$;
 COMMENT ON FUNCTION orion_private.route_api_key_list(jsonb) IS 'GET /api/user/api-keys: 200, 401 or 403';
@@ -288,7 +288,7 @@ BEGIN
 	EXCEPTION WHEN datetime_field_overflow OR invalid_datetime_format THEN
 		RETURN orion_private.route_invalid(400, orion_private.field_error('expiresAt', 'not_a_time', 'field "expiresAt" must be a time (RFC 3339)'));
 	END;
-	made := orion_private.api_key_create(@extschema@.orion_uid(), body ->> 'name', scopes, expires_at, (body ->> 'rateLimit')::int);
+	made := orion_private.api_key_create(orion_private.uid(), body ->> 'name', scopes, expires_at, (body ->> 'rateLimit')::int);
 	IF made.status = 'unknown_user' THEN
 		RETURN orion_private.route_error(401, 'unauthorized', 'the user does not exist any more');
 	ELSIF made.status = 'too_many_keys' THEN
@@ -321,7 +321,7 @@ BEGIN
 	ELSIF wanted IS NULL THEN
 		RETURN orion_private.route_invalid(400, orion_private.field_error('id', 'missing', 'field "id" is missing'));
 	ELSIF wanted !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
-		OR NOT orion_private.api_key_revoke(wanted::uuid, @extschema@.orion_uid()) THEN
+		OR NOT orion_private.api_key_revoke(wanted::uuid, orion_private.uid()) THEN
 		RETURN orion_private.route_error(404, 'not_found', 'there is no such API key');
 	END IF;
 	PERFORM set_config('response.status', '204', true);

@@ -133,11 +133,11 @@ CREATE FUNCTION orion_private.audit(action text, target_type text DEFAULT NULL, 
 	AS $function$
 DECLARE
 	origin record := orion_private.request_origin();
-	claimed text := @extschema@.orion_claims() ->> 'session_id';
+	claimed text := orion_private.claims() ->> 'session_id';
 BEGIN
 	INSERT INTO orion_private.audit_log (actor, session_id, action, target_type, target_id, outcome,
 		address, user_agent, old, new, metadata)
-	VALUES (coalesce(audit.actor, @extschema@.orion_uid()),
+	VALUES (coalesce(audit.actor, orion_private.uid()),
 		-- tokens of another issuer may have anything there
 		coalesce(audit.session_id, CASE WHEN claimed ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN claimed::uuid END),
 		audit.action, audit.target_type, left(audit.target_id, 512), coalesce(audit.outcome, 'ok'),

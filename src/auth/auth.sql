@@ -78,12 +78,12 @@ CREATE TABLE orion_private.login_attempts (
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	email text COLLATE "C",
 	user_id uuid,
-	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked')),
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked', 'invalid_token')),
 	address inet,
 	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
 );
-COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in; email is null when what was given is no mail address (it may be a mistyped password)';
+COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in, and every token of a mail that was none; email is null when what was given is no mail address (it may be a mistyped password)';
 CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
 CREATE INDEX login_attempts_address ON orion_private.login_attempts (network, attempted_at);
 CREATE INDEX login_attempts_attempted_at ON orion_private.login_attempts (attempted_at);
@@ -198,8 +198,10 @@ BEGIN
 		SET user_agent = excluded.user_agent, last_address = excluded.last_address, last_seen_at = now()
 	RETURNING d.id, d.xmax = 0 AS is_new INTO seen;
 	IF seen.is_new AND others THEN
-		PERFORM @extschema@.orion_publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
+		PERFORM orion_private.publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
 			'deviceId', seen.id, 'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		PERFORM orion_private.audit('security.new_device', 'user', u.id::text, metadata => jsonb_build_object('deviceId', seen.id),
+			actor => u.id, address => device_seen.address, user_agent => device_seen.user_agent);
 	END IF;
 	RETURN seen.id;
 END
@@ -324,12 +326,14 @@ BEGIN
 	IF u.id IS NOT NULL AND s.uniform_answers THEN
 		-- the same answer and work; the owner of the address is told
 		new_hash := @extschema@.orion_hash_password(password);
-		PERFORM @extschema@.orion_publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
+		PERFORM orion_private.publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
 			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		PERFORM orion_private.audit('user.created', 'user', u.id::text, 'email_exists', address => register.address, user_agent => register.user_agent);
 		status := 'accepted';
 		RETURN;
 	ELSIF u.id IS NOT NULL THEN
 		status := 'email_exists';
+		PERFORM orion_private.audit('user.created', 'user', u.id::text, status, address => register.address, user_agent => register.user_agent);
 		RETURN;
 	END IF;
 
@@ -343,12 +347,12 @@ BEGIN
 		RETURN;
 	END IF;
 
-	PERFORM orion_private.user_made(u.id);
 	verification := orion_private.one_time_token(u.id, 'verify_email', normalized, interval '1 day');
-	PERFORM @extschema@.orion_publish('user.created', jsonb_build_object(
+	PERFORM orion_private.publish('user.created', jsonb_build_object(
 		'id', u.id, 'email', u.email, 'displayName', u.display_name, 'role', u.role,
 		'version', u.version, 'createdAt', u.created_at,
 		'sealedToken', verification.sealed, 'tokenExpiresAt', verification.expires_at), 'user', u.id::text);
+	PERFORM orion_private.user_made(u.id);
 	IF s.uniform_answers THEN
 		status := 'accepted';
 		RETURN;
@@ -418,7 +422,7 @@ BEGIN
 			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_account - 1 LIMIT 1) END,
 		CASE WHEN s.login_max_address > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
-			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > oldest
+			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned', 'invalid_token') AND a.attempted_at > oldest
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_address - 1 LIMIT 1) END);
 	RETURN CASE WHEN last IS NULL THEN 0 ELSE greatest(ceil(extract(epoch FROM last - oldest))::int, 1) END;
 END
@@ -457,6 +461,25 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.attempt_record(text, uuid, text, inet, text) IS 'Puts an attempt on record, if possible beyond a rollback';
+
+-- Tokens of mails have 256 random bits: nobody guesses one. What is bounded is the work
+-- and the rows that somebody who has none can cause.
+CREATE FUNCTION orion_private.token_wait(request jsonb, failed boolean) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	address inet := orion_private.request_address(request);
+	wait int := orion_private.login_wait(NULL, orion_private.address_network(address), failed);
+BEGIN
+	IF failed AND wait = 0 THEN
+		PERFORM orion_private.attempt_record(NULL, NULL, 'invalid_token', address, left(request #>> '{headers,user-agent}', 512));
+	END IF;
+	RETURN wait;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.token_wait(jsonb, boolean) IS 'Seconds until the address of this request may send a token again; 0: now. Counts a token that was none among the failures of the address';
+REVOKE ALL ON FUNCTION orion_private.token_wait(jsonb, boolean) FROM PUBLIC;
 REVOKE ALL ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text), orion_private.throttle_check(text, text, boolean, boolean),
 	orion_private.throttle_clear(text, text), orion_private.login_wait_table(text, inet, boolean),
 	orion_private.login_wait(text, inet, boolean), orion_private.attempt_record(text, uuid, text, inet, text) FROM PUBLIC;
@@ -486,7 +509,7 @@ CREATE FUNCTION orion_private.login_locked(u orion_private.users, account text, 
 	AS $function$
 BEGIN
 	IF u.id IS NOT NULL AND orion_private.login_wait(account, network, false) > 0 THEN
-		PERFORM @extschema@.orion_publish('auth.login_locked', jsonb_build_object('id', u.id, 'email', u.email,
+		PERFORM orion_private.publish('auth.login_locked', jsonb_build_object('id', u.id, 'email', u.email,
 			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
 	END IF;
 END
@@ -553,7 +576,7 @@ BEGIN
 	retry_after := NULL;
 	PERFORM orion_private.throttle_clear(account, network::text);
 	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
-	PERFORM @extschema@.orion_publish('user.login', jsonb_build_object(
+	PERFORM orion_private.publish('user.login', jsonb_build_object(
 		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
 		'address', host(from_address), 'userAgent', agent), 'user', current.id::text);
 	access_token := opened.access_token;
@@ -591,7 +614,7 @@ DECLARE
 		CASE WHEN NEW.email_verified_at IS DISTINCT FROM OLD.email_verified_at THEN 'email_verified_at' END], NULL);
 BEGIN
 	IF cardinality(changed) > 0 THEN
-		PERFORM @extschema@.orion_publish('user.updated',
+		PERFORM orion_private.publish('user.updated',
 			jsonb_build_object('id', NEW.id, 'version', NEW.version, 'changed', to_jsonb(changed)),
 			'user', NEW.id::text);
 	END IF;

@@ -243,6 +243,19 @@ COMMENT ON FUNCTION @extschema@.orion_publish_batch(jsonb)
 REVOKE ALL ON FUNCTION @extschema@.orion_publish_batch(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_publish_batch(jsonb) TO orion_service, orion_admin;
 
+-- For Orion's own functions, which call it with fewer arguments: in the schema of the
+-- extension somebody may have put a function of that name that fits such a call better.
+CREATE FUNCTION orion_private.publish(
+	type text, payload jsonb,
+	aggregatetype text DEFAULT NULL, aggregateid text DEFAULT NULL,
+	correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL,
+	metadata jsonb DEFAULT NULL, version int DEFAULT 1)
+	RETURNS uuid
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_publish';
+COMMENT ON FUNCTION orion_private.publish(text, jsonb, text, text, text, text, jsonb, int) IS 'See orion_publish';
+REVOKE ALL ON FUNCTION orion_private.publish(text, jsonb, text, text, text, text, jsonb, int) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.sinks_changed() RETURNS trigger
 	LANGUAGE c
 	AS 'MODULE_PATHNAME', 'orion_sinks_changed';

@@ -87,7 +87,7 @@ CREATE FUNCTION orion_private.login_audit() RETURNS trigger
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF coalesce(current_query(), '') !~* '^\s*copy\M' THEN
+	IF NEW.outcome <> 'invalid_token' AND coalesce(current_query(), '') !~* '^\s*copy\M' THEN
 		PERFORM orion_private.audit('auth.login', 'user', NEW.user_id::text, NEW.outcome, actor => NEW.user_id,
 			address => NEW.address, user_agent => NEW.user_agent);
 	END IF;
@@ -108,17 +108,28 @@ CREATE TRIGGER account_audit AFTER UPDATE OF revoked_at ON orion_private.session
 	EXECUTE FUNCTION orion_private.account_audit();
 
 -- Called and not a trigger: restoring a dump must not give back what was taken.
+-- Who keeps books of roles by role.assigned must not miss those that come with the user.
 CREATE FUNCTION orion_private.user_made(user_id uuid) RETURNS void
 	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	given text;
 BEGIN
 	INSERT INTO orion_private.preferences AS p (user_id) VALUES (user_made.user_id) ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
-	INSERT INTO orion_private.user_roles AS r (user_id, role)
-	SELECT user_made.user_id, known.name FROM orion_private.roles AS known WHERE known.is_default
-	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
 	PERFORM orion_private.audit('user.created', 'user', user_id::text, actor => user_id,
 		new => (SELECT jsonb_build_object('email', u.email, 'role', u.role) FROM orion_private.users AS u WHERE u.id = user_made.user_id));
+	FOR given IN
+		INSERT INTO orion_private.user_roles AS r (user_id, role)
+		SELECT user_made.user_id, known.name FROM orion_private.roles AS known WHERE known.is_default ORDER BY known.name
+		ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING
+		RETURNING r.role
+	LOOP
+		PERFORM orion_private.audit('role.assigned', 'user', user_id::text, actor => user_id,
+			new => jsonb_build_object('role', given), metadata => '{"default": true}');
+		PERFORM orion_private.publish('role.assigned', jsonb_build_object('userId', user_id, 'role', given,
+			'assignedBy', NULL), 'user', user_id::text);
+	END LOOP;
 END
 $function$;
 COMMENT ON FUNCTION orion_private.user_made(uuid) IS 'Gives a new user preferences and the default roles, and puts the user on record';
@@ -154,7 +165,7 @@ BEGIN
 		SET email = excluded.email, digest = excluded.digest, requested_at = now(), expires_at = excluded.expires_at;
 	PERFORM orion_private.audit('user.email_change_requested', 'user', u.id::text,
 		old => jsonb_build_object('email', u.email), new => jsonb_build_object('email', new_email));
-	PERFORM @extschema@.orion_publish('user.email_change_requested', jsonb_build_object('id', u.id, 'email', u.email,
+	PERFORM orion_private.publish('user.email_change_requested', jsonb_build_object('id', u.id, 'email', u.email,
 		'newEmail', new_email, 'sealedToken', made.sealed, 'expiresAt', until), 'user', u.id::text);
 END
 $function$;
@@ -194,6 +205,20 @@ COMMENT ON FUNCTION @extschema@.orion_email_confirm(text) IS 'Makes the mail add
 REVOKE ALL ON FUNCTION @extschema@.orion_email_confirm(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_email_confirm(text) TO orion_service, orion_admin;
 
+-- The routes answer before they call; this is for /rpc and SQL.
+CREATE FUNCTION orion_private.require_scope(scope text) RETURNS void
+	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
+		RAISE EXCEPTION 'this needs the scope "%"', scope USING ERRCODE = 'PT403';
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.require_scope(text) IS 'Raises PT403 when the token has scopes and this is not among them';
+REVOKE ALL ON FUNCTION orion_private.require_scope(text) FROM PUBLIC;
+
 -- Preferences
 
 CREATE FUNCTION orion_private.merge_patch(target jsonb, patch jsonb) RETURNS jsonb
@@ -228,9 +253,10 @@ CREATE FUNCTION @extschema@.orion_preferences_update(patch jsonb, expected_versi
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	me uuid := @extschema@.orion_uid();
+	me uuid := orion_private.uid();
 	before orion_private.preferences;
 BEGIN
+	PERFORM orion_private.require_scope('preferences:write');
 	-- users who were not registered, but imported, have none yet
 	INSERT INTO orion_private.preferences AS p (user_id) SELECT u.id FROM orion_private.users AS u WHERE u.id = me
 	ON CONFLICT ON CONSTRAINT preferences_pkey DO NOTHING;
@@ -254,7 +280,7 @@ BEGIN
 		UPDATE orion_private.preferences AS p SET preferences = orion_preferences_update.preferences
 		WHERE p.user_id = me RETURNING p.version INTO version;
 		PERFORM orion_private.audit('user.preferences_updated', 'user', me::text, old => before.preferences, new => preferences);
-		PERFORM @extschema@.orion_publish('user.preferences_updated', jsonb_build_object('id', me, 'version', version,
+		PERFORM orion_private.publish('user.preferences_updated', jsonb_build_object('id', me, 'version', version,
 			'preferences', preferences), 'user', me::text);
 	END IF;
 END
@@ -268,8 +294,9 @@ CREATE FUNCTION @extschema@.orion_follow(user_id uuid) RETURNS text
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	me uuid := @extschema@.orion_uid();
+	me uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_scope('follows:write');
 	IF user_id = me THEN
 		RETURN 'self';
 	END IF;
@@ -283,7 +310,7 @@ BEGIN
 		RETURN 'already';
 	END IF;
 	PERFORM orion_private.audit('user.followed', 'user', user_id::text);
-	PERFORM @extschema@.orion_publish('user.followed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
+	PERFORM orion_private.publish('user.followed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
 	RETURN 'ok';
 END
 $function$;
@@ -294,14 +321,15 @@ CREATE FUNCTION @extschema@.orion_unfollow(user_id uuid) RETURNS boolean
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	me uuid := @extschema@.orion_uid();
+	me uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_scope('follows:write');
 	DELETE FROM orion_private.follows AS f WHERE f.follower_id = me AND f.user_id = orion_unfollow.user_id;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('user.unfollowed', 'user', user_id::text);
-	PERFORM @extschema@.orion_publish('user.unfollowed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
+	PERFORM orion_private.publish('user.unfollowed', jsonb_build_object('id', user_id, 'followerId', me), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -317,12 +345,12 @@ CREATE FUNCTION orion_private.user_problem(scope text) RETURNS jsonb
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
+	IF orion_private.uid() IS NULL THEN
 		PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 		RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
-	ELSIF orion_private.permissions_within(ARRAY[scope], @extschema@.orion_claims() -> 'scopes') = '{}' THEN
+	ELSIF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
 		RETURN orion_private.route_error(403, 'insufficient_scope', format('this needs the scope "%s"', scope));
-	ELSIF NOT EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = @extschema@.orion_uid()) THEN
+	ELSIF NOT EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = orion_private.uid()) THEN
 		RETURN orion_private.route_error(404, 'not_found', 'the user does not exist any more');
 	END IF;
 	RETURN NULL;
@@ -366,7 +394,7 @@ CREATE FUNCTION orion_private.own_profile_json() RETURNS jsonb
 		'pendingEmail', (SELECT c.email FROM orion_private.email_changes AS c WHERE c.user_id = me.id AND c.expires_at > now()),
 		'followers', (SELECT count(*) FROM orion_private.follows AS f WHERE f.user_id = me.id),
 		'following', (SELECT count(*) FROM orion_private.follows AS f WHERE f.follower_id = me.id))
-	FROM (SELECT @extschema@.orion_uid()) AS me (id);
+	FROM (SELECT orion_private.uid()) AS me (id);
 $function$;
 COMMENT ON FUNCTION orion_private.own_profile_json() IS 'The profile of the signed-in user as HTTP answers show it';
 REVOKE ALL ON FUNCTION orion_private.own_profile_json() FROM PUBLIC;
@@ -423,11 +451,11 @@ BEGIN
 	IF errors <> '[]' THEN
 		RETURN orion_private.route_invalid(422, errors);
 	END IF;
-	IF body ? 'email' AND @extschema@.orion_claims() ? 'api_key_id' THEN
+	IF body ? 'email' AND orion_private.claims() ? 'api_key_id' THEN
 		RETURN orion_private.session_problem();
 	END IF;
 
-	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.id = @extschema@.orion_uid() FOR NO KEY UPDATE;
+	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.id = orion_private.uid() FOR NO KEY UPDATE;
 	IF u.version <> (body ->> 'version')::bigint THEN
 		PERFORM orion_private.audit('user.updated', 'user', u.id::text, 'version_conflict',
 			metadata => jsonb_build_object('expected', body -> 'version', 'current', u.version));
@@ -458,9 +486,13 @@ CREATE FUNCTION orion_private.route_email_confirm(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
+	wait int := orion_private.token_wait(request, false);
 	done record;
 	errors jsonb;
 BEGIN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	END IF;
 	-- assignments only: the token is no parameter of a query
 	errors := orion_private.shape_errors(CASE WHEN jsonb_typeof(body -> 'token') = 'string'
 		THEN jsonb_set(body, '{token}', '""') ELSE body END, '{"token": ["string"]}', '{token}');
@@ -468,6 +500,9 @@ BEGIN
 		RETURN orion_private.route_invalid(400, errors);
 	END IF;
 	done := @extschema@.orion_email_confirm(body ->> 'token');
+	IF done.status = 'invalid_token' THEN
+		wait := orion_private.token_wait(request, true);
+	END IF;
 	IF done.status = 'email_exists' THEN
 		RETURN orion_private.route_error(409, done.status, 'another user has this mail address');
 	ELSIF done.status <> 'ok' THEN
@@ -477,7 +512,7 @@ BEGIN
 	RETURN jsonb_build_object('email', done.email);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_email_confirm(jsonb) IS 'POST /api/user/email/confirm {"token"}: 200, 400 or 409';
+COMMENT ON FUNCTION orion_private.route_email_confirm(jsonb) IS 'POST /api/user/email/confirm {"token"}: 200, 400, 409 or 429';
 
 CREATE FUNCTION orion_private.route_preferences(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -488,7 +523,7 @@ BEGIN
 		SELECT jsonb_build_object('preferences', coalesce(p.preferences, '{}'), 'version', coalesce(p.version, 1),
 			'updatedAt', coalesce(p.updated_at, u.created_at))
 		FROM orion_private.users AS u LEFT JOIN orion_private.preferences AS p ON p.user_id = u.id
-		WHERE u.id = @extschema@.orion_uid()));
+		WHERE u.id = orion_private.uid()));
 END
 $function$;
 COMMENT ON FUNCTION orion_private.route_preferences(jsonb) IS 'GET /api/user/preferences: 200, 401, 403 or 404';
@@ -651,7 +686,7 @@ DECLARE
 	answer jsonb;
 BEGIN
 	IF NOT orion_private.caller_is_trusted() AND NOT @extschema@.orion_has_permission('users:read') THEN
-		IF @extschema@.orion_claims() IS NULL THEN
+		IF orion_private.claims() IS NULL THEN
 			PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 			RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
 		END IF;

@@ -145,7 +145,7 @@ CREATE FUNCTION orion_private.check_may_read_roles(user_id uuid) RETURNS void
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF user_id IS DISTINCT FROM @extschema@.orion_uid() AND NOT orion_private.caller_is_trusted()
+	IF user_id IS DISTINCT FROM orion_private.uid() AND NOT orion_private.caller_is_trusted()
 		AND NOT @extschema@.orion_has_permission('roles:read') THEN
 		RAISE EXCEPTION 'permission denied to see the roles of other users'
 			USING ERRCODE = 'insufficient_privilege';
@@ -162,7 +162,7 @@ CREATE FUNCTION @extschema@.orion_permissions(user_id uuid DEFAULT @extschema@.o
 BEGIN
 	PERFORM orion_private.check_may_read_roles(user_id);
 	RETURN orion_private.permissions_within(coalesce(orion_private.permissions_of(user_id), '{}'),
-		CASE WHEN user_id = @extschema@.orion_uid() THEN @extschema@.orion_claims() -> 'scopes' END);
+		CASE WHEN user_id = orion_private.uid() THEN orion_private.claims() -> 'scopes' END);
 END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_permissions(uuid) IS 'The effective permissions of a user: of all roles with what they inherit, and direct grants; the caller''s own within the scopes of the token. Others'' for orion_service, orion_admin and with permission roles:read';
@@ -238,7 +238,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.audit('role.created', 'role', name,
 		new => jsonb_build_object('description', description, 'isDefault', coalesce(is_default, false)));
-	PERFORM @extschema@.orion_publish('role.created', jsonb_build_object('role', name), 'role', name);
+	PERFORM orion_private.publish('role.created', jsonb_build_object('role', name), 'role', name);
 	RETURN true;
 END
 $function$;
@@ -258,7 +258,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.audit('role.deleted', 'role', name,
 		old => jsonb_build_object('permissions', granted, 'users', holders));
-	PERFORM @extschema@.orion_publish('role.deleted', jsonb_build_object('role', name), 'role', name);
+	PERFORM orion_private.publish('role.deleted', jsonb_build_object('role', name), 'role', name);
 	RETURN true;
 END
 $function$;
@@ -314,14 +314,14 @@ CREATE FUNCTION @extschema@.orion_role_grant(user_id uuid, role text) RETURNS bo
 BEGIN
 	PERFORM orion_private.user_check(user_id), orion_private.role_check(role);
 	INSERT INTO orion_private.user_roles AS u (user_id, role, granted_by)
-	VALUES (orion_role_grant.user_id, orion_role_grant.role, @extschema@.orion_uid())
+	VALUES (orion_role_grant.user_id, orion_role_grant.role, orion_private.uid())
 	ON CONFLICT ON CONSTRAINT user_roles_pkey DO NOTHING;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('role.assigned', 'user', user_id::text, new => jsonb_build_object('role', role));
-	PERFORM @extschema@.orion_publish('role.assigned', jsonb_build_object('userId', user_id, 'role', role,
-		'assignedBy', @extschema@.orion_uid()), 'user', user_id::text);
+	PERFORM orion_private.publish('role.assigned', jsonb_build_object('userId', user_id, 'role', role,
+		'assignedBy', orion_private.uid()), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -337,8 +337,8 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('role.revoked', 'user', user_id::text, old => jsonb_build_object('role', role));
-	PERFORM @extschema@.orion_publish('role.revoked', jsonb_build_object('userId', user_id, 'role', role,
-		'revokedBy', @extschema@.orion_uid()), 'user', user_id::text);
+	PERFORM orion_private.publish('role.revoked', jsonb_build_object('userId', user_id, 'role', role,
+		'revokedBy', orion_private.uid()), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -357,7 +357,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.granted', 'role', role, new => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.granted', jsonb_build_object('role', role, 'permission', permission), 'role', role);
+	PERFORM orion_private.publish('permission.granted', jsonb_build_object('role', role, 'permission', permission), 'role', role);
 	RETURN true;
 END
 $function$;
@@ -374,7 +374,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.revoked', 'role', role, old => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.revoked', jsonb_build_object('role', role, 'permission', permission), 'role', role);
+	PERFORM orion_private.publish('permission.revoked', jsonb_build_object('role', role, 'permission', permission), 'role', role);
 	RETURN true;
 END
 $function$;
@@ -387,13 +387,13 @@ CREATE FUNCTION @extschema@.orion_user_permission_grant(user_id uuid, permission
 BEGIN
 	PERFORM orion_private.user_check(user_id), orion_private.permission_check(permission);
 	INSERT INTO orion_private.user_permissions AS p (user_id, permission, granted_by)
-	VALUES (orion_user_permission_grant.user_id, orion_user_permission_grant.permission, @extschema@.orion_uid())
+	VALUES (orion_user_permission_grant.user_id, orion_user_permission_grant.permission, orion_private.uid())
 	ON CONFLICT ON CONSTRAINT user_permissions_pkey DO NOTHING;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.granted', 'user', user_id::text, new => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.granted', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
+	PERFORM orion_private.publish('permission.granted', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
 	RETURN true;
 END
 $function$;
@@ -410,7 +410,7 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM orion_private.audit('permission.revoked', 'user', user_id::text, old => jsonb_build_object('permission', permission));
-	PERFORM @extschema@.orion_publish('permission.revoked', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
+	PERFORM orion_private.publish('permission.revoked', jsonb_build_object('userId', user_id, 'permission', permission), 'user', user_id::text);
 	RETURN true;
 END
 $function$;

@@ -51,16 +51,16 @@ CREATE FUNCTION orion_private.user_gone() RETURNS trigger
 BEGIN
 	IF TG_OP = 'DELETE' THEN
 		PERFORM orion_private.revoke(OLD.id, 'infinity', now() + interval '1 day 1 minute');
-		PERFORM @extschema@.orion_publish('user.deleted', jsonb_build_object('id', OLD.id, 'email', OLD.email), 'user', OLD.id::text);
+		PERFORM orion_private.publish('user.deleted', jsonb_build_object('id', OLD.id, 'email', OLD.email), 'user', OLD.id::text);
 	ELSIF NEW.banned_until > now() THEN
 		PERFORM orion_private.sessions_end(NEW.id, NULL, 'banned');
 		PERFORM orion_private.revoke(NEW.id, 'infinity', NEW.banned_until);
-		PERFORM @extschema@.orion_publish('user.banned', jsonb_build_object('id', NEW.id,
+		PERFORM orion_private.publish('user.banned', jsonb_build_object('id', NEW.id,
 			'until', nullif(NEW.banned_until, 'infinity')), 'user', NEW.id::text);
 	ELSIF OLD.banned_until > now() THEN
 		PERFORM orion_private.unrevoke(NEW.id);
 		PERFORM orion_private.revoke(NEW.id, clock_timestamp(), now() + interval '1 day 1 minute');
-		PERFORM @extschema@.orion_publish('user.unbanned', jsonb_build_object('id', NEW.id), 'user', NEW.id::text);
+		PERFORM orion_private.publish('user.unbanned', jsonb_build_object('id', NEW.id), 'user', NEW.id::text);
 	END IF;
 	RETURN NULL;
 END
@@ -76,9 +76,22 @@ CREATE FUNCTION orion_private.current_session() RETURNS uuid
 	LANGUAGE sql STABLE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT substring(@extschema@.orion_claims() ->> 'session_id' FROM '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
+	SELECT substring(orion_private.claims() ->> 'session_id' FROM '^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$')::uuid;
 $function$;
 COMMENT ON FUNCTION orion_private.current_session() IS 'The session of the verified claims; null without one';
+
+CREATE FUNCTION orion_private.require_session() RETURNS void
+	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF orion_private.claims() ? 'api_key_id' THEN
+		RAISE EXCEPTION 'an API key is not enough for this' USING ERRCODE = 'PT403';
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.require_session() IS 'Raises PT403 when the user is signed in by an API key';
+REVOKE ALL ON FUNCTION orion_private.require_session() FROM PUBLIC;
 REVOKE ALL ON FUNCTION orion_private.session_ended(), orion_private.sessions_end(uuid, uuid, text),
 	orion_private.user_gone(), orion_private.current_session() FROM PUBLIC;
 
@@ -91,7 +104,7 @@ CREATE FUNCTION @extschema@.orion_refresh(refresh_token text, address inet DEFAU
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
-	parsed record := orion_private.refresh_parse(refresh_token);
+	parsed record := orion_private.refresh_parse(coalesce(refresh_token, ''));
 	from_address inet := coalesce(orion_refresh.address, inet_client_addr());
 	issued_at timestamptz := clock_timestamp();
 	session orion_private.sessions;
@@ -117,7 +130,7 @@ BEGIN
 		-- used before, and its successor too: one of the two holders is a thief
 		status := 'token_reused';
 		UPDATE orion_private.sessions AS t SET revoked_at = now(), revoke_reason = 'token_reused' WHERE t.id = session.id;
-		PERFORM @extschema@.orion_publish('auth.token_reused', jsonb_build_object('id', u.id, 'email', u.email, 'sessionId', session.id,
+		PERFORM orion_private.publish('auth.token_reused', jsonb_build_object('id', u.id, 'email', u.email, 'sessionId', session.id,
 			'address', host(from_address), 'userAgent', left(orion_refresh.user_agent, 512)), 'user', u.id::text);
 		RETURN;
 	END IF;
@@ -153,13 +166,14 @@ CREATE FUNCTION @extschema@.orion_logout(everywhere boolean DEFAULT false) RETUR
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 	session uuid := orion_private.current_session();
 	ended int;
 BEGIN
 	IF uid IS NULL THEN
 		RAISE EXCEPTION 'nobody is signed in' USING ERRCODE = 'PT401';
 	END IF;
+	PERFORM orion_private.require_session();
 	IF everywhere THEN
 		ended := orion_private.sessions_end(uid, NULL, 'logout');
 	ELSE
@@ -168,7 +182,7 @@ BEGIN
 		GET DIAGNOSTICS ended = ROW_COUNT;
 	END IF;
 	IF ended > 0 THEN
-		PERFORM @extschema@.orion_publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session,
+		PERFORM orion_private.publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session,
 			'everywhere', coalesce(everywhere, false)), 'user', uid::text);
 	END IF;
 	RETURN ended;
@@ -181,12 +195,13 @@ CREATE FUNCTION @extschema@.orion_session_revoke(session_id uuid) RETURNS boolea
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_session();
 	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'revoked'
 	WHERE s.id = session_id AND s.user_id = uid AND s.revoked_at IS NULL AND s.expires_at > now();
 	IF FOUND THEN
-		PERFORM @extschema@.orion_publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session_id, 'everywhere', false),
+		PERFORM orion_private.publish('user.logout', jsonb_build_object('id', uid, 'sessionId', session_id, 'everywhere', false),
 			'user', uid::text);
 		RETURN true;
 	END IF;
@@ -200,7 +215,7 @@ CREATE FUNCTION @extschema@.orion_sessions_revoke_others() RETURNS int
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 	session uuid := orion_private.current_session();
 BEGIN
 	IF uid IS NULL OR session IS NULL THEN
@@ -216,12 +231,17 @@ CREATE FUNCTION @extschema@.orion_device_forget(device_id uuid) RETURNS boolean
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
 BEGIN
+	PERFORM orion_private.require_session();
 	UPDATE orion_private.sessions AS s SET revoked_at = now(), revoke_reason = 'device'
 	WHERE s.device_id = orion_device_forget.device_id AND s.user_id = uid AND s.revoked_at IS NULL;
 	DELETE FROM orion_private.devices AS d WHERE d.id = orion_device_forget.device_id AND d.user_id = uid;
-	RETURN FOUND;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	PERFORM orion_private.audit('device.forgotten', 'device', device_id::text);
+	RETURN true;
 END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_device_forget(uuid) IS 'Forgets a device of the signed-in user and ends its sessions; false when there is no such device';
@@ -234,10 +254,15 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_logout(boolean), @extschema@.orion_s
 -- Administration
 
 CREATE FUNCTION @extschema@.orion_user_sign_out(user_id uuid) RETURNS int
-	LANGUAGE sql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT orion_private.sessions_end(user_id, NULL, 'administrator');
+DECLARE
+	ended int := orion_private.sessions_end(user_id, NULL, 'administrator');
+BEGIN
+	PERFORM orion_private.audit('user.signed_out', 'user', user_id::text, metadata => jsonb_build_object('sessions', ended));
+	RETURN ended;
+END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_user_sign_out(uuid) IS 'Ends all sessions of a user; returns how many';
 
@@ -313,6 +338,24 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.route_unauthorized() IS 'The answer to a request without a user''s token';
 
+-- An API key stands for its user, but with the scopes it has: it neither sees nor ends
+-- the sessions of the user.
+CREATE FUNCTION orion_private.route_session_only() RETURNS jsonb
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	IF orion_private.uid() IS NULL THEN
+		RETURN orion_private.route_unauthorized();
+	ELSIF orion_private.claims() ? 'api_key_id' THEN
+		RETURN orion_private.route_error(403, 'session_required', 'an API key is not enough for this');
+	END IF;
+	RETURN NULL;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.route_session_only() IS 'Null when a user is signed in otherwise than by an API key, else the answer 401 or 403';
+REVOKE ALL ON FUNCTION orion_private.route_session_only() FROM PUBLIC;
+
 CREATE FUNCTION orion_private.param_uuid(request jsonb, name text) RETURNS uuid
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
@@ -354,26 +397,28 @@ CREATE FUNCTION orion_private.route_logout(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	everywhere jsonb := coalesce(nullif(request -> 'body', 'null') -> 'everywhere', 'false');
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
 	IF jsonb_typeof(everywhere) <> 'boolean' THEN
 		RETURN orion_private.route_error(400, 'invalid_request', 'field "everywhere" must be true or false');
-	ELSIF @extschema@.orion_uid() IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	ELSIF refusal IS NOT NULL THEN
+		RETURN refusal;
 	END IF;
 	RETURN jsonb_build_object('revoked', @extschema@.orion_logout(everywhere::boolean));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_logout(jsonb) IS 'POST /api/auth/logout {"everywhere"?}: 200, 400 or 401';
+COMMENT ON FUNCTION orion_private.route_logout(jsonb) IS 'POST /api/auth/logout {"everywhere"?}: 200, 400, 401 or 403';
 
 CREATE FUNCTION orion_private.route_sessions(request jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF uid IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	END IF;
 	RETURN jsonb_build_object('sessions', coalesce((
 		SELECT jsonb_agg(jsonb_build_object('id', s.id, 'current', s.id IS NOT DISTINCT FROM orion_private.current_session(),
@@ -382,45 +427,52 @@ BEGIN
 		FROM orion_private.sessions AS s WHERE s.user_id = uid AND s.revoked_at IS NULL AND s.expires_at > now()), '[]'));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_sessions(jsonb) IS 'GET /api/auth/sessions: 200 or 401';
+COMMENT ON FUNCTION orion_private.route_sessions(jsonb) IS 'GET /api/auth/sessions: 200, 401 or 403';
 
 CREATE FUNCTION orion_private.route_session_end(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	ELSIF @extschema@.orion_session_revoke(orion_private.param_uuid(request, 'id')) THEN
 		RETURN jsonb_build_object('revoked', 1);
 	END IF;
 	RETURN orion_private.route_error(404, 'not_found', 'there is no such session');
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_session_end(jsonb) IS 'DELETE /api/auth/sessions/{id}: 200, 401 or 404';
+COMMENT ON FUNCTION orion_private.route_session_end(jsonb) IS 'DELETE /api/auth/sessions/{id}: 200, 401, 403 or 404';
 
 CREATE FUNCTION orion_private.route_sessions_end(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF @extschema@.orion_uid() IS NULL OR orion_private.current_session() IS NULL THEN
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
+	ELSIF orion_private.current_session() IS NULL THEN
 		RETURN orion_private.route_unauthorized();
 	END IF;
 	RETURN jsonb_build_object('revoked', @extschema@.orion_sessions_revoke_others());
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_sessions_end(jsonb) IS 'DELETE /api/auth/sessions: all but the one that asks; 200 or 401';
+COMMENT ON FUNCTION orion_private.route_sessions_end(jsonb) IS 'DELETE /api/auth/sessions: all but the one that asks; 200, 401 or 403';
 
 CREATE FUNCTION orion_private.route_devices(request jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	uid uuid := @extschema@.orion_uid();
+	uid uuid := orion_private.uid();
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF uid IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	END IF;
 	RETURN jsonb_build_object('devices', coalesce((
 		SELECT jsonb_agg(jsonb_build_object('id', d.id, 'userAgent', d.user_agent, 'lastAddress', host(d.last_address),
@@ -431,22 +483,24 @@ BEGIN
 		FROM orion_private.devices AS d WHERE d.user_id = uid), '[]'));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_devices(jsonb) IS 'GET /api/auth/devices: 200 or 401';
+COMMENT ON FUNCTION orion_private.route_devices(jsonb) IS 'GET /api/auth/devices: 200, 401 or 403';
 
 CREATE FUNCTION orion_private.route_device_forget(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
+DECLARE
+	refusal jsonb := orion_private.route_session_only();
 BEGIN
-	IF @extschema@.orion_uid() IS NULL THEN
-		RETURN orion_private.route_unauthorized();
+	IF refusal IS NOT NULL THEN
+		RETURN refusal;
 	ELSIF @extschema@.orion_device_forget(orion_private.param_uuid(request, 'id')) THEN
 		RETURN jsonb_build_object('forgotten', 1);
 	END IF;
 	RETURN orion_private.route_error(404, 'not_found', 'there is no such device');
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_device_forget(jsonb) IS 'DELETE /api/auth/devices/{id}: 200, 401 or 404';
+COMMENT ON FUNCTION orion_private.route_device_forget(jsonb) IS 'DELETE /api/auth/devices/{id}: 200, 401, 403 or 404';
 
 CREATE FUNCTION orion_private.route_auth_health(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE

@@ -54,6 +54,7 @@ BEGIN
 	pair := orion_private.key_generate(new_kid, alg);
 	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key, status)
 	VALUES (new_kid, orion_key_publish.alg, pair.secret, pair.public_key, 'published');
+	PERFORM orion_private.audit('key.published', 'signing_key', new_kid, new => jsonb_build_object('alg', alg));
 	RETURN new_kid;
 END
 $function$;
@@ -74,6 +75,9 @@ BEGIN
 	END IF;
 	UPDATE orion_private.signing_keys AS k SET status = 'published' WHERE k.status = 'active' AND k.kid <> orion_key_activate.kid;
 	UPDATE orion_private.signing_keys AS k SET status = 'active' WHERE k.kid = orion_key_activate.kid AND k.status <> 'active';
+	IF FOUND THEN
+		PERFORM orion_private.audit('key.activated', 'signing_key', kid);
+	END IF;
 	RETURN true;
 END
 $function$;
@@ -97,14 +101,18 @@ REVOKE ALL ON FUNCTION @extschema@.orion_key_create(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_key_create(text) TO orion_admin;
 
 CREATE FUNCTION @extschema@.orion_key_retire(kid text) RETURNS boolean
-	LANGUAGE sql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	WITH retired AS (
-		UPDATE orion_private.signing_keys AS k SET status = 'retired'
-		WHERE k.kid = orion_key_retire.kid AND k.status <> 'retired'
-		RETURNING 1)
-	SELECT EXISTS (SELECT FROM retired);
+BEGIN
+	UPDATE orion_private.signing_keys AS k SET status = 'retired'
+	WHERE k.kid = orion_key_retire.kid AND k.status <> 'retired';
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	PERFORM orion_private.audit('key.retired', 'signing_key', kid);
+	RETURN true;
+END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_key_retire(text) IS 'Refuses all tokens of this signing key from the commit on; false when there is no such key in use';
 REVOKE ALL ON FUNCTION @extschema@.orion_key_retire(text) FROM PUBLIC;
@@ -181,6 +189,16 @@ CREATE FUNCTION @extschema@.orion_role() RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'orion_role';
 COMMENT ON FUNCTION @extschema@.orion_role() IS 'The claim "role"; null when nobody is signed in';
+-- For Orion's own functions: a planted overload could make the calls above ambiguous.
+CREATE FUNCTION orion_private.claims() RETURNS jsonb
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'orion_claims';
+COMMENT ON FUNCTION orion_private.claims() IS 'See orion_claims';
+CREATE FUNCTION orion_private.uid() RETURNS uuid
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'orion_uid';
+COMMENT ON FUNCTION orion_private.uid() IS 'See orion_uid';
+REVOKE ALL ON FUNCTION orion_private.claims(), orion_private.uid() FROM PUBLIC;
 REVOKE ALL ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_claims(), @extschema@.orion_uid(), @extschema@.orion_role()
 	TO orion_anon, orion_user, orion_service, orion_admin;

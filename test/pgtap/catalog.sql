@@ -2,7 +2,7 @@
 -- and nothing granted to PUBLIC. New functions are covered without being named here.
 \set ON_ERROR_STOP on
 BEGIN;
-SELECT plan(10);
+SELECT plan(11);
 
 CREATE TEMP VIEW ours AS
 	SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
@@ -24,6 +24,9 @@ SELECT is_empty($$ SELECT oid::regprocedure FROM functions
 SELECT is_empty($$ SELECT oid::regprocedure FROM functions
 	WHERE lanname IN ('sql', 'plpgsql') AND prosqlbody IS NULL AND coalesce(array_to_string(proconfig, ' '), '') !~ 'search_path=pg_catalog, pg_temp' $$,
 	'every function in SQL or PL/pgSQL has a pinned search_path');
+SELECT is_empty($$ SELECT oid::regprocedure FROM functions
+	WHERE lanname IN ('sql', 'plpgsql') AND prosrc ~ 'orion_(publish|uid|claims)\s*\(' $$,
+	'functions call orion_private.publish, uid and claims: what somebody planted in the schema of the extension could fit better than orion_publish');
 SELECT is_empty($$ SELECT oid::regprocedure FROM functions WHERE nspname NOT IN ('orion_private', 'orion') AND proname !~ '^orion_' $$,
 	'public functions are named orion_*');
 SELECT is_empty($$ SELECT oid::regprocedure FROM functions

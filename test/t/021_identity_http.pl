@@ -163,7 +163,25 @@ $stack->sql("BEGIN; SELECT orion_user_ban('$ann->{user}{id}'); ROLLBACK");
 $stack->sql("BEGIN; SAVEPOINT s; SELECT orion_user_ban('$ann->{user}{id}'); ROLLBACK TO s; COMMIT");
 ok(works($after->{accessToken}), 'a ban that is rolled back is none');
 my $key = answers(post('/api/user/api-keys', { name => 'k' }, $after->{accessToken}), 201, undef, 'an API key')->{key};
-is(get('/api/auth/sessions', $key)->{status}, 200, 'works');
+is(get('/api/user/profile', $key)->{status}, 200, 'works');
+my ($current) = map { $_->{id} } grep { $_->{current} } @{ get('/api/auth/sessions', $after->{accessToken})->{json}{sessions} };
+my ($device) = map { $_->{id} } grep { $_->{current} } @{ get('/api/auth/devices', $after->{accessToken})->{json}{devices} };
+for my $route ([ 'GET', 'sessions' ], [ 'GET', 'devices' ], [ 'DELETE', 'sessions' ], [ 'DELETE', "sessions/$current" ], [ 'DELETE', "devices/$device" ],
+	[ 'POST', 'logout', {} ], [ 'POST', 'logout', { everywhere => JSON::PP::true } ], [ 'POST', 'password-change', { currentPassword => $password, newPassword => 'another horse' } ])
+{
+	my ($method, $path, $json) = @$route;
+	answers($stack->http($method, "/api/auth/$path", token => $key, $json ? (json => $json) : ()), 403, 'session_required', "an API key is not enough for $method $path");
+}
+for my $call ([ 'orion_logout', {} ], [ 'orion_session_revoke', { session_id => $current } ], [ 'orion_device_forget', { device_id => $device } ])
+{
+	is(post("/rest/v1/rpc/$call->[0]", $call->[1], $key)->{status}, 403, "nor for /rpc/$call->[0]");
+}
+is(post('/rest/v1/rpc/orion_sessions_revoke_others', {}, $key)->{status}, 401, 'nor to end others');
+ok(works($after->{accessToken}), 'nothing has ended');
+my $narrow = post('/api/user/api-keys', { name => 'n', scopes => ['docs:read'] }, $after->{accessToken})->{json}{key};
+is(post('/rest/v1/rpc/orion_preferences_update', { patch => { x => 1 } }, $narrow)->{status}, 403, 'a key without the scope changes no preferences over /rpc');
+is(post('/rest/v1/rpc/orion_follow', { user_id => $eve->{user}{id} }, $narrow)->{status}, 403, 'nor follows');
+is(post('/rest/v1/rpc/orion_preferences_update', { patch => { x => 1 } }, $key)->{status}, 200, 'a key without scopes does');
 $stack->sql("SELECT orion_user_ban('$ann->{user}{id}')");
 refused_everywhere($key, 'the API key of a banned user is refused');
 refused_everywhere($after->{accessToken}, 'a banned user is out at once');

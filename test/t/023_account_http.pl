@@ -156,6 +156,26 @@ answers(change('wrong', $third, $session->{accessToken}), 429, 'locked', 'guesse
 answers(sign_in($third), 429, 'locked', 'and lock these');
 is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.password_changed'}), 4, 'an event for each change');
 
+# --- tokens that are none: by address, as failed logins -------------------------------------------
+
+set('orion.auth_login_max_address', 4);
+# the executors have the new setting once a bound shows
+ok($stack->until_true(sub { post('verify-email', { token => 'junk' })->{status} == 429 }), 'after some tokens that were none the address has to wait');
+for my $path ('verify-email', 'password-reset/confirm')
+{
+	my $answer = post($path, { token => $newer, newPassword => $second });
+	answers($answer, 429, 'locked', "$path: too many");
+	cmp_ok($answer->{headers}{'retry-after'}, '>', 0, 'says when again');
+}
+my $confirm = $stack->http('POST', '/api/user/email/confirm', json => { token => 'x' });
+answers($confirm, 429, 'locked', 'email/confirm: too many');
+ok($stack->until_true(sub { $stack->sql(q{SELECT count(*) FROM orion_private.login_attempts WHERE outcome = 'invalid_token' AND address IS NOT NULL AND email IS NULL}) >= 4 }), 'they are on record');
+is($stack->sql(q{SELECT count(*) FROM orion.audit_log WHERE action = 'auth.login' AND outcome = 'invalid_token'}), 0, 'but not as logins');
+ok($stack->sql(q{SELECT count(*) FROM orion.security_events WHERE action = 'user.email_verified' AND outcome = 'invalid_token'}) > 0, 'the audit log has them for what they are');
+ok($stack->sql(q{SELECT status FROM orion_verify_email('junk')}) eq 'invalid_token', 'trusted SQL callers are not counted');
+set('orion.auth_login_max_address', 50);
+ok($stack->until_true(sub { post('verify-email', { token => 'junk' })->{status} == 400 }), 'and back');
+
 # --- no secret where it could be read -------------------------------------------------------------
 
 my $seen = $stack->sql('SELECT string_agg(row_to_json(a)::text, E\'\n\') FROM pg_stat_activity a');

@@ -4314,6 +4314,19 @@ COMMENT ON FUNCTION @extschema@.orion_route_remove(text, text) IS 'Removes a rou
 REVOKE ALL ON FUNCTION @extschema@.orion_route_remove(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_route_remove(text, text) TO orion_admin;
 
+-- Answers of requests with an Idempotency-Key, see src/rest/idempotency.c. The
+-- id and the request are keyed digests, the answer is sealed.
+CREATE TABLE orion_private.idempotency_keys (
+	id bytea PRIMARY KEY,
+	request bytea NOT NULL,
+	answer bytea,
+	expires_at timestamptz NOT NULL
+);
+ALTER TABLE orion_private.idempotency_keys ALTER COLUMN answer SET STORAGE EXTERNAL;
+COMMENT ON TABLE orion_private.idempotency_keys IS 'Answers that are given again when a request is sent again';
+CREATE INDEX ON orion_private.idempotency_keys (expires_at);
+SELECT pg_catalog.pg_extension_config_dump('orion_private.idempotency_keys', '');
+
 -- Routes of the other modules. Rows and no calls: in the schema of the extension
 -- somebody may have put a function that fits untyped arguments better.
 

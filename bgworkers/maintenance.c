@@ -20,6 +20,7 @@
 #include "auth/auth.h"
 #include "outbox/outbox.h"
 #include "pool.h"
+#include "rest/idempotency.h"
 #include "token/revocation.h"
 
 PGDLLEXPORT void orion_maintenance_main(Datum arg);
@@ -78,6 +79,14 @@ look(void)
 }
 
 static void
+forget_idempotency_keys(void)
+{
+	orion_pool_begin("orion: forgetting idempotency keys");
+	orion_idempotency_forget();
+	orion_pool_commit();
+}
+
+static void
 maintain(void)
 {
 	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "orion maintenance", ALLOCSET_DEFAULT_SIZES);
@@ -93,6 +102,7 @@ maintain(void)
 			orion_auth_maintain();
 			orion_outbox_maintain();
 			orion_audit_maintain();
+			forget_idempotency_keys();
 		}
 		MemoryContextReset(round);
 		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);

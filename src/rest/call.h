@@ -85,6 +85,9 @@ typedef struct OrionCall
 	bool		authenticated;	/* came with a valid token */
 	const char *role;			/* that its claims name; NULL: none */
 	Jsonb	   *claims;			/* of that token; else NULL */
+	Oid			function;		/* that is called by name, or InvalidOid */
+	bool		unkeyed;		/* does not take an Idempotency-Key */
+	bytea	   *idempotency;	/* id of the key it has taken, or NULL */
 	instr_time	marks[ORION_STAGES];	/* when each stage began; zero: not at
 										 * all */
 	OrionQuery	query;			/* not for routes */

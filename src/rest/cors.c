@@ -95,7 +95,7 @@ orion_cors_put(OrionCall *call)
 	if (allow_origin(call, origin) && origin)
 		orion_response_header(call->response, "Access-Control-Expose-Headers",
 							  "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, "
-							  "Location, Server, Transfer-Encoding, Range-Unit");
+							  "Location, Server, Transfer-Encoding, Range-Unit, ETag, Link, Idempotency-Replayed");
 }
 
 void

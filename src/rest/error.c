@@ -72,6 +72,7 @@ typedef struct Refusal
 	char	   *hint;
 	bool		token;			/* a bearer token is at fault */
 	int			retry_after;	/* seconds; 0: not said */
+	bool		as_is;			/* the answer is there already */
 } Refusal;
 
 static Refusal refusal;
@@ -122,8 +123,22 @@ orion_refuse_token(const char *code, const char *message, const char *details)
 void
 orion_refuse_for_now(const char *code, const char *message, int retry_after)
 {
+	orion_refuse_later(429, code, message, retry_after);
+}
+
+void
+orion_refuse_later(int status, const char *code, const char *message, int retry_after)
+{
 	refusal.retry_after = retry_after;
-	orion_refuse(429, code, message, NULL, NULL);
+	orion_refuse(status, code, message, NULL, NULL);
+}
+
+void
+orion_refuse_as_is(void)
+{
+	refusal.as_is = true;
+	refuse();
+	pg_unreachable();
 }
 
 void
@@ -247,7 +262,7 @@ answer_refusal(OrionResponse *response, const Refusal *r)
 							  psprintf("Bearer error=\"invalid_token\", error_description=\"%s\"", r->message));
 	else if (r->status == 401)
 		orion_response_header(response, "WWW-Authenticate", "Bearer");
-	if (r->status == 429 && r->retry_after > 0)
+	if (r->retry_after > 0)
 		orion_response_header(response, "Retry-After", psprintf("%d", r->retry_after));
 }
 
@@ -285,16 +300,16 @@ orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext co
 	MemoryContextSwitchTo(context);
 	error = CopyErrorData();
 	if (error->sqlerrcode != ERRCODE_REFUSED)
-		refused.message = NULL;
+		memset(&refused, 0, sizeof(refused));
 	if (refused.message)
 		answer_refusal(response, &refused);
-	else if (belongs_to_log(error, authenticated))
+	else if (!refused.as_is && belongs_to_log(error, authenticated))
 		EmitErrorReport();
 	memset(&refusal, 0, sizeof(refusal));
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(context);
 	FlushErrorState();
 	RESUME_INTERRUPTS();
-	if (refused.message == NULL)
+	if (refused.message == NULL && !refused.as_is)
 		answer_error(response, error, authenticated);
 }

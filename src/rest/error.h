@@ -17,9 +17,14 @@
 extern void orion_refuse(int status, const char *code, const char *message,
 						 const char *details, const char *hint) pg_attribute_noreturn();
 
-/* Likewise with 429 and Retry-After, in seconds. */
+/* Likewise with Retry-After, in seconds; the first with 429. */
 extern void orion_refuse_for_now(const char *code, const char *message,
 								 int retry_after) pg_attribute_noreturn();
+extern void orion_refuse_later(int status, const char *code, const char *message,
+							   int retry_after) pg_attribute_noreturn();
+
+/* Rolls back, and the response as it is now is the answer. */
+extern void orion_refuse_as_is(void) pg_attribute_noreturn();
 
 /* The same with 401 for a token; the WWW-Authenticate header says why. */
 extern void orion_refuse_token(const char *code, const char *message,

@@ -5,9 +5,15 @@
  */
 #include "postgres.h"
 
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+
 #include "apikey/apikey.h"
 #include "rest/error.h"
 #include "rest/session.h"
+#include "rest/settings.h"
 #include "token/token.h"
 
 /* What a client is told; NULL details stay null. */
@@ -92,6 +98,41 @@ identify_by_key(OrionCall *call, const char *key)
 	}
 	call->role = orion_claims_string(call->claims, "role");
 	call->authenticated = true;
+}
+
+char *
+orion_session_claims(const OrionCall *call)
+{
+	static const char *const passing[] = {"exp", "iat", "nbf", "jti"};
+	Jsonb	   *claims = call->claims;
+
+	if (claims == NULL)
+		return "{}";
+	for (int i = 0; i < lengthof(passing); i++)
+		claims = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(claims),
+													CStringGetTextDatum(passing[i])));
+	return JsonbToCString(NULL, &claims->root, VARSIZE(claims));
+}
+
+char *
+orion_session_subject(const OrionCall *call)
+{
+	char	   *subject = call->claims ? orion_claims_string(call->claims, "sub") : NULL;
+	char	   *issuer = call->claims ? orion_claims_string(call->claims, "iss") : NULL;
+	StringInfoData text;
+
+	initStringInfo(&text);
+	escape_json(&text, call->role ? call->role : orion_rest_anon_role);
+	appendStringInfoChar(&text, ' ');
+	if (subject == NULL || subject[0] == '\0')
+	{
+		appendStringInfoString(&text, orion_session_claims(call));
+		return text.data;
+	}
+	escape_json(&text, issuer ? issuer : "");
+	appendStringInfoChar(&text, ' ');
+	escape_json(&text, subject);
+	return text.data;
 }
 
 void

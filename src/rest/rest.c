@@ -19,6 +19,7 @@
 #include "apikey/apikey.h"
 #include "rest/cors.h"
 #include "rest/error.h"
+#include "rest/idempotency.h"
 #include "rest/media.h"
 #include "rest/openapi.h"
 #include "rest/relation.h"
@@ -99,6 +100,7 @@ orion_call_enter(OrionCall *call, struct ArrayType *hoisted)
 	orion_call_mark(call, ORION_STAGE_TRANSACTION);
 	orion_session_enter(hoisted);
 	orion_session_pre_request(call);
+	orion_idempotency_begin(call);
 }
 
 /* Content-Profile, where there is a choice of schemas; what may make the answer another one. */
@@ -183,6 +185,7 @@ serve(OrionCall *call)
 	else
 		refuse_path();
 	orion_response_settings(call->response);
+	orion_idempotency_store(call);
 	orion_session_commit(call->schema && orion_prefer_rolls_back(call));
 }
 
@@ -233,4 +236,5 @@ orion_rest_init(void)
 {
 	orion_session_init();
 	orion_rest_settings_init();
+	orion_idempotency_init();
 }

@@ -34,6 +34,7 @@
 #include "core/wake.h"
 #include "rest/body.h"
 #include "rest/error.h"
+#include "rest/idempotency.h"
 #include "rest/response.h"
 #include "rest/result.h"
 #include "rest/route.h"
@@ -48,6 +49,7 @@ typedef struct Route
 	Oid			function;		/* jsonb to jsonb; InvalidOid: is gone */
 	char	   *role;			/* that the caller must be a member of, or
 								 * NULL */
+	bool		unkeyed;		/* takes no Idempotency-Key */
 } Route;
 
 static MemoryContext routes_context = NULL;
@@ -58,11 +60,15 @@ static uint32 function_changes = 0;
 static uint32 loaded_changes = 0;
 
 /*
+ * Where passwords come in and tokens go out, no answer is kept, and nobody can try
+ * passwords by asking whether a request is the same as one before.
+ *
  * The order puts fixed paths in front of patterns, so the first match is the best.
  * 3802 is jsonb.
  */
 static const char read_routes[] =
-"SELECT r.method, r.path, p.oid, r.role_required::pg_catalog.text"
+"SELECT r.method, r.path, p.oid, r.role_required::pg_catalog.text,"
+" r.path OPERATOR(pg_catalog.~) '^/api/(auth|user/(api-keys|email|password))(/|$)'"
 " FROM orion_private.routes r LEFT JOIN pg_catalog.pg_proc p"
 " ON p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(r.function)"
 " AND p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset"
@@ -93,6 +99,7 @@ keep_routes(void)
 		routes[i].pattern = field(i, 2);
 		routes[i].function = function ? atooid(function) : InvalidOid;
 		routes[i].role = field(i, 4);
+		routes[i].unkeyed = field(i, 5)[0] == 't';
 	}
 	nroutes = SPI_processed;
 }
@@ -329,6 +336,8 @@ orion_route_serve(OrionCall *call)
 	orion_session_assume(call, NULL);
 	orion_session_enter(NULL);
 	check_role(call, route);
+	call->unkeyed = route->unkeyed;
+	orion_idempotency_begin(call);
 	call_function(call, route->function, request_json(call, route));
 	return true;
 }

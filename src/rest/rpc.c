@@ -436,6 +436,8 @@ orion_rpc_serve(OrionCall *call, const char *name)
 		orion_refuse(405, "PGRST101", psprintf("Cannot use the %s method on RPC", call->request->method),
 					 NULL, NULL);
 	plan_call(&rpc, name);
+	call->unkeyed = rpc.f.volatility != PROVOLATILE_VOLATILE;
+	call->function = rpc.f.oid;
 	orion_call_enter(call, rpc.f.config);
 	if (rpc.f.volatility != PROVOLATILE_VOLATILE)
 		orion_session_read_only();

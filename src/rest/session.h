@@ -16,6 +16,14 @@ extern void orion_session_begin(OrionCall *call);
 extern void orion_session_identify(OrionCall *call);
 
 /*
+ * Who asks, as text: the role with issuer and subject, or with all lasting claims of
+ * a token that has no subject.  The second: all lasting claims.  Times and the
+ * token's own number do not last.
+ */
+extern char *orion_session_subject(const OrionCall *call);
+extern char *orion_session_claims(const OrionCall *call);
+
+/*
  * Becomes the role of the token, or of nobody's, and sets what belongs to it and to
  * the request.  search_schema may be NULL.
  */

@@ -47,9 +47,19 @@ typedef enum OrionFormat
 {
 	ORION_FORMAT_JSON,
 	ORION_FORMAT_CSV,
+	ORION_FORMAT_GEOJSON,
 	ORION_FORMAT_CUSTOM,		/* made by an aggregate of the database */
 	ORION_FORMAT_RAW,			/* the scalar of a function as it is */
 } OrionFormat;
+
+/* A type in Accept that the database is asked for, or its plan. */
+typedef struct OrionCandidate
+{
+	const char *type;
+	bool		plan;
+	bool		plan_json;
+	const char *options;
+} OrionCandidate;
 
 /* The form of the answer; see media.h. */
 typedef struct OrionMedia
@@ -58,14 +68,17 @@ typedef struct OrionMedia
 	bool		stripped;		/* members that are null are left out */
 	bool		plan;			/* the plan of the statement instead */
 	bool		plan_json;
-	const char *custom[ORION_MAX_CUSTOM];	/* types only the database may
-											 * know */
-	int			ncustom;
+	OrionCandidate candidates[ORION_MAX_CUSTOM];	/* best first; all are
+													 * better than what is set
+													 * here */
+	int			ncandidates;
 	bool		unresolved;		/* there is no other type to fall back on */
 	const char *type;			/* of CUSTOM and RAW */
-	const char *handler;		/* the aggregate, quoted */
+	const char *handler;		/* the aggregate, quoted; of GEOJSON its
+								 * function */
 	const char *row;			/* the row type it takes, quoted; NULL: any */
-	const char *target;			/* what the plan is for */
+	const char *cast;			/* what makes text or bytea of CUSTOM and RAW */
+	const char *cast_end;
 	const char *options;		/* of the plan, as given */
 } OrionMedia;
 

@@ -8,24 +8,13 @@
 
 #include <stdlib.h>
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "catalog/dependency.h"
-#include "catalog/indexing.h"
-#include "catalog/namespace.h"
-#include "catalog/pg_depend.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 #include "rest/error.h"
 #include "rest/media.h"
-#include "rest/relation.h"
+#include "rest/handler.h"
 #include "rest/response.h"
 #include "rest/settings.h"
 
@@ -120,63 +109,94 @@ plan_options(char *options)
 	return sql;
 }
 
-static bool take(OrionCall *call, const Wanted *wanted);
-
-static bool
-take_plan(OrionCall *call, const Wanted *wanted)
+/* Orion's own types. */
+static const struct
 {
-	static const char *const names[] = {
-		"application/vnd.pgrst.plan", "application/vnd.pgrst.plan+text", "application/vnd.pgrst.plan+json",
-	};
-	Wanted		target = {.type = wanted->target ? wanted->target : "application/json"};
+	const char *name;
+	OrionFormat format;
+	bool		one;
+	bool		strips;			/* knows nulls=stripped */
+	const char *own;			/* what a domain is looked for as, if one may
+								 * replace it */
+}			types[] = {
+	{"application/json", ORION_FORMAT_JSON, false, false, "application/json"},
+	{"*/*", ORION_FORMAT_JSON, false, false, "*/*"},
+	{"application/*", ORION_FORMAT_JSON, false, false, "application/json"},
+	{"application/vnd.pgrst.object+json", ORION_FORMAT_JSON, true, true, NULL},
+	{"application/vnd.pgrst.object", ORION_FORMAT_JSON, true, true, NULL},
+	{"application/vnd.pgrst.array+json", ORION_FORMAT_JSON, false, true, "application/json"},
+	{"application/vnd.pgrst.array", ORION_FORMAT_JSON, false, true, "application/json"},
+	{"text/csv", ORION_FORMAT_CSV, false, false, "text/csv"},
+	{"text/*", ORION_FORMAT_CSV, false, false, "text/csv"},
+	{"application/geo+json", ORION_FORMAT_GEOJSON, false, false, "application/geo+json"},
+};
 
-	for (int i = 0; i < lengthof(names); i++)
+/* The database is asked later, when it is known what for. */
+static void
+add_candidate(OrionCall *call, OrionCandidate candidate)
+{
+	if (call->media.ncandidates < ORION_MAX_CUSTOM && strlen(candidate.type) < NAMEDATALEN && strchr(candidate.type, '/'))
+		call->media.candidates[call->media.ncandidates++] = candidate;
+}
+
+/* Takes a type of Orion's own, if it is one; then nothing behind it counts. */
+static bool
+take_own(OrionCall *call, const Wanted *wanted, OrionCandidate candidate)
+{
+	OrionMedia *media = &call->media;
+
+	for (int i = 0; i < lengthof(types); i++)
 	{
-		if (pg_strcasecmp(wanted->type, names[i]) != 0)
+		bool		stripped = types[i].strips && wanted->stripped;
+
+		if (pg_strcasecmp(wanted->type, types[i].name) != 0)
 			continue;
-		if (!orion_rest_plan_enabled || pg_strncasecmp(target.type, names[0], strlen(names[0])) == 0 ||
-			!take(call, &target))
+		if (types[i].own && !stripped && orion_handler_overrides())
+		{
+			candidate.type = types[i].own;
+			add_candidate(call, candidate);
+		}
+		if (types[i].format == ORION_FORMAT_GEOJSON && (media->handler = orion_handler_geojson()) == NULL)
 			return false;
-		call->media.plan_json = i == 2;
-		call->media.target = pnstrdup(orion_media_type(call), strcspn(orion_media_type(call), ";"));
-		call->media.options = wanted->options ? pstrdup(wanted->options) : NULL;
-		call->media.plan = true;
+		media->format = types[i].format;
+		media->stripped = stripped;
+		call->one = types[i].one;
+		media->unresolved = false;
+		media->plan = candidate.plan;
+		media->plan_json = candidate.plan_json;
+		media->options = candidate.options;
 		return true;
 	}
 	return false;
 }
 
+/* True: there is no need to look at types behind it. */
 static bool
 take(OrionCall *call, const Wanted *wanted)
 {
-	static const struct
-	{
-		const char *name;
-		OrionFormat format;
-		bool		one;
-		bool		strips;		/* knows nulls=stripped */
-	}			types[] = {
-		{"application/json", ORION_FORMAT_JSON, false, false},
-		{"*/*", ORION_FORMAT_JSON, false, false},
-		{"application/*", ORION_FORMAT_JSON, false, false},
-		{"application/vnd.pgrst.object+json", ORION_FORMAT_JSON, true, true},
-		{"application/vnd.pgrst.object", ORION_FORMAT_JSON, true, true},
-		{"application/vnd.pgrst.array+json", ORION_FORMAT_JSON, false, true},
-		{"application/vnd.pgrst.array", ORION_FORMAT_JSON, false, true},
-		{"text/csv", ORION_FORMAT_CSV, false, false},
-		{"text/*", ORION_FORMAT_CSV, false, false},
+	static const char *const plans[] = {
+		"application/vnd.pgrst.plan", "application/vnd.pgrst.plan+text", "application/vnd.pgrst.plan+json",
 	};
+	Wanted		target = *wanted;
+	OrionCandidate candidate = {.type = wanted->type};
 
-	for (int i = 0; i < lengthof(types); i++)
-		if (pg_strcasecmp(wanted->type, types[i].name) == 0)
-		{
-			call->media.format = types[i].format;
-			call->media.stripped = types[i].strips && wanted->stripped;
-			call->one = types[i].one;
-			call->media.unresolved = false;
-			return true;
-		}
-	return take_plan(call, wanted);
+	for (int i = 0; i < lengthof(plans); i++)
+	{
+		if (pg_strcasecmp(wanted->type, plans[i]) != 0)
+			continue;
+		if (!orion_rest_plan_enabled)
+			return false;
+		target = read_one(pstrdup(wanted->target ? wanted->target : "application/json"));
+		candidate.type = target.type;
+		candidate.plan = true;
+		candidate.plan_json = i == 2;
+		candidate.options = wanted->options;
+	}
+	if (take_own(call, &target, candidate))
+		return true;
+	if (pg_strncasecmp(target.type, plans[0], strlen(plans[0])) != 0)
+		add_candidate(call, candidate);
+	return false;
 }
 
 static void
@@ -190,13 +210,18 @@ void
 orion_media_read(OrionCall *call)
 {
 	const char *header = orion_call_header(call, "accept");
+	OrionCandidate anything = {.type = "*/*"};
 	Wanted		wanted[MAX_TYPES];
 	int			n = 0;
 	char	   *rest;
 	char	   *one;
 
 	if (header == NULL || header[0] == '\0' || strcmp(header, "*/*") == 0)
+	{
+		if (orion_handler_overrides())
+			add_candidate(call, anything);
 		return;
+	}
 	rest = pstrdup(header);
 	while (n < MAX_TYPES && (one = cut(&rest, ',')) != NULL)
 	{
@@ -210,119 +235,89 @@ orion_media_read(OrionCall *call)
 	}
 	call->media.unresolved = true;
 	for (int i = 0; i < n && call->media.unresolved; i++)
-	{
-		if (wanted[i].quality <= 0)
-			continue;
-		if (!take(call, &wanted[i]) && call->media.ncustom < ORION_MAX_CUSTOM && strlen(wanted[i].type) < NAMEDATALEN && strchr(wanted[i].type, '/'))
-			call->media.custom[call->media.ncustom++] = wanted[i].type;
-	}
-	if (call->media.unresolved && call->media.ncustom == 0)
+		if (wanted[i].quality > 0)
+			(void) take(call, &wanted[i]);
+	if (call->media.unresolved && call->media.ncandidates == 0)
 		refuse(call);
 }
 
-/* Is the scalar of a domain of that name, or of the one that stands for all of them? */
+/* All columns and nothing else: the rows are those of the relation. */
 static bool
-take_scalar(OrionCall *call, Oid type, const char *name)
+selects_all(const OrionSelect *select)
 {
-	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-	Form_pg_type form;
-	bool		any;
-
-	if (!HeapTupleIsValid(tuple))
-		return false;
-	form = (Form_pg_type) GETSTRUCT(tuple);
-	any = strcmp(NameStr(form->typname), "*/*") == 0;
-	if (form->typtype != TYPTYPE_DOMAIN || (!any && pg_strcasecmp(NameStr(form->typname), name) != 0))
-	{
-		ReleaseSysCache(tuple);
-		return false;
-	}
-	ReleaseSysCache(tuple);
-	call->media.format = ORION_FORMAT_RAW;
-	call->media.type = any ? "application/octet-stream" : name;
-	return true;
+	return select == NULL || (select->next == NULL && select->name && strcmp(select->name, "*") == 0);
 }
 
-/* An aggregate that returns the type, over that row type or any; the former is better. */
-static bool
-find_handler(OrionCall *call, Oid type, Oid row)
+/* Sets what was found for a candidate as the form of the answer. */
+static void
+settle(OrionCall *call, const OrionCandidate *candidate, const OrionHandler *handler)
 {
-	Relation	depend = table_open(DependRelationId, AccessShareLock);
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple	tuple;
-	Oid			found = InvalidOid;
-	bool		exact = false;
+	OrionMedia *media = &call->media;
 
-	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(TypeRelationId));
-	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(type));
-	scan = systable_beginscan(depend, DependReferenceIndexId, true, NULL, 2, keys);
-	while (!exact && HeapTupleIsValid(tuple = systable_getnext(scan)))
-	{
-		Form_pg_depend entry = (Form_pg_depend) GETSTRUCT(tuple);
-		HeapTuple	function;
-		Form_pg_proc proc;
-
-		if (entry->classid != ProcedureRelationId)
-			continue;
-		function = SearchSysCache1(PROCOID, ObjectIdGetDatum(entry->objid));
-		if (!HeapTupleIsValid(function))
-			continue;
-		proc = (Form_pg_proc) GETSTRUCT(function);
-		if (proc->prokind == PROKIND_AGGREGATE && proc->prorettype == type && proc->pronargs == 1 &&
-			(proc->proargtypes.values[0] == row || proc->proargtypes.values[0] == ANYELEMENTOID))
-		{
-			exact = proc->proargtypes.values[0] == row;
-			found = entry->objid;
-		}
-		ReleaseSysCache(function);
-	}
-	systable_endscan(scan);
-	table_close(depend, AccessShareLock);
-	if (!OidIsValid(found))
-		return false;
-	call->media.handler = quote_qualified_identifier(get_namespace_name(get_func_namespace(found)), get_func_name(found));
-	call->media.row = exact ? orion_type_name(row, -1) : NULL;
-	return true;
-}
-
-static bool
-take_rows(OrionCall *call, Oid relid, const char *name)
-{
-	Oid			namespace = get_namespace_oid(call->schema, true);
-	Oid			type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name), ObjectIdGetDatum(namespace));
-	bool		any = !OidIsValid(type);
-
-	if (any)
-		type = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("*/*"), ObjectIdGetDatum(namespace));
-	if (!OidIsValid(type) || get_typtype(type) != TYPTYPE_DOMAIN ||
-		!find_handler(call, type, OidIsValid(relid) ? get_rel_type_id(relid) : InvalidOid))
-		return false;
-	call->media.format = ORION_FORMAT_CUSTOM;
-	call->media.type = any ? "application/octet-stream" : name;
-	return true;
+	media->format = handler->function ? ORION_FORMAT_CUSTOM : ORION_FORMAT_RAW;
+	media->type = handler->media;
+	media->handler = handler->function;
+	media->row = handler->row;
+	media->cast = handler->cast;
+	media->cast_end = handler->cast_end;
+	media->plan = candidate->plan;
+	media->plan_json = candidate->plan_json;
+	media->options = candidate->options;
+	media->stripped = media->unresolved = false;
+	call->one = false;
 }
 
 void
 orion_media_resolve(OrionCall *call, Oid relid, Oid scalar)
 {
-	for (int i = 0; i < call->media.ncustom; i++)
-		if (OidIsValid(scalar) ? take_scalar(call, scalar, call->media.custom[i]) :
-			take_rows(call, relid, call->media.custom[i]))
+	Oid			row = OidIsValid(relid) && selects_all(call->query.select) ? get_rel_type_id(relid) : InvalidOid;
+
+	for (int i = 0; i < call->media.ncandidates; i++)
+	{
+		const OrionCandidate *candidate = &call->media.candidates[i];
+		OrionHandler handler;
+
+		if ((OidIsValid(scalar) && orion_handler_scalar(scalar, candidate->type, &handler)) ||
+			orion_handler_rows(row, candidate->type, &handler))
 		{
-			call->one = false;
-			call->media.plan = call->media.stripped = call->media.unresolved = false;
+			settle(call, candidate, &handler);
 			return;
 		}
+	}
 	if (call->media.unresolved)
 		refuse(call);
 }
 
-/* Text is in UTF-8, and only plain text and XML would be taken for something else. */
+/* What the body is, without what a charset or a plan adds. */
 static const char *
-custom_type(const char *type)
+plain_type(const OrionCall *call)
 {
-	return strcmp(type, "text/plain") == 0 || strcmp(type, "text/xml") == 0 ? psprintf("%s; charset=utf-8", type) : type;
+	const OrionMedia *media = &call->media;
+
+	if (media->format == ORION_FORMAT_CUSTOM || media->format == ORION_FORMAT_RAW)
+		return media->type;
+	if (media->format == ORION_FORMAT_CSV)
+		return "text/csv";
+	if (media->format == ORION_FORMAT_GEOJSON)
+		return "application/geo+json";
+	if (media->stripped)
+		return call->one ? "application/vnd.pgrst.object+json;nulls=stripped" :
+			"application/vnd.pgrst.array+json;nulls=stripped";
+	return call->one ? "application/vnd.pgrst.object+json" : "application/json";
+}
+
+/* Text is in UTF-8; who made a type of their own knows best what it is. */
+static bool
+has_charset(const OrionMedia *media)
+{
+	static const char *const known[] = {"text/plain", "text/xml", "text/csv", "application/json", "application/geo+json"};
+
+	if (media->format != ORION_FORMAT_CUSTOM && media->format != ORION_FORMAT_RAW)
+		return true;
+	for (int i = 0; i < lengthof(known); i++)
+		if (strcmp(media->type, known[i]) == 0)
+			return true;
+	return false;
 }
 
 const char *
@@ -332,23 +327,20 @@ orion_media_type(const OrionCall *call)
 
 	if (media->unresolved)
 		refuse(call);
-	if (media->format == ORION_FORMAT_CUSTOM || media->format == ORION_FORMAT_RAW)
-		return custom_type(media->type);
 	if (media->plan)
 		return psprintf("application/vnd.pgrst.plan+%s; for=\"%s\"%s%s; charset=utf-8",
-						media->plan_json ? "json" : "text", media->target,
+						media->plan_json ? "json" : "text", plain_type(call),
 						media->options ? "; options=" : "", media->options ? media->options : "");
-	if (media->format == ORION_FORMAT_CSV)
-		return "text/csv; charset=utf-8";
-	if (media->stripped)
-		return call->one ? "application/vnd.pgrst.object+json;nulls=stripped; charset=utf-8" :
-			"application/vnd.pgrst.array+json;nulls=stripped; charset=utf-8";
-	return call->one ? ORION_JSON_ONE : ORION_JSON;
+	if (media->format == ORION_FORMAT_JSON && !media->stripped)
+		return call->one ? ORION_JSON_ONE : ORION_JSON;
+	return has_charset(media) ? psprintf("%s; charset=utf-8", plain_type(call)) : media->type;
 }
 
 const char *
 orion_media_empty(const OrionCall *call)
 {
+	if (call->media.format == ORION_FORMAT_GEOJSON)
+		return "{\"type\": \"FeatureCollection\", \"features\": []}";
 	return call->media.format != ORION_FORMAT_JSON ? "" : call->one ? "null" : "[]";
 }
 
@@ -368,10 +360,20 @@ orion_media_body(OrionStatement *st, const OrionCall *call)
 	}
 	if (call->media.format == ORION_FORMAT_CUSTOM)
 	{
+		orion_statement_add(st, call->media.cast);
 		orion_statement_add(st, call->media.handler);
 		orion_statement_add(st, call->media.row ? "(w::" : "(w");
 		orion_statement_add(st, call->media.row ? call->media.row : "");
 		orion_statement_add(st, ")");
+		orion_statement_add(st, call->media.cast_end);
+		return;
+	}
+	if (call->media.format == ORION_FORMAT_GEOJSON)
+	{
+		orion_statement_add(st, "pg_catalog.json_build_object('type', 'FeatureCollection', 'features', "
+							"COALESCE(pg_catalog.json_agg(");
+		orion_statement_add(st, call->media.handler);
+		orion_statement_add(st, "(w)::pg_catalog.json), '[]'))");
 		return;
 	}
 	if (call->media.stripped)

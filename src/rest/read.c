@@ -166,6 +166,7 @@ orion_read_make(const OrionCall *call, const OrionSource *source)
 
 	read->source = source;
 	read->alias = "t";
+	read->as_text = call->media.format == ORION_FORMAT_CSV || call->media.format == ORION_FORMAT_CUSTOM;
 	read->select = query->select;
 	if (query->filters)
 		read->filters = list_make1(query->filters);

@@ -25,6 +25,8 @@ typedef struct OrionRead
 	List	   *filters;		/* const OrionFilter *, each with its siblings */
 	const OrionOrder *order;
 	bool		typed;			/* rows keep the types of their columns */
+	bool		as_text;		/* rows go out as text: what is embedded as
+								 * jsonb */
 	bool		uncapped;		/* rest_max_rows does not count */
 	bool		has_limit;
 	bool		has_offset;

@@ -249,7 +249,9 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 		call->query.has_limit = call->query.has_offset = false;
 		call->one = call->media.format == ORION_FORMAT_JSON;
 	}
+	orion_media_resolve(call, rpc->f.columns ? InvalidOid : source->relid, InvalidOid);
 	read = orion_read_make(call, source);
+	read->typed = call->media.row != NULL;
 	orion_statement_init(&st);
 	if (counted)
 		add_kept(&st, rpc, read);
@@ -275,6 +277,32 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 		finish_single(rpc);
 }
 
+/* The number of values and the body, of rows w(v). */
+static void
+add_scalars(OrionStatement *st, const RpcCall *rpc)
+{
+	const OrionMedia *media = &rpc->call->media;
+
+	orion_statement_add(st, !rpc->f.set ? ") SELECT 1::pg_catalog.int8, " : ") SELECT pg_catalog.count(*), ");
+	if (media->format == ORION_FORMAT_CUSTOM)
+	{
+		orion_statement_add(st, media->cast);
+		orion_statement_add(st, media->handler);
+		orion_statement_add(st, "(w.v)");
+		orion_statement_add(st, media->cast_end);
+	}
+	else if (media->format == ORION_FORMAT_RAW)
+	{
+		orion_statement_add(st, media->cast);
+		orion_statement_add(st, "w.v");
+		orion_statement_add(st, media->cast_end);
+	}
+	else if (media->format == ORION_FORMAT_CSV || media->format == ORION_FORMAT_GEOJSON)
+		orion_media_body(st, rpc->call);
+	else
+		orion_statement_add(st, rpc->f.set ? "pg_catalog.json_agg(w.v)" : "pg_catalog.to_json(w.v)");
+}
+
 static void
 call_scalar(RpcCall *rpc)
 {
@@ -282,13 +310,13 @@ call_scalar(RpcCall *rpc)
 	OrionStatement st;
 	bool		counted = rpc->f.set && call->prefer.count != ORION_COUNT_NONE;
 
+	orion_media_resolve(call, InvalidOid, rpc->f.set ? InvalidOid : rpc->f.result);
 	orion_statement_init(&st);
 	orion_statement_add(&st, "WITH p AS (SELECT ");
 	add_call(&st, rpc);
 	orion_statement_add(&st, " AS v");
 	(void) add_record(&st, rpc, " FROM ", "");
-	orion_statement_add(&st, !rpc->f.set ? ") SELECT 1::pg_catalog.int8, pg_catalog.to_json(w.v)" :
-						") SELECT pg_catalog.count(*), pg_catalog.json_agg(w.v)");
+	add_scalars(&st, rpc);
 	if (counted)
 		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM p)");
 	orion_statement_add(&st, " FROM (SELECT p.v FROM p");

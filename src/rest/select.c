@@ -329,7 +329,7 @@ add_output(OrionStatement *st, const OrionRead *read, const Output *output, int 
 	if (aggregate)
 		add_aggregate(st, read, output, aggregate);
 	else
-		add_expression(st, read, output, grouped);
+		add_expression(st, read, output, grouped || read->as_text);
 	orion_statement_add(st, " AS ");
 	if (read->spread)
 		orion_statement_add(st, psprintf("c%d", position));

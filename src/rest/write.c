@@ -336,7 +336,7 @@ write_status(const Write *w, int64 rows)
 		return rows_updated() < rows ? 201 : other;
 	if (call->method != ORION_POST)
 		return other;
-	return call->upserts && call->prefer.resolution == ORION_RESOLUTION_MERGE && rows_updated() >= rows ? 200 : 201;
+	return call->prefer.resolution == ORION_RESOLUTION_MERGE && rows_updated() >= rows ? 200 : 201;
 }
 
 static void
@@ -369,12 +369,14 @@ run_write(Write *w)
 {
 	int64		rows;
 
+	orion_media_resolve(w->call, w->source->relid, InvalidOid);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
 		/* the change chose the rows already, maybe by what is no more */
 		w->read = orion_read_make(w->call, w->source);
 		w->read->filters = NIL;
 		w->read->uncapped = true;
+		w->read->typed = w->call->media.row != NULL;
 	}
 	add_returning(w);
 	add_answer(w);
@@ -401,8 +403,9 @@ answer_nothing_done(Write *w)
 	finish_write(w, 0);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
-		orion_response_header(w->call->response, "Content-Type", ORION_JSON);
-		appendStringInfoString(&w->call->response->body, "[]");
+		orion_media_resolve(w->call, InvalidOid, InvalidOid);
+		orion_response_header(w->call->response, "Content-Type", orion_media_type(w->call));
+		appendStringInfoString(&w->call->response->body, orion_media_empty(w->call));
 	}
 }
 

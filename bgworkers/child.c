@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -20,6 +21,7 @@
 #include "miscadmin.h"
 #include "port.h"
 #include "storage/ipc.h"
+#include "utils/timestamp.h"
 
 #include "child.h"
 #include "pool.h"
@@ -92,8 +94,36 @@ end_with_worker(int code, Datum arg)
 
 	if (child->pid <= 0)
 		return;
+	orion_child_leave(child, child->leave_ms);
 	kill(child->pid, SIGKILL);
 	waitpid(child->pid, NULL, 0);
+}
+
+/* Its end shows as the end of file; what it says until then is of no interest. */
+void
+orion_child_leave(OrionChild *child, int timeout_ms)
+{
+	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	struct pollfd pfd = {.fd = child->fd,.events = POLLIN};
+	char		ignored[1024];
+
+	if (child->pid <= 0 || child->fd < 0 || timeout_ms <= 0)
+		return;
+	shutdown(child->fd, SHUT_WR);
+	for (;;)
+	{
+		long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), end);
+
+		if (left <= 0)
+			return;
+		if (poll(&pfd, 1, (int) left) > 0)
+		{
+			ssize_t		n = recv(child->fd, ignored, sizeof(ignored), MSG_DONTWAIT);
+
+			if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+				return;
+		}
+	}
 }
 
 void

@@ -23,6 +23,8 @@ typedef struct OrionChild
 	OrionBuffer in;
 	OrionBuffer out;
 	int			failures;		/* starts in a row that did not become healthy */
+	int			leave_ms;		/* what it gets to leave by itself when the
+								 * worker exits */
 } OrionChild;
 
 /*
@@ -32,6 +34,12 @@ typedef struct OrionChild
  * is killed and reaped when the worker exits.
  */
 extern void orion_child_start(OrionChild *child, const char *program, const char *config);
+
+/*
+ * Asks the program to leave, by end of file on its socket, and waits until it has
+ * or the time is over.  Follow with orion_child_stop.
+ */
+extern void orion_child_leave(OrionChild *child, int timeout_ms);
 
 /* Kills it if it still runs, reaps it and frees the buffers. why gets "exited
  * with code 1" or "killed by signal 9". */

@@ -465,7 +465,7 @@ rest_a_while(void)
 	long		timeout_ms = -1;
 
 	if (gateway_fd < 0)
-		timeout_ms = orion_http_port > 0 ? RECONNECT_MS : -1;
+		timeout_ms = orion_http_is_on() ? RECONNECT_MS : -1;
 	else if (pgstat_report_stat(false) > 0)
 		timeout_ms = 1000;		/* statistics wait to be sent */
 	if (ring && !wanted && !orion_ring_sleep(ring, lane))
@@ -486,7 +486,7 @@ run(void)
 	{
 		int			done = 0;
 
-		if (gateway_fd >= 0 || (orion_http_port > 0 && connect_gateway()))
+		if (gateway_fd >= 0 || (orion_http_is_on() && connect_gateway()))
 			done = work();
 		if (done < 0)
 			disconnect();

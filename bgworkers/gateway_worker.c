@@ -2,11 +2,13 @@
  * gateway_worker.c
  *	  Runs the program orion-gateway and defines the settings of HTTP.
  *
- * One worker process.  The program is started with the settings as JSON and again
- * when one of them changes.  It says READY once it listens, or TROUBLE with a
- * text for operators before it gives up (a port that is taken); either way the
- * end of the program shows as end of file.  A start after a failure waits longer
- * each time; a program that was well for HEALTHY_MS starts with a clean record.
+ * One worker process.  The program is started with the settings as JSON and told
+ * when one of them changes.  It says READY once it has them, or TROUBLE with a
+ * text for operators (a port that is taken): at its start it then ends, which shows as
+ * end of file; later it goes on with the old settings and is told the new ones
+ * again every RETRY_MS.  A start after a failure waits longer each time; a program
+ * that was well for HEALTHY_MS starts with a clean record.  One that is not wanted
+ * any more may finish what clients have asked for.
  */
 #include "postgres.h"
 
@@ -30,12 +32,22 @@
 #define VERSION		"1.0"
 #define MAX_FRAME	8192		/* the program's texts are short */
 #define HEALTHY_MS	10000
+#define RETRY_MS	2000		/* until settings are offered again */
+#define LEAVE_MS	3000		/* for the program to leave by itself; it
+								 * takes 2 s at most */
 
 PGDLLEXPORT void orion_gateway_main(Datum arg);
 
 int			orion_http_port = 8080;
 int			orion_http_max_body_size = 10240;
+int			orion_http_tls_port = 0;
 static char *http_listen_addresses = NULL;
+static char *http_tls_cert_file = NULL;
+static char *http_tls_key_file = NULL;
+static int	http_tls_min_version = 2;
+static char *http_unix_socket = NULL;
+static int	http_unix_socket_permissions = 0777;
+static char *http_trusted_proxies = NULL;
 static int	http_max_header_size = 16384;
 static int	http_idle_timeout = 60000;
 static int	http_queue_size = 1024;
@@ -44,9 +56,26 @@ static int	http_max_connections = 1000;
 static int	http_max_connections_per_address = 0;
 
 static OrionChild child = {.fd = -1};
-static char *running_config = NULL; /* what the program was started with */
+static char *running_config = NULL; /* what the program was told last */
 static char trouble[ORION_ERROR_LEN];	/* its last words */
 static TimestampTz started_at;
+static bool listening;			/* it has listened since its start */
+static TimestampTz refused_at;	/* when it did not take new settings; else 0 */
+
+static const struct config_enum_entry tls_versions[] = {
+	{"TLSv1.2", 2, false},
+	{"TLSv1.3", 3, false},
+	{NULL, 0, false}
+};
+
+static const char *
+show_permissions(void)
+{
+	static char text[12];
+
+	snprintf(text, sizeof(text), "%04o", http_unix_socket_permissions);
+	return text;
+}
 
 static void
 define_limits(void)
@@ -78,6 +107,46 @@ define_limits(void)
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
+static void
+define_addresses(void)
+{
+	DefineCustomIntVariable("orion.http_tls_port",
+							"Port that the HTTP server listens on with TLS.",
+							"0 switches TLS off.",
+							&orion_http_tls_port, 0, 0, 65535,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("orion.http_tls_cert_file",
+							   "File with the certificate of the HTTP server and its chain, PEM.",
+							   "Relative to the data directory. Read again at a reload.",
+							   &http_tls_cert_file, "",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("orion.http_tls_key_file",
+							   "File with the private key of the HTTP server, PEM, without a password.",
+							   "Relative to the data directory. Read again at a reload.",
+							   &http_tls_key_file, "",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("orion.http_tls_min_version",
+							 "Oldest version of TLS that clients of the HTTP server may use.",
+							 NULL,
+							 &http_tls_min_version, 2, tls_versions,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("orion.http_unix_socket",
+							   "Unix socket that the HTTP server listens on as well.",
+							   "Relative to the data directory. Empty means none.",
+							   &http_unix_socket, "",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.http_unix_socket_permissions",
+							"Permissions of the HTTP server's Unix socket.",
+							"As of chmod; clients need write permission.",
+							&http_unix_socket_permissions, 0777, 0, 0777,
+							PGC_SIGHUP, 0, NULL, NULL, show_permissions);
+	DefineCustomStringVariable("orion.http_trusted_proxies",
+							   "Addresses and networks whose field X-Forwarded-For is believed.",
+							   "Separated by commas; \"unix\" stands for clients of the Unix socket.",
+							   &http_trusted_proxies, "",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+}
+
 void
 orion_gateway_init(void)
 {
@@ -101,7 +170,32 @@ orion_gateway_init(void)
 							NULL,
 							&http_queue_timeout, 10000, 1, 3600 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+	define_addresses();
 	define_limits();
+}
+
+bool
+orion_http_is_on(void)
+{
+	return orion_http_port > 0 || orion_http_tls_port > 0 || (http_unix_socket && http_unix_socket[0]);
+}
+
+/* Tells one state of a file from another, as one that was renewed. */
+static void
+append_stamp(StringInfo str, const char *path)
+{
+	struct stat st;
+
+	if (path[0] && stat(path, &st) == 0)
+		appendStringInfo(str, "%lx.%lx.%lx.%lx ", (long) st.st_ino, (long) st.st_size,
+						 (long) st.st_mtim.tv_sec, (long) st.st_mtim.tv_nsec);
+}
+
+static void
+append_text(StringInfo json, const char *name, const char *value)
+{
+	appendStringInfo(json, ",\"%s\":", name);
+	escape_json(json, value);
 }
 
 /* The settings as the program wants them; palloc'ed. */
@@ -114,10 +208,19 @@ current_config(void)
 	appendStringInfoString(&json, "{\"version\":\"" VERSION "\",\"listen_addresses\":");
 	escape_json(&json, http_listen_addresses);
 	appendStringInfo(&json,
-					 ",\"port\":%d,\"max_body_size\":" INT64_FORMAT ",\"max_header_size\":%d,\"idle_timeout\":%d"
-					 ",\"queue_size\":%d,\"queue_timeout\":%d,\"max_connections\":%d,\"max_connections_per_address\":%d}",
-					 orion_http_port, (int64) orion_http_max_body_size * 1024, http_max_header_size, http_idle_timeout,
+					 ",\"port\":%d,\"tls_port\":%d,\"tls_old\":%s,\"unix_socket_mode\":%d,\"max_body_size\":" INT64_FORMAT ",\"max_header_size\":%d,\"idle_timeout\":%d"
+					 ",\"queue_size\":%d,\"queue_timeout\":%d,\"max_connections\":%d,\"max_connections_per_address\":%d",
+					 orion_http_port, orion_http_tls_port, http_tls_min_version == 2 ? "true" : "false",
+					 http_unix_socket_permissions, (int64) orion_http_max_body_size * 1024, http_max_header_size, http_idle_timeout,
 					 http_queue_size, http_queue_timeout, http_max_connections, http_max_connections_per_address);
+	append_text(&json, "tls_cert_file", http_tls_cert_file);
+	append_text(&json, "tls_key_file", http_tls_key_file);
+	append_text(&json, "unix_socket", http_unix_socket);
+	append_text(&json, "trusted_proxies", http_trusted_proxies);
+	appendStringInfoString(&json, ",\"tls_stamp\":\"");
+	append_stamp(&json, http_tls_cert_file);
+	append_stamp(&json, http_tls_key_file);
+	appendStringInfoString(&json, "\"}");
 	return json.data;
 }
 
@@ -140,8 +243,22 @@ start_program(char *config)
 	trouble[0] = '\0';
 	running_config = config;
 	started_at = GetCurrentTimestamp();
+	listening = false;
+	refused_at = 0;
 	orion_pool_report(ORION_STATE_STARTING, NULL);
 	orion_child_start(&child, PROGRAM, config);
+}
+
+static void
+tell_program(char *config)
+{
+	pfree(running_config);
+	running_config = config;
+	refused_at = 0;
+	orion_frame_begin(&child.out, ORION_FRAME_CONFIG, 0);
+	orion_frame_put_str(&child.out, config);
+	orion_frame_end(&child.out);
+	orion_buffer_flush(&child.out, child.fd);
 }
 
 static void
@@ -176,9 +293,18 @@ take_frame(OrionFrame *frame)
 	size_t		len;
 
 	if (frame->type == ORION_FRAME_READY)
+	{
+		listening = true;
 		orion_pool_report(ORION_STATE_RUNNING, NULL);
+	}
 	else if (frame->type == ORION_FRAME_TROUBLE && orion_frame_get(frame, &text, &len))
+	{
 		snprintf(trouble, sizeof(trouble), "%.*s", (int) len, text);
+		if (!listening)
+			return;				/* it ends */
+		refused_at = GetCurrentTimestamp();
+		orion_pool_report(ORION_STATE_DEGRADED, trouble);
+	}
 }
 
 /* False when the program is gone or talks nonsense. */
@@ -197,27 +323,45 @@ read_program(void)
 	return (n > 0 || n == -1) && size == 0;
 }
 
-/* Starts or ends the program as the settings ask; the time until a start is due. */
+/* A running program and new settings, or NULL: it is not wanted any more. */
+static long
+reconcile_running(char *config)
+{
+	bool		same = config && strcmp(config, running_config) == 0;
+
+	if (config == NULL)
+	{
+		orion_child_leave(&child, LEAVE_MS);
+		stop_program(NULL, 0);
+		child.failures = 0;
+		orion_pool_report(ORION_STATE_PAUSED, NULL);
+		return -1;
+	}
+	if (same && refused_at == 0)
+		pfree(config);
+	else if (same && !TimestampDifferenceExceeds(refused_at, GetCurrentTimestamp(), RETRY_MS))
+		pfree(config);
+	else
+		tell_program(config);
+	return refused_at ? RETRY_MS : -1;
+}
+
+/* Starts, tells or ends the program as the settings ask; the time until it is to be asked again. */
 static long
 reconcile(void)
 {
-	char	   *config = orion_http_port > 0 ? current_config() : NULL;
-	char		why[64];
+	char	   *config = orion_http_is_on() ? current_config() : NULL;
 	long		wait_ms;
 
-	if (child.pid != 0 && (config == NULL || strcmp(config, running_config) != 0))
-	{
-		stop_program(why, sizeof(why));
-		child.failures = 0;
-		orion_pool_report(ORION_STATE_PAUSED, NULL);
-	}
+	if (child.pid != 0)
+		return reconcile_running(config);
 	if (config == NULL)
 		return -1;
 	wait_ms = orion_child_backoff(&child) - TimestampDifferenceMilliseconds(started_at, GetCurrentTimestamp());
-	if (child.pid != 0 || wait_ms > 0)
+	if (wait_ms > 0)
 	{
 		pfree(config);
-		return child.pid != 0 ? -1 : wait_ms;
+		return wait_ms;
 	}
 	start_program(config);
 	return -1;
@@ -230,6 +374,7 @@ run(void)
 
 	MemoryContextSwitchTo(context);
 	make_directory();
+	child.leave_ms = LEAVE_MS;
 	while (orion_pool_continue())
 	{
 		long		timeout_ms = reconcile();
@@ -238,7 +383,8 @@ run(void)
 		if ((seen & WL_SOCKET_MASK) && !read_program())
 			program_ended();
 	}
-	stop_program(trouble, sizeof(trouble));
+	orion_child_leave(&child, LEAVE_MS);
+	stop_program(NULL, 0);
 }
 
 void

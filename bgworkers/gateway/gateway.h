@@ -10,14 +10,19 @@
 #define ORION_GATEWAY_H
 
 #include <microhttpd.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
 #include "frame.h"
 #include "gateway/http.h"
+#include "gateway/proxy.h"
 #include "gateway/queue.h"
 #include "ring.h"
 
-#define ORION_GATEWAY_MAX_LISTENERS 16
+#define ORION_GATEWAY_MAX_LISTENERS 32
+#define ORION_GATEWAY_ADDRESS	64	/* an address as text */
 
 /* From the CONFIG frame; the worker has the settings these come from. */
 typedef struct GatewayConfig
@@ -25,6 +30,14 @@ typedef struct GatewayConfig
 	char		version[32];
 	char		listen_addresses[1024];
 	int			port;
+	int			tls_port;		/* 0: no TLS */
+	char		tls_cert_file[1024];
+	char		tls_key_file[1024];
+	char		tls_stamp[128]; /* changes when one of the two does */
+	bool		tls_old;		/* TLS 1.2 as well */
+	char		unix_socket[sizeof(((struct sockaddr_un *) 0)->sun_path)];	/* empty: none */
+	int			unix_socket_mode;
+	OrionProxyList trusted_proxies;
 	uint64_t	max_body;		/* bytes */
 	size_t		max_header;		/* bytes: request line and headers */
 	int64_t		idle_timeout;	/* milliseconds */
@@ -38,7 +51,7 @@ typedef struct GatewayConfig
 typedef enum SourceKind
 {
 	SOURCE_PARENT,				/* the worker: end of file means leave */
-	SOURCE_HTTP,				/* the HTTP server's own epoll */
+	SOURCE_HTTP,				/* an HTTP server's own epoll */
 	SOURCE_LISTENER,
 	SOURCE_DOOR,				/* where executors connect */
 	SOURCE_BELL,				/* an executor has answered */
@@ -51,6 +64,31 @@ typedef struct Source
 	SourceKind	kind;
 	int			fd;
 } Source;
+
+/* An address that clients connect to. */
+typedef struct Listener
+{
+	Source		source;
+	bool		tls;
+	struct sockaddr_storage addr;
+	socklen_t	len;
+} Listener;
+
+/*
+ * A daemon of the HTTP library.  A change of settings that it cannot learn
+ * retires it: its clients are served and asked to come back, and it goes with
+ * the last of them.
+ */
+typedef struct Server
+{
+	Source		source;
+	struct MHD_Daemon *daemon;
+	bool		tls;
+	bool		retired;
+	bool		run;			/* it has something to do */
+	int			nclients;
+	struct Server *next;
+} Server;
 
 typedef enum RequestState
 {
@@ -90,6 +128,7 @@ typedef struct Request
 	struct MHD_Response *response;	/* of an executor, ours to release */
 	unsigned int status;
 	size_t		target_len;
+	char		peer[ORION_GATEWAY_ADDRESS];	/* who asks */
 	char		request_id[ORION_HTTP_MAX_REQUEST_ID + 1];
 	char		target[ORION_HTTP_MAX_TARGET + 1];
 	struct Request *next_free;
@@ -105,14 +144,17 @@ typedef struct ClientList
 struct Client
 {
 	Source		source;
+	Server	   *server;
+	struct MHD_Connection *connection;
 	ClientList *list;			/* the list it is in, or NULL */
 	Client	   *prev;
 	Client	   *next;
 	int64_t		since;			/* when it entered the list */
 	uint64_t	seen;			/* body bytes at the last look */
 	bool		half_closed;	/* it will send no more */
+	bool		trusted;		/* a proxy that says whom it speaks for */
 	Request    *request;		/* the current one, or NULL */
-	char		address[64];
+	char		address[ORION_GATEWAY_ADDRESS]; /* empty: a Unix socket */
 };
 
 struct Executor
@@ -138,17 +180,17 @@ typedef struct Gateway
 	GatewayConfig config;
 	int			epoll;
 	int64_t		now;			/* monotonic milliseconds, read once a turn */
-	struct MHD_Daemon *daemon;
+	Server	   *servers;		/* those that are not retired come first */
 	Source		parent;
-	Source		http;
 	Source		door;
 	Source		bell;
 	OrionRing  *ring;
 	int			ring_memory;
-	Source		listeners[ORION_GATEWAY_MAX_LISTENERS];
+	Listener	listeners[ORION_GATEWAY_MAX_LISTENERS];
 	int			nlisteners;
 	bool		listening;		/* the listeners are in the epoll */
-	bool		run_http;		/* the HTTP server has something to do */
+	bool		run_http;		/* a server has something to do */
+	int64_t		leave_at;		/* leaving: serve no longer than this; else 0 */
 	OrionQueue	queue;
 	Executor   *executors;
 	Executor   *dead;
@@ -165,12 +207,26 @@ extern Gateway orion_gateway;
 extern bool orion_gateway_watch(Source *source, uint32_t events);
 extern void orion_gateway_complain(const char *fmt,...) __attribute__((format(printf, 1, 2)));
 
-/* config.c: false when the JSON is not what the worker writes. */
-extern bool orion_gateway_config_parse(const char *json, size_t len, GatewayConfig *config);
+/* config.c: false, with a text, when the JSON is not what the worker writes. */
+extern bool orion_gateway_config_parse(const char *json, size_t len, GatewayConfig *config, char *why, size_t size);
 
-/* listen.c: false with a text for operators when an address cannot be had. */
-extern bool orion_gateway_listen(char *why, size_t size);
+/*
+ * listen.c: false with a text for operators when an address cannot be had; then
+ * the listeners are what they were.
+ */
+extern bool orion_gateway_listen(const GatewayConfig *config, char *why, size_t size);
+extern void orion_gateway_listen_watch(bool watch);
+extern void orion_gateway_listen_end(void);
+extern void orion_gateway_listen_accept(Listener *listener);
 extern bool orion_gateway_open_door(char *why, size_t size);
+
+/* daemon.c: false with a text for operators; then the servers are what they were */
+extern bool orion_gateway_servers_start(const GatewayConfig *config, char *why, size_t size);
+extern Server *orion_gateway_servers_find(bool tls);
+extern void orion_gateway_servers_run(void);
+
+/* Milliseconds until one has to be run, and marks it; max when it is not less. */
+extern int	orion_gateway_servers_timeout(int max);
 
 /* library.c: the library's own answers; our responses are queued through it */
 extern bool orion_gateway_library_init(void);
@@ -178,9 +234,16 @@ extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connec
 												   struct MHD_Response *response);
 
 /* server.c */
-extern bool orion_gateway_server_start(void);
-extern void orion_gateway_server_accept(Source *listener);
-extern void orion_gateway_server_run(void);
+extern bool orion_gateway_server_init(void);
+extern enum MHD_Result orion_gateway_server_handle(void *cls, struct MHD_Connection *connection, const char *url,
+												   const char *method, const char *version, const char *data,
+												   size_t *len, void **context);
+extern void *orion_gateway_server_target_seen(void *cls, const char *uri, struct MHD_Connection *connection);
+extern void orion_gateway_server_completed(void *cls, struct MHD_Connection *connection, void **context,
+										   enum MHD_RequestTerminationCode code);
+extern void orion_gateway_server_connection(void *cls, struct MHD_Connection *connection, void **context,
+											enum MHD_ConnectionNotificationCode code);
+extern void orion_gateway_server_hang_up_idle(void);
 extern void orion_gateway_server_client_event(Client *client, uint32_t events);
 extern void orion_gateway_server_sweep(void);
 extern void orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response);

@@ -334,6 +334,10 @@ orion_gateway_handoff_expire(void)
 {
 	Request    *request;
 
+	/* when the server stops, executors leave first and none comes back */
+	while (orion_gateway.leave_at && orion_gateway.nexecutors == 0 &&
+		   (request = (Request *) orion_queue_pop(&orion_gateway.queue)) != NULL)
+		refuse_late(request);
 	while ((request = (Request *) orion_queue_pop_expired(&orion_gateway.queue, orion_gateway.now)) != NULL)
 		refuse_late(request);
 	for (int i = 0; i < ORION_RING_SLOTS; i++)

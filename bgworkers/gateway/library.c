@@ -14,6 +14,7 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <gnutls/gnutls.h>
 #include <stdio.h>
 #include <sys/socket.h>
 
@@ -47,6 +48,7 @@ static void
 refuse(struct MHD_Connection *connection, const OrionHttpError *error)
 {
 	int			fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+	const union MHD_ConnectionInfo *tls = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
 	char		body[1024];
 	char		answer[2048];
 	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
@@ -60,7 +62,10 @@ refuse(struct MHD_Connection *connection, const OrionHttpError *error)
 	 * it fits into the empty buffer of the socket; if not, the client is told
 	 * less
 	 */
-	(void) !send(fd, answer, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	if (tls)
+		gnutls_record_send(tls->tls_session, answer, len);
+	else
+		(void) !send(fd, answer, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 enum MHD_Result

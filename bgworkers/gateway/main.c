@@ -4,9 +4,10 @@
  *
  * A program without Postgres memory, started by the gateway worker with the
  * server's data directory as its working directory.  One thread, one epoll; a
- * turn looks at all events, then runs the HTTP server.  It leaves when its parent
- * does (end of file on descriptor 3), with code 1 when it cannot serve, after
- * telling why on standard error and to the parent.  It decides nobody's identity:
+ * turn looks at all events, then runs the HTTP servers.  Its parent sends settings,
+ * at the start and when they change; end of file on descriptor 3 asks it to leave.
+ * When it cannot serve it ends with code 1, after telling why on standard error
+ * and to the parent; settings that cannot be had later leave it as it is.  It decides nobody's identity:
  * the executors do.
  */
 #define _GNU_SOURCE
@@ -30,11 +31,21 @@
 #define MAX_CONFIG	65536
 #define SWEEP_MS	250			/* how late a deadline may be noticed */
 #define WAKE_MS		1			/* how long a request waits for those awake */
+#define LEAVE_MS	2000		/* for requests underway when the worker says
+								 * so; it waits a little longer */
+#define LEAVE_POLL_MS 20
 #define OTHER_FDS	256			/* executors, listeners and the like */
 
 Gateway		orion_gateway;
 
 static OrionBuffer parent_in;
+static volatile sig_atomic_t told_to_leave;
+
+static void
+leave_soon(int signum)
+{
+	told_to_leave = 1;
+}
 
 void
 orion_gateway_complain(const char *fmt,...)
@@ -86,13 +97,56 @@ orion_gateway_watch(Source *source, uint32_t events)
 	return epoll_ctl(orion_gateway.epoll, EPOLL_CTL_ADD, source->fd, &event) == 0;
 }
 
+/* Each connection needs a descriptor. */
 static void
-read_config(void)
+raise_limits(GatewayConfig *config)
+{
+	struct rlimit limit;
+	rlim_t		need = config->max_connections + OTHER_FDS;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need)
+		return;
+	limit.rlim_cur = need < limit.rlim_max ? need : limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	if (limit.rlim_cur < need)
+	{
+		config->max_connections = limit.rlim_cur > 2 * OTHER_FDS ? limit.rlim_cur - OTHER_FDS : limit.rlim_cur / 2;
+		orion_gateway_complain("connections are limited to %d by the limit of open files", config->max_connections);
+	}
+}
+
+/* The settings of a CONFIG frame take effect, or all stays as it is: false, with a text. */
+static bool
+take_config(OrionFrame *frame, char *why, size_t size)
+{
+	GatewayConfig config = {0};
+	const char *json;
+	size_t		len;
+
+	snprintf(why, size, "the configuration is not understood");
+	if (frame->type != ORION_FRAME_CONFIG || !orion_frame_get(frame, &json, &len) ||
+		!orion_gateway_config_parse(json, len, &config, why, size))
+		return false;
+	raise_limits(&config);
+	if (!orion_gateway_listen(&config, why, size))
+		return false;
+	if (!orion_gateway_servers_start(&config, why, size))
+	{
+		char		again[512];
+
+		orion_gateway_listen(&orion_gateway.config, again, sizeof(again));
+		return false;
+	}
+	orion_gateway.queue.max = config.queue_size;
+	orion_gateway.config = config;
+	return true;
+}
+
+static void
+read_first_config(char *why, size_t size)
 {
 	struct pollfd pfd = {.fd = PARENT_FD,.events = POLLIN};
 	OrionFrame	frame;
-	const char *json;
-	size_t		len;
 	long		n;
 
 	while ((n = orion_frame_parse(parent_in.data, parent_in.end, MAX_CONFIG, &frame)) == 0)
@@ -103,28 +157,11 @@ read_config(void)
 		if (n == 0 || n == -2)
 			exit(0);			/* the parent has gone, or is no socket */
 	}
-	if (n < 0 || frame.type != ORION_FRAME_CONFIG || !orion_frame_get(&frame, &json, &len) ||
-		!orion_gateway_config_parse(json, len, &orion_gateway.config))
+	if (n < 0)
 		give_up("the configuration is not understood");
+	if (!take_config(&frame, why, size))
+		give_up(why);
 	orion_buffer_consume(&parent_in, n);
-}
-
-/* Each connection needs a descriptor. */
-static void
-raise_limits(void)
-{
-	struct rlimit limit;
-	rlim_t		need = orion_gateway.config.max_connections + OTHER_FDS;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need)
-		return;
-	limit.rlim_cur = need < limit.rlim_max ? need : limit.rlim_max;
-	setrlimit(RLIMIT_NOFILE, &limit);
-	if (limit.rlim_cur < need)
-	{
-		orion_gateway.config.max_connections = limit.rlim_cur > 2 * OTHER_FDS ? limit.rlim_cur - OTHER_FDS : limit.rlim_cur / 2;
-		orion_gateway_complain("connections are limited to %d by the limit of open files", orion_gateway.config.max_connections);
-	}
 }
 
 static void
@@ -133,37 +170,66 @@ start(void)
 	char		why[512] = "";
 
 	signal(SIGPIPE, SIG_IGN);
+	/* the postmaster signals its children's whole process groups */
+	signal(SIGINT, SIG_IGN);
+	signal(SIGTERM, leave_soon);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_DUMPABLE, 0);	/* requests hold passwords and tokens */
-	read_config();
-	raise_limits();
 	read_clock();
-	orion_gateway.queue.max = orion_gateway.config.queue_size;
 	orion_gateway.epoll = epoll_create1(EPOLL_CLOEXEC);
 	orion_gateway.parent = (Source)
 	{
 		SOURCE_PARENT, PARENT_FD
 	};
-	if (orion_gateway.epoll < 0 || !orion_gateway_watch(&orion_gateway.parent, EPOLLIN))
+	if (orion_gateway.epoll < 0)
 		give_up("could not create an epoll");
-	if (!orion_gateway_listen(why, sizeof(why)) || !orion_gateway_open_door(why, sizeof(why)))
+	read_first_config(why, sizeof(why));
+	if (!orion_gateway_open_door(why, sizeof(why)))
 		give_up(why);
 	if (!orion_gateway_handoff_start())
 		give_up("could not create the memory shared with executors");
-	if (!orion_gateway_watch(&orion_gateway.door, EPOLLIN) || !orion_gateway_server_start())
+	if (!orion_gateway_watch(&orion_gateway.parent, EPOLLIN | EPOLLRDHUP) ||
+		!orion_gateway_watch(&orion_gateway.door, EPOLLIN) || !orion_gateway_server_init())
 		give_up("could not start the HTTP server");
 	tell_parent(ORION_FRAME_READY, "");
 }
 
-/* The worker says nothing after the configuration; end of file is its end. */
+/* Nobody new is let in; who has asked for something gets LEAVE_MS. */
+static void
+leave(void)
+{
+	if (orion_gateway.leave_at)
+		return;
+	orion_gateway.leave_at = orion_gateway.now + LEAVE_MS;
+	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, PARENT_FD, NULL);
+	orion_gateway_listen_end();
+	orion_gateway_server_hang_up_idle();
+	orion_gateway.run_http = true;
+}
+
+/* The worker says new settings; end of file is its wish that we leave. */
 static void
 parent_event(void)
 {
 	long		n = orion_buffer_fill(&parent_in, PARENT_FD);
+	OrionFrame	frame;
+	long		size;
 
-	if (n == 0 || n == -2)
-		exit(0);
-	parent_in.start = parent_in.end = 0;
+	while ((size = orion_frame_parse(parent_in.data + parent_in.start, orion_buffer_len(&parent_in), MAX_CONFIG, &frame)) > 0)
+	{
+		char		why[512];
+
+		if (take_config(&frame, why, sizeof(why)))
+			tell_parent(ORION_FRAME_READY, "");
+		else
+		{
+			orion_gateway_complain("%s", why);
+			tell_parent(ORION_FRAME_TROUBLE, why);
+		}
+		orion_buffer_consume(&parent_in, size);
+	}
+	if (n == 0 || n == -2 || size < 0)
+		leave();
 }
 
 static void
@@ -175,10 +241,10 @@ dispatch(Source *source, uint32_t events)
 			parent_event();
 			break;
 		case SOURCE_HTTP:
-			orion_gateway.run_http = true;
+			((Server *) source)->run = orion_gateway.run_http = true;
 			break;
 		case SOURCE_LISTENER:
-			orion_gateway_server_accept(source);
+			orion_gateway_listen_accept((Listener *) source);
 			break;
 		case SOURCE_DOOR:
 			orion_gateway_handoff_accept();
@@ -198,18 +264,16 @@ dispatch(Source *source, uint32_t events)
 static int
 time_left(void)
 {
-	MHD_UNSIGNED_LONG_LONG http;
+	int			left;
 
 	if (orion_gateway.run_http)
 		return 0;
 	if (orion_gateway.wake_due)
 		return WAKE_MS;
-	if (MHD_get_timeout(orion_gateway.daemon, &http) == MHD_YES && http < SWEEP_MS)
-	{
-		orion_gateway.run_http = true;
-		return (int) http;
-	}
-	return orion_gateway.nclients > 0 ? SWEEP_MS : -1;
+	left = orion_gateway_servers_timeout(SWEEP_MS);
+	if (orion_gateway.leave_at)
+		return left < LEAVE_POLL_MS ? left : LEAVE_POLL_MS;
+	return left < SWEEP_MS || orion_gateway.nclients > 0 ? left : -1;
 }
 
 /* Executors ring only while the gateway says that it sleeps. */
@@ -250,9 +314,13 @@ turn(void)
 		orion_gateway_server_sweep();
 	}
 	if (orion_gateway.run_http)
-		orion_gateway_server_run();
+		orion_gateway_servers_run();
 	orion_gateway_handoff_wake();
 	orion_gateway_handoff_bury();
+	if (told_to_leave)
+		leave();
+	if (orion_gateway.leave_at && (orion_gateway.nclients == 0 || orion_gateway.now >= orion_gateway.leave_at))
+		exit(0);
 }
 
 int

@@ -30,34 +30,18 @@
 
 #include "gateway/gateway.h"
 
-/*
- * From 1.0 the library itself refuses, at discipline 1, what is looked for below
- * in the layout of its buffer, and lays it out differently.
- */
-#if MHD_VERSION >= 0x01000000
-#define LIBRARY_IS_STRICT	true
-#define STRICTNESS			MHD_OPTION_CLIENT_DISCIPLINE_LVL, 1
-#else
-#define LIBRARY_IS_STRICT	false
-#define STRICTNESS			MHD_OPTION_STRICT_FOR_CLIENT, 0 /* 1 hangs up without an
-															 * answer */
-#endif
-
+#define LIBRARY_IS_STRICT	(MHD_VERSION >= 0x01000000) /* see daemon.c */
 #define MIN_RATE		16		/* bytes of a body per millisecond; a modem's
 								 * 128 kbit/s */
 #define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an
 								 * answer */
 #define KEEP_REQUESTS	256		/* free requests kept for reuse */
 #define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
-#define ACCEPT_BATCH	64		/* connections taken before others get their
-								 * turn */
 #define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four
 												 * of the largest allowed */
 #define ANSWER_MEMORY	(256u * 1024 * 1024)	/* of all large answers held,
 												 * or one of any size */
 #define LARGE_ANSWER	65536
-#define ANSWER_ROOM		8192	/* the library's memory for a response's
-								 * headers */
 
 static Request *free_requests;
 static int	nfree;
@@ -144,6 +128,13 @@ client_enter(Client *client, ClientList *list)
 	list->last = client;
 }
 
+static void
+resume(Client *client)
+{
+	MHD_resume_connection(client->connection);
+	client->server->run = orion_gateway.run_http = true;
+}
+
 static bool
 is_underway(const Request *request)
 {
@@ -157,8 +148,7 @@ abort_request(Request *request)
 	orion_gateway_handoff_cancel(request);
 	client_leave(request->client);
 	request->state = REQUEST_ABORTED;
-	MHD_resume_connection(request->connection);
-	orion_gateway.run_http = true;
+	resume(request->client);
 }
 
 /* A body that came at the least rate since the last look may go on. */
@@ -218,37 +208,20 @@ client_of(struct MHD_Connection *connection)
 	return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
 }
 
+/* Of a Unix socket: the empty text. */
 static void
-format_address(struct MHD_Connection *connection, char *out, size_t size)
+format_address(const struct sockaddr *sa, char *out, size_t size)
 {
-	const struct sockaddr *sa = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
 	const void *addr = sa->sa_family == AF_INET6
 	? (const void *) &((const struct sockaddr_in6 *) sa)->sin6_addr
 	: (const void *) &((const struct sockaddr_in *) sa)->sin_addr;
 
-	if (inet_ntop(sa->sa_family, addr, out, size) == NULL)
+	if (sa->sa_family == AF_UNIX || inet_ntop(sa->sa_family, addr, out, size) == NULL)
 		out[0] = '\0';
 }
 
 static void
-watch_listeners(bool watch)
-{
-	if (orion_gateway.listening == watch)
-		return;
-	orion_gateway.listening = watch;
-	for (int i = 0; i < orion_gateway.nlisteners; i++)
-	{
-		Source	   *listener = &orion_gateway.listeners[i];
-
-		if (watch)
-			orion_gateway_watch(listener, EPOLLIN);
-		else
-			epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, listener->fd, NULL);
-	}
-}
-
-static void
-connection_started(struct MHD_Connection *connection, void **context)
+connection_started(Server *server, struct MHD_Connection *connection, void **context)
 {
 	Client	   *client = calloc(1, sizeof(*client));
 
@@ -257,9 +230,14 @@ connection_started(struct MHD_Connection *connection, void **context)
 		return;					/* its requests get no answer */
 	client->source.kind = SOURCE_CLIENT;
 	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-	format_address(connection, client->address, sizeof(client->address));
+	format_address(MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr,
+				   client->address, sizeof(client->address));
+	client->trusted = orion_proxy_trusts(&orion_gateway.config.trusted_proxies, client->address);
+	client->connection = connection;
+	client->server = server;
 	orion_gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
 	client_enter(client, &orion_gateway.reading);
+	server->nclients++;
 	orion_gateway.nclients++;
 }
 
@@ -272,41 +250,30 @@ connection_closed(void **context)
 		return;
 	client_leave(client);
 	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
+	client->server->nclients--;
 	free(client);
 	orion_gateway.nclients--;
-	watch_listeners(true);
+	orion_gateway_listen_watch(true);
 }
 
-static void
-notify_connection(void *cls, struct MHD_Connection *connection, void **context,
-				  enum MHD_ConnectionNotificationCode code)
+void
+orion_gateway_server_connection(void *cls, struct MHD_Connection *connection, void **context,
+								enum MHD_ConnectionNotificationCode code)
 {
 	if (code == MHD_CONNECTION_NOTIFY_STARTED)
-		connection_started(connection, context);
+		connection_started(cls, connection, context);
 	else
 		connection_closed(context);
 }
 
-/* At the limit, connections wait in the kernel's backlog. */
+/* The gateway leaves: clients that have asked for nothing are let go. */
 void
-orion_gateway_server_accept(Source *listener)
+orion_gateway_server_hang_up_idle(void)
 {
-	for (int i = 0; i < ACCEPT_BATCH; i++)
+	for (Client *client = orion_gateway.reading.first; client; client = client->next)
 	{
-		struct sockaddr_storage addr;
-		socklen_t	len = sizeof(addr);
-		int			fd;
-
-		if (orion_gateway.nclients >= orion_gateway.config.max_connections)
-		{
-			watch_listeners(false);
-			return;
-		}
-		fd = accept4(listener->fd, (struct sockaddr *) &addr, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
-		if (fd < 0)
-			return;
-		MHD_add_connection(orion_gateway.daemon, fd, (struct sockaddr *) &addr, len);	/* closes it on failure */
-		orion_gateway.run_http = true;
+		if (client->request == NULL)
+			shutdown(client->source.fd, SHUT_RDWR);
 	}
 }
 
@@ -346,8 +313,7 @@ orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Re
 	request->response = response;
 	request->status = status;
 	request->state = response ? REQUEST_ANSWERED : REQUEST_ABORTED;
-	MHD_resume_connection(request->connection);
-	orion_gateway.run_http = true;
+	resume(request->client);
 }
 
 /* An answer stays in memory until its client has taken it, however slowly. */
@@ -376,7 +342,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 
 	if (response == NULL)
 		return MHD_NO;
-	if (request->close)
+	if (request->close || request->client->server->retired || orion_gateway.leave_at)
 		MHD_add_response_header(response, "Connection", "close");
 	request->state = REQUEST_ANSWERED;
 	result = orion_gateway_library_queue(request->connection, status, response);
@@ -407,8 +373,8 @@ join_parameters(const char *target)
 	}
 }
 
-static void *
-target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
+void *
+orion_gateway_server_target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
 {
 	Client	   *client = client_of(connection);
 	Request    *request = client ? request_new() : NULL;
@@ -427,9 +393,9 @@ target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
 	return request;
 }
 
-static void
-request_completed(void *cls, struct MHD_Connection *connection, void **context,
-				  enum MHD_RequestTerminationCode code)
+void
+orion_gateway_server_completed(void *cls, struct MHD_Connection *connection, void **context,
+							   enum MHD_RequestTerminationCode code)
 {
 	Request    *request = *context;
 
@@ -452,7 +418,23 @@ typedef struct HeadScan
 	bool		gap;			/* bytes between headers that the library hid */
 	size_t		size;			/* of all headers, as on the wire */
 	const char *end;			/* of the last value */
+	bool		trusted;		/* from a proxy that is believed */
+	size_t		forwarded_len;
 } HeadScan;
+
+/* X-Forwarded-For, its lines joined: RFC 9110 section 5.3 */
+static char forwarded[2048];
+
+static void
+note_forwarded(HeadScan *scan, const char *value, size_t len)
+{
+	if (scan->forwarded_len + len + 1 > sizeof(forwarded))
+		len = 0;				/* nonsense; an empty item makes it so */
+	if (scan->forwarded_len > 0)
+		forwarded[scan->forwarded_len++] = ',';
+	memcpy(forwarded + scan->forwarded_len, value, len);
+	scan->forwarded_len += len;
+}
 
 static bool
 only_blanks(const char *from, const char *to)
@@ -480,6 +462,8 @@ scan_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len,
 	scan->size += value + value_len - key + 2;
 	scan->end = value + value_len;
 	orion_http_head_add(&scan->head, key, key_len, value, value_len);
+	if (scan->trusted && key_len == 15 && strncasecmp(key, "x-forwarded-for", 15) == 0)
+		note_forwarded(scan, value, value_len);
 	return MHD_YES;
 }
 
@@ -513,6 +497,16 @@ choose_request_id(Request *request, const OrionHttpHead *head)
 				 (unsigned long long) id_prefix, (unsigned long long) request->id);
 }
 
+/* Who asks: the client, or whom a trusted proxy speaks for. */
+static void
+choose_peer(Request *request, const HeadScan *scan)
+{
+	if (scan->forwarded_len == 0 ||
+		!orion_proxy_origin(&orion_gateway.config.trusted_proxies, forwarded, scan->forwarded_len,
+							request->peer, sizeof(request->peer)))
+		strcpy(request->peer, request->client->address);
+}
+
 /* Begins the frame up to the body's length, which is filled in at its end. */
 static void
 begin_frame(Request *request, const char *method, const OrionHttpTarget *target)
@@ -523,7 +517,7 @@ begin_frame(Request *request, const char *method, const OrionHttpTarget *target)
 	orion_frame_put_str(frame, method);
 	orion_frame_put(frame, target->path, target->path_len);
 	orion_frame_put(frame, target->query, target->query_len);
-	orion_frame_put_str(frame, request->client->address);
+	orion_frame_put_str(frame, request->peer);
 	request->body_at = frame->end;
 	orion_frame_put(frame, "", 0);
 }
@@ -609,8 +603,10 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 
 	request->state = REQUEST_READING;
 	request->safe = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+	scan.trusted = request->client->trusted;
 	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, scan_header, &scan);
 	choose_request_id(request, &scan.head);
+	choose_peer(request, &scan);
 	error = judge_head(request, &scan, method, url, version);
 	if (error)
 	{
@@ -681,9 +677,9 @@ request_read(Request *request)
 	return MHD_YES;
 }
 
-static enum MHD_Result
-handle(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
-	   const char *version, const char *data, size_t *len, void **context)
+enum MHD_Result
+orion_gateway_server_handle(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
+							const char *version, const char *data, size_t *len, void **context)
 {
 	Request    *request = *context;
 	enum MHD_Result result = MHD_NO;
@@ -720,24 +716,6 @@ handle(void *cls, struct MHD_Connection *connection, const char *url, const char
 
 /* --- life of the server -------------------------------------------------------- */
 
-/* The library's messages may quote the client: only their constant part is kept. */
-static void
-library_log(void *cls, const char *format, va_list args)
-{
-	static int64_t last = -60000;
-
-	if (orion_gateway.now - last < 10000)
-		return;
-	last = orion_gateway.now;
-	orion_gateway_complain("http: %.*s", (int) strcspn(format, "%\n"), format);
-}
-
-static size_t
-leave_as_is(void *cls, struct MHD_Connection *connection, char *str)
-{
-	return strlen(str);
-}
-
 static struct MHD_Response *
 make_own_response(const char *body)
 {
@@ -750,42 +728,13 @@ make_own_response(const char *body)
 }
 
 bool
-orion_gateway_server_start(void)
+orion_gateway_server_init(void)
 {
 	char		body[128];
-	unsigned int timeout = orion_gateway.config.idle_timeout / 1000 + 1;
 
 	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", orion_gateway.config.version);
 	health = make_own_response(body);
 	ready = make_own_response("{\"status\":\"ready\"}");
-	if (!orion_gateway_library_init() || getrandom(&id_prefix, sizeof(id_prefix), 0) != sizeof(id_prefix))
-		return false;
-	orion_gateway.daemon =
-		MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
-						 0, NULL, NULL, handle, NULL,
-						 MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
-						 MHD_OPTION_CONNECTION_MEMORY_LIMIT, orion_gateway.config.max_header * 3 / 2 + ANSWER_ROOM,
-						 MHD_OPTION_CONNECTION_LIMIT, (unsigned int) orion_gateway.config.max_connections,
-						 MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) orion_gateway.config.max_connections_per_address,
-						 MHD_OPTION_CONNECTION_TIMEOUT, timeout,
-						 MHD_OPTION_URI_LOG_CALLBACK, target_seen, NULL,
-						 MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
-						 MHD_OPTION_NOTIFY_COMPLETED, request_completed, NULL,
-						 MHD_OPTION_NOTIFY_CONNECTION, notify_connection, NULL,
-						 STRICTNESS,
-						 MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-						 MHD_OPTION_END);
-	if (orion_gateway.daemon == NULL)
-		return false;
-	orion_gateway.http.kind = SOURCE_HTTP;
-	orion_gateway.http.fd = MHD_get_daemon_info(orion_gateway.daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
-	watch_listeners(true);
-	return orion_gateway.listening && orion_gateway_watch(&orion_gateway.http, EPOLLIN);
-}
-
-void
-orion_gateway_server_run(void)
-{
-	orion_gateway.run_http = false;
-	MHD_run(orion_gateway.daemon);
+	return health && ready && orion_gateway_library_init() &&
+		getrandom(&id_prefix, sizeof(id_prefix), 0) == sizeof(id_prefix);
 }

@@ -371,7 +371,7 @@ my $other = PostgreSQL::Test::Cluster::get_free_port();
 my $squatter = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $other, Listen => 1, ReuseAddr => 1) or die "listen: $!";
 $node->safe_psql('postgres', "ALTER SYSTEM SET orion.http_port = $other");
 $node->reload;
-gateway_is("state = 'backoff' AND last_error LIKE 'could not listen on address \"127.0.0.1\", port $other: %'", 'a port that is taken is reported');
+gateway_is("state = 'degraded' AND last_error LIKE 'could not listen on address \"127.0.0.1\", port $other: %'", 'a port that is taken is reported');
 like(slurp_file($node->logfile), qr/orion-gateway: could not listen on address "127\.0\.0\.1", port $other/, 'in the log too');
 close($squatter);
 gateway_is("state = 'running' AND last_error IS NULL", 'the gateway starts once the port is free');

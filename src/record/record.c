@@ -32,6 +32,7 @@
 
 #include "core/error.h"
 #include "core/plan.h"
+#include "record/record.h"
 
 #define VIEW_DEPTH	16			/* views over views looked through for a
 								 * trigger */
@@ -404,6 +405,15 @@ explain_failure(const Target *target, Datum key, const char *id, int64 expected)
 			 isnull ? errdetail("Its version is null.") :
 			 errdetail("Its version is " INT64_FORMAT ", expected was " INT64_FORMAT ".", current, expected),
 			 errhint("Read the row again and repeat the change.")));
+}
+
+bool
+orion_record_counts_versions(Oid relid, Oid schema)
+{
+	AttrNumber	version = get_attnum(relid, "version");
+	Oid			type = version > 0 ? get_atttype(relid, version) : InvalidOid;
+
+	return (type == INT8OID || type == INT4OID) && is_bumped(relid, NULL, schema);
 }
 
 static Datum

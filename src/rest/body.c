@@ -18,6 +18,7 @@
 #include "rest/body.h"
 #include "rest/csv.h"
 #include "rest/error.h"
+#include "rest/json_text.h"
 
 static void
 refuse_json(const char *details)
@@ -127,63 +128,6 @@ orion_body_json(const OrionCall *call)
 	return text;
 }
 
-static const char *
-skip_space(const char *c)
-{
-	return c + strspn(c, " \t\r\n");
-}
-
-/* c is at a quote; the result is behind the closing one. */
-static const char *
-skip_string(const char *c)
-{
-	for (c++; *c != '"'; c++)
-		if (*c == '\\')
-			c++;
-	return c + 1;
-}
-
-static const char *
-skip_value(const char *c)
-{
-	int			depth = 0;
-
-	do
-	{
-		if (*c == '"')
-			c = skip_string(c);
-		else if (*c == '{' || *c == '[')
-		{
-			depth++;
-			c++;
-		}
-		else if (*c == '}' || *c == ']')
-		{
-			depth--;
-			c++;
-		}
-		else if (depth == 0)
-			return c + strcspn(c, ",]} \t\r\n");
-		else
-			c++;
-	} while (depth > 0);
-	return c;
-}
-
-/* The string from its opening to its closing quote. */
-static char *
-key_text(const char *start, const char *end)
-{
-	Jsonb	   *scalar;
-	JsonbValue	v;
-
-	if (memchr(start, '\\', end - start) == NULL)
-		return pnstrdup(start + 1, end - start - 2);
-	scalar = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(start, end - start))));
-	JsonbExtractScalar(&scalar->root, &v);
-	return pnstrdup(v.val.string.val, v.val.string.len);
-}
-
 static bool
 has_key(List *keys, const char *key)
 {
@@ -200,20 +144,20 @@ static List *
 object_keys(const char **c)
 {
 	List	   *keys = NIL;
-	const char *at = skip_space(*c + 1);
+	const char *at = orion_json_skip_space(*c + 1);
 
 	while (*at != '}')
 	{
-		const char *end = skip_string(at);
-		char	   *key = key_text(at, end);
+		const char *end = orion_json_skip_string(at);
+		char	   *key = orion_json_key_text(at, end);
 
 		if (!has_key(keys, key))
 			keys = lappend(keys, key);
 		if (list_length(keys) > MaxTupleAttributeNumber)
 			orion_refuse(400, "PGRST102", "An object has too many keys", NULL, NULL);
-		at = skip_space(skip_value(skip_space(skip_space(end) + 1)));
+		at = orion_json_skip_space(orion_json_skip_value(orion_json_skip_space(orion_json_skip_space(end) + 1)));
 		if (*at == ',')
-			at = skip_space(at + 1);
+			at = orion_json_skip_space(at + 1);
 	}
 	*c = at + 1;
 	return keys;
@@ -244,7 +188,7 @@ read_array(const OrionCall *call, const char *c, OrionBody *body)
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "orion body", ALLOCSET_DEFAULT_SIZES);
 	bool		first = true;
 
-	c = skip_space(c + 1);
+	c = orion_json_skip_space(c + 1);
 	while (*c != ']')
 	{
 		MemoryContext old;
@@ -269,9 +213,9 @@ read_array(const OrionCall *call, const char *c, OrionBody *body)
 			MemoryContextReset(scratch);
 		}
 		first = false;
-		c = skip_space(c);
+		c = orion_json_skip_space(c);
 		if (*c == ',')
-			c = skip_space(c + 1);
+			c = orion_json_skip_space(c + 1);
 	}
 	body->array = true;
 	body->object = !first;
@@ -291,7 +235,7 @@ orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *bo
 			refuse_json(NULL);
 		body->text = "{}";
 	}
-	c = skip_space(body->text);
+	c = orion_json_skip_space(body->text);
 	if (*c == '{')
 	{
 		body->object = true;
@@ -306,7 +250,7 @@ orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *bo
 void
 orion_body_first(char *text, OrionBody *body)
 {
-	const char *c = skip_space(text);
+	const char *c = orion_json_skip_space(text);
 	const char *start;
 
 	memset(body, 0, sizeof(OrionBody));
@@ -315,7 +259,7 @@ orion_body_first(char *text, OrionBody *body)
 	if (*c == '[')
 	{
 		body->array = true;
-		c = skip_space(c + 1);
+		c = orion_json_skip_space(c + 1);
 	}
 	if (*c != '{')
 		return;

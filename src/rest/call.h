@@ -98,6 +98,7 @@ typedef struct OrionCall
 	bool		authenticated;	/* came with a valid token */
 	const char *role;			/* that its claims name; NULL: none */
 	Jsonb	   *claims;			/* of that token; else NULL */
+	Oid			relid;			/* table or view asked for, or InvalidOid */
 	Oid			function;		/* that is called by name, or InvalidOid */
 	bool		unkeyed;		/* does not take an Idempotency-Key */
 	bytea	   *idempotency;	/* id of the key it has taken, or NULL */

@@ -19,6 +19,7 @@
 #include "apikey/apikey.h"
 #include "rest/cors.h"
 #include "rest/error.h"
+#include "rest/etag.h"
 #include "rest/idempotency.h"
 #include "rest/media.h"
 #include "rest/openapi.h"
@@ -141,6 +142,8 @@ serve_resource(OrionCall *call, const char *path)
 		orion_table_serve(call, name);
 	orion_call_mark(call, ORION_STAGE_RESPONSE);
 	put_headers(call);
+	if (orion_call_reads(call))
+		orion_etag_answer(call);
 }
 
 /* Which methods a resource has; done without a statement. */

@@ -13,6 +13,7 @@
 #include "utils/memutils.h"
 #include "utils/varlena.h"
 
+#include "rest/etag.h"
 #include "rest/settings.h"
 
 char	   *orion_rest_prefix = NULL;
@@ -169,6 +170,8 @@ orion_rest_settings_init(void)
 				&orion_rest_prepared_statements, true);
 	define_bool("orion.rest_legacy_target_names", "Filters on embedded rows may name the relation despite an alias.",
 				&orion_rest_legacy_target_names, true);
+	define_bool("orion.rest_require_if_match", "Refuses changes of rows with a version that have no condition.",
+				&orion_rest_require_if_match, false);
 	define_enum("orion.rest_tx_end", "How transactions of requests end.",
 				&orion_rest_tx_end, ORION_TX_COMMIT, tx_ends);
 	define_enum("orion.rest_error_verbosity", "How much of an error the client is told.",

@@ -145,6 +145,7 @@ orion_table_serve(OrionCall *call, const char *name)
 	OrionSource source;
 
 	orion_relation_find(call->schema, name, &source);
+	call->relid = source.relid;
 	orion_call_enter(call, NULL);
 	if (!orion_call_reads(call))
 	{

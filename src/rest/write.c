@@ -25,6 +25,7 @@
 
 #include "rest/body.h"
 #include "rest/error.h"
+#include "rest/etag.h"
 #include "rest/media.h"
 #include "rest/read.h"
 #include "rest/response.h"
@@ -52,6 +53,7 @@ typedef struct Write
 	List	   *location;		/* char *: primary key that Location is made
 								 * of */
 	OrionRead  *read;			/* of the representation, or NULL */
+	OrionMatch	match;			/* If-Match and If-None-Match */
 	OrionStatement st;
 } Write;
 
@@ -387,11 +389,17 @@ run_write(Write *w)
 	}
 	orion_statement_run(&w->st, false);
 	rows = orion_result_int(0, 0);
+	if (w->call->method != ORION_POST)
+		orion_etag_after(&w->match, rows, w->call->method == ORION_PUT ? rows_updated() : rows);
 	if (w->call->method == ORION_PUT && rows == 0)
 		orion_refuse(400, "PGRST115", "Payload values do not match URL in primary key column(s)", NULL, NULL);
 	finish_write(w, rows);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
+	{
 		orion_result_body(w->call, 1, orion_media_empty(w->call));
+		if (rows == 1 && w->call->method != ORION_DELETE)
+			orion_etag_put(w->call);
+	}
 	if (w->location != NIL && rows == 1)
 		put_location(w);
 	return rows;
@@ -477,6 +485,7 @@ add_conflict(Write *w)
 		orion_statement_name(st, lfirst(lc));
 	}
 	orion_statement_add(st, COUNT_UPDATED);
+	orion_etag_where(st, &w->match, " AND ");
 }
 
 /* "WITH w AS (INSERT INTO ... SELECT ... FROM the body", and nothing after it. */
@@ -546,6 +555,7 @@ add_where(Write *w)
 	if (w->call->query.filters)
 		target.filters = list_make1(w->call->query.filters);
 	orion_filter_where(&w->st, &target);
+	orion_etag_where(&w->st, &w->match, target.filters ? " AND " : " WHERE ");
 }
 
 static void
@@ -647,10 +657,13 @@ orion_write_serve(OrionCall *call, const OrionSource *source)
 
 	if (call->method == ORION_PUT)
 	{
+		orion_etag_before(call, source, &w.match);
 		put_row(&w);
 		return;
 	}
 	orion_call_filters(call, NULL, NULL);
+	if (call->method == ORION_PATCH || call->method == ORION_DELETE)
+		orion_etag_before(call, source, &w.match);
 	switch (call->method)
 	{
 		case ORION_POST:

@@ -20,6 +20,7 @@
 #include "audit/audit.h"
 #include "auth/auth.h"
 #include "apikey/apikey.h"
+#include "contract/contract.h"
 #include "gateway_worker.h"
 #include "launcher.h"
 
@@ -43,6 +44,7 @@ _PG_init(void)
 	orion_audit_init();
 	orion_auth_init();
 	orion_api_key_init();
+	orion_contract_init();
 	orion_outbox_init();
 	orion_rest_init();
 	orion_gateway_init();

@@ -39,6 +39,7 @@
 #include "utils/xid8.h"
 
 #include "codec/topic.h"
+#include "contract/contract.h"
 #include "core/compat.h"
 #include "core/wake.h"
 #include "outbox/outbox.h"
@@ -96,17 +97,15 @@ make_event_id(pg_uuid_t *id)
 }
 
 static void
-check_type(const text *type)
+check_type(const char *type)
 {
-	char	   *str = text_to_cstring(type);
-	const char *error = orion_topic_type_error(str);
+	const char *error = orion_topic_type_error(type);
 
 	if (error)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid event type: %s", error),
 				 errhint("A type is a list of words with dots between them, for example user.created.")));
-	pfree(str);
 }
 
 static void
@@ -190,6 +189,7 @@ fill_origin(OrionNewEvent *event)
 void
 orion_event_check(OrionNewEvent *event)
 {
+	char	   *type;
 	int32		version;
 
 	if (event->field[ORION_EVENT_TYPE].isnull || event->field[ORION_EVENT_PAYLOAD].isnull ||
@@ -198,7 +198,8 @@ orion_event_check(OrionNewEvent *event)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("type, payload and version of an event must not be null")));
 	fill_origin(event);
-	check_type(DatumGetTextPP(event->field[ORION_EVENT_TYPE].value));
+	type = TextDatumGetCString(event->field[ORION_EVENT_TYPE].value);
+	check_type(type);
 	check_attribute(event, ORION_EVENT_AGGREGATETYPE, "aggregatetype");
 	check_attribute(event, ORION_EVENT_AGGREGATEID, "aggregateid");
 	check_attribute(event, ORION_EVENT_CORRELATION_ID, "correlation_id");
@@ -209,6 +210,8 @@ orion_event_check(OrionNewEvent *event)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("version of an event must be 1 or more, not %d", version)));
+	orion_contract_check(type, version, event->field[ORION_EVENT_PAYLOAD].value);
+	pfree(type);
 }
 
 static Oid

@@ -133,6 +133,13 @@ CREATE FUNCTION orion_private.key_generate(kid text, alg text, OUT secret bytea,
 COMMENT ON FUNCTION orion_private.key_generate(text, text) IS 'A new key; the secret is sealed for the row with this key id';
 REVOKE ALL ON FUNCTION orion_private.key_generate(text, text) FROM PUBLIC;
 
+CREATE FUNCTION orion_private.key_seal(kid text, alg text, key bytea, OUT secret bytea, OUT public_key text)
+	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS 'MODULE_PATHNAME', 'orion_key_seal';
+COMMENT ON FUNCTION orion_private.key_seal(text, text, bytea) IS 'A key made elsewhere, sealed for the row with this key id';
+REVOKE ALL ON FUNCTION orion_private.key_seal(text, text, bytea) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.token_sign(claims jsonb) RETURNS text
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'orion_token_sign';
@@ -159,6 +166,24 @@ $function$;
 COMMENT ON FUNCTION @extschema@.orion_key_publish(text) IS 'Makes a new signing key (HS256, RS256 or ES256) that verifies and is in the JWKS but does not sign yet; returns its id';
 REVOKE ALL ON FUNCTION @extschema@.orion_key_publish(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_key_publish(text) TO orion_admin;
+
+CREATE FUNCTION @extschema@.orion_key_import(alg text, key bytea) RETURNS text
+	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	new_kid text := replace(gen_random_uuid()::text, '-', '');
+	pair record := orion_private.key_seal(new_kid, alg, key);
+BEGIN
+	INSERT INTO orion_private.signing_keys (kid, alg, secret, public_key, status)
+	VALUES (new_kid, orion_key_import.alg, pair.secret, pair.public_key, 'published');
+	PERFORM orion_private.audit('key.published', 'signing_key', new_kid, new => jsonb_build_object('alg', alg, 'imported', true));
+	RETURN new_kid;
+END
+$function$;
+COMMENT ON FUNCTION @extschema@.orion_key_import(text, bytea) IS 'Publishes a key made elsewhere: a secret of 32 bytes or more (HS256), or a private key as PEM (RS256, ES256); returns its id. Pass the key as a bind parameter: statements may be logged';
+REVOKE ALL ON FUNCTION @extschema@.orion_key_import(text, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_key_import(text, bytea) TO orion_admin;
 
 CREATE FUNCTION @extschema@.orion_key_activate(kid text) RETURNS boolean
 	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE

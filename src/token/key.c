@@ -50,6 +50,7 @@ static bool keys_valid = false;
 static uint64 invalidations = 0;
 
 PG_FUNCTION_INFO_V1(orion_key_generate);
+PG_FUNCTION_INFO_V1(orion_key_seal);
 PG_FUNCTION_INFO_V1(orion_signing_keys_changed);
 
 static void
@@ -79,6 +80,8 @@ forget_keys(void)
 
 		if (key->secret)
 			explicit_bzero(VARDATA(key->secret), VARSIZE(key->secret) - VARHDRSZ);
+		orion_signature_close(key->open_private);	/* which wipes it */
+		orion_signature_close(key->open_public);
 	}
 	keys = NIL;
 	if (keys_context)
@@ -210,6 +213,27 @@ orion_key_secret(const OrionKey *key)
 	return own->secret;
 }
 
+OrionOpenKey *
+orion_key_private(const OrionKey *key)
+{
+	OrionKey   *own = unconstify(OrionKey *, key);
+	const bytea *pem = own->open_private ? NULL : orion_key_secret(key);
+
+	if (pem)
+		own->open_private = orion_signature_open(key->alg, VARDATA_ANY(pem), VARSIZE_ANY_EXHDR(pem), true);
+	return own->open_private;
+}
+
+OrionOpenKey *
+orion_key_public(const OrionKey *key)
+{
+	OrionKey   *own = unconstify(OrionKey *, key);
+
+	if (!own->open_public && key->public_key)
+		own->open_public = orion_signature_open(key->alg, key->public_key, strlen(key->public_key), false);
+	return own->open_public;
+}
+
 /*
  * Statement trigger of signing_keys: tells every process at commit.
  */
@@ -242,9 +266,9 @@ write_pems(EVP_PKEY *pkey, BIO *private, BIO *public)
 		PEM_write_bio_PUBKEY(public, pkey) == 1;
 }
 
-/* A new key pair: *public_key as PEM; returns the sealed private key. */
+/* A key pair, which it frees: *public_key as PEM; returns the sealed private key. */
 static bytea *
-generate_pair(EVP_PKEY *pkey, const char *context, text **public_key)
+seal_pair(EVP_PKEY *pkey, const char *context, text **public_key)
 {
 	BIO		   *private = BIO_new(BIO_s_mem());
 	BIO		   *public = BIO_new(BIO_s_mem());
@@ -258,7 +282,7 @@ generate_pair(EVP_PKEY *pkey, const char *context, text **public_key)
 		if (!write_pems(pkey, private, public))
 			ereport(ERROR,
 					(errcode(ERRCODE_ORION_UNAVAILABLE),
-					 errmsg("OpenSSL could not generate a signing key")));
+					 errmsg("OpenSSL could not make a signing key")));
 		len = BIO_get_mem_data(private, &data);
 		sealed = orion_seal(data, len, context);
 		explicit_bzero(data, len);
@@ -287,6 +311,27 @@ generate_hmac(const char *context)
 	return sealed;
 }
 
+static void
+refuse_algorithm(const char *alg)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("algorithm \"%s\" is not supported", alg),
+			 errhint("Use HS256, RS256 or ES256.")));
+}
+
+static Datum
+key_row(FunctionCallInfo fcinfo, bytea *sealed, text *public_key)
+{
+	TupleDesc	desc;
+	Datum		values[2] = {PointerGetDatum(sealed), PointerGetDatum(public_key)};
+	bool		nulls[2] = {false, public_key == NULL};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
 /*
  * orion_private.key_generate(kid text, alg text, OUT secret bytea, OUT public_key text)
  *
@@ -297,28 +342,55 @@ orion_key_generate(PG_FUNCTION_ARGS)
 {
 	char	   *context = key_context(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	char	   *alg = text_to_cstring(PG_GETARG_TEXT_PP(1));
-	TupleDesc	desc;
 	text	   *public_key = NULL;
-	Datum		values[2];
-	bool		nulls[2] = {false, true};
+	bytea	   *sealed = NULL;
 
-	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
 	if (strcmp(alg, "HS256") == 0)
-		values[0] = PointerGetDatum(generate_hmac(context));
+		sealed = generate_hmac(context);
 	else if (strcmp(alg, "RS256") == 0)
-		values[0] = PointerGetDatum(generate_pair(EVP_RSA_gen(RSA_BITS), context, &public_key));
+		sealed = seal_pair(EVP_RSA_gen(RSA_BITS), context, &public_key);
 	else if (strcmp(alg, "ES256") == 0)
-		values[0] = PointerGetDatum(generate_pair(EVP_EC_gen("P-256"), context, &public_key));
+		sealed = seal_pair(EVP_EC_gen("P-256"), context, &public_key);
 	else
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("algorithm \"%s\" is not supported", alg),
-				 errhint("Use HS256, RS256 or ES256.")));
-	if (public_key)
+		refuse_algorithm(alg);
+	PG_RETURN_DATUM(key_row(fcinfo, sealed, public_key));
+}
+
+/*
+ * orion_private.key_seal(kid text, alg text, key bytea, OUT secret bytea, OUT public_key text)
+ *
+ * The same for a key that was made elsewhere.
+ */
+Datum
+orion_key_seal(PG_FUNCTION_ARGS)
+{
+	char	   *context = key_context(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	char	   *alg = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	bytea	   *given = PG_GETARG_BYTEA_PP(2);
+	text	   *public_key = NULL;
+	bytea	   *sealed;
+
+	if (strcmp(alg, "HS256") == 0)
 	{
-		values[1] = PointerGetDatum(public_key);
-		nulls[1] = false;
+		if (VARSIZE_ANY_EXHDR(given) < HMAC_KEY_LEN)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("a key for HS256 has at least %d bytes", HMAC_KEY_LEN)));
+		sealed = orion_seal(VARDATA_ANY(given), VARSIZE_ANY_EXHDR(given), context);
 	}
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+	else
+	{
+		OrionOpenKey *pair;
+
+		if (strcmp(alg, "RS256") != 0 && strcmp(alg, "ES256") != 0)
+			refuse_algorithm(alg);
+		pair = orion_signature_open(alg, VARDATA_ANY(given), VARSIZE_ANY_EXHDR(given), true);
+		if (!pair)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("this is not a private key for %s", alg),
+					 errhint("Give it as PEM without a passphrase: for RS256 an RSA key of 2048 bits or more, for ES256 one of the curve P-256.")));
+		sealed = seal_pair(pair, context, &public_key);
+	}
+	PG_RETURN_DATUM(key_row(fcinfo, sealed, public_key));
 }

@@ -7,6 +7,8 @@
 
 #include "postgres.h"
 
+#include "token/signature.h"
+
 typedef struct OrionKey
 {
 	const char *kid;
@@ -15,6 +17,8 @@ typedef struct OrionKey
 	const bytea *sealed;		/* secret or private key; NULL: verifies only */
 	const char *public_key;		/* PEM; NULL for HS256 */
 	const bytea *secret;		/* what sealed holds, once it was needed */
+	OrionOpenKey *open_private; /* both likewise; not for HS256 */
+	OrionOpenKey *open_public;
 } OrionKey;
 
 /*
@@ -30,5 +34,9 @@ extern const OrionKey *orion_key_active(void);
 
 /* The opened secret of the key; see orion_unseal for the errors. */
 extern const bytea *orion_key_secret(const OrionKey *key);
+
+/* An RSA or EC key, opened at the first use; NULL when it does not fit its algorithm. */
+extern OrionOpenKey *orion_key_private(const OrionKey *key);
+extern OrionOpenKey *orion_key_public(const OrionKey *key);
 
 #endif							/* ORION_KEY_H */

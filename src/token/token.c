@@ -30,6 +30,7 @@
 #include "token/key.h"
 #include "token/revocation.h"
 #include "token/secret.h"
+#include "token/signature.h"
 #include "token/token.h"
 
 #define TOKEN_MAX_LEN	16384	/* twice what common servers take as one
@@ -160,10 +161,11 @@ numeric_date(const Jsonb *claims, const char *name, int64 *seconds)
 	return true;
 }
 
-/* What a signature is checked with. */
+/* What a signature is checked with: an open key, or bytes for libjwt. */
 typedef struct VerifyKey
 {
 	const char *alg;
+	OrionOpenKey *open;
 	const unsigned char *bytes;
 	int			len;
 } VerifyKey;
@@ -175,12 +177,12 @@ named_key(const char *kid, VerifyKey *verify)
 
 	if (!key)
 		return false;
-	verify->alg = key->alg;
-	if (key->public_key)
+	*verify = (VerifyKey)
 	{
-		verify->bytes = (const unsigned char *) key->public_key;
-		verify->len = strlen(key->public_key);
-	}
+		.alg = key->alg
+	};
+	if (key->public_key)
+		verify->open = orion_key_public(key);
 	else
 	{
 		const bytea *secret = orion_key_secret(key);
@@ -200,16 +202,19 @@ shared_key(VerifyKey *verify)
 
 	if (!secret || secret->jwk)
 		return false;
-	verify->alg = "HS256";
-	verify->bytes = secret->bytes;
-	verify->len = secret->len;
+	*verify = (VerifyKey)
+	{
+		.alg = "HS256",.bytes = secret->bytes,.len = secret->len
+	};
 	return true;
 }
 
 static bool
 signed_with(const char *token, const VerifyKey *key)
 {
-	return orion_jwt_library_verify(key->alg, token, key->bytes, key->len);
+	if (key->open)
+		return orion_signature_verify(key->alg, key->open, token);
+	return key->bytes && orion_jwt_library_verify(key->alg, token, key->bytes, key->len);
 }
 
 /* Tries the keys of orion.jwt_secret that a token of this kid and alg may be signed with. */
@@ -430,6 +435,41 @@ orion_authenticate(PG_FUNCTION_ARGS)
 	PG_RETURN_JSONB_P(claims);
 }
 
+/* With the private part of a pair. */
+static char *
+sign_openly(const OrionKey *key, const char *json)
+{
+	OrionOpenKey *open = orion_key_private(key);
+	char	   *token = open ? orion_signature_sign(key->alg, open, key->kid, json) : NULL;
+
+	if (!token)
+		ereport(ERROR,
+				(errcode(ERRCODE_ORION_UNAVAILABLE),
+				 errmsg("the active signing key has no private part, or OpenSSL cannot sign with it")));
+	return token;
+}
+
+static char *
+sign_shared(const OrionKey *key, const char *json)
+{
+	const bytea *secret = orion_key_secret(key);
+	char	   *token;
+
+	if (!secret)
+		ereport(ERROR,
+				(errcode(ERRCODE_ORION_UNAVAILABLE),
+				 errmsg("the active signing key has no secret")));
+	token = orion_jwt_library_sign(key->alg, key->kid, json,
+								   (const unsigned char *) VARDATA_ANY(secret),
+								   VARSIZE_ANY_EXHDR(secret));
+	if (!token)
+		ereport(ERROR,
+				(errcode(ERRCODE_ORION_UNAVAILABLE),
+				 errmsg("libjwt could not sign the claims"),
+				 errhint("Numbers in claims must fit into 64 bits.")));
+	return token;
+}
+
 /*
  * orion_private.token_sign(claims jsonb): the token, or NULL when there is no
  * active key yet.
@@ -439,7 +479,6 @@ orion_token_sign(PG_FUNCTION_ARGS)
 {
 	Jsonb	   *claims = PG_GETARG_JSONB_P(0);
 	const OrionKey *key;
-	const bytea *secret;
 	char	   *json;
 	char	   *token;
 
@@ -451,21 +490,9 @@ orion_token_sign(PG_FUNCTION_ARGS)
 	key = orion_key_active();
 	if (!key)
 		PG_RETURN_NULL();
-	secret = orion_key_secret(key);
-	if (!secret)
-		ereport(ERROR,
-				(errcode(ERRCODE_ORION_UNAVAILABLE),
-				 errmsg("the active signing key has no private part")));
 	json = JsonbToCString(NULL, &claims->root, VARSIZE(claims));
 	json = pg_server_to_any(json, strlen(json), PG_UTF8);
-	token = orion_jwt_library_sign(key->alg, key->kid, json,
-								   (const unsigned char *) VARDATA_ANY(secret),
-								   VARSIZE_ANY_EXHDR(secret));
-	if (!token)
-		ereport(ERROR,
-				(errcode(ERRCODE_ORION_UNAVAILABLE),
-				 errmsg("libjwt could not sign the claims"),
-				 errhint("Numbers in claims must fit into 64 bits.")));
+	token = key->public_key ? sign_openly(key, json) : sign_shared(key, json);
 	if (strlen(token) > TOKEN_MAX_LEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),

@@ -1,6 +1,6 @@
 -- Tokens forged in every way, and password hashes made by other programs.
 SET client_min_messages = warning;
-SELECT plan(39);
+SELECT plan(44);
 
 -- a forger's tools: base64url, HMAC-SHA256 (RFC 2104), compact JWS
 CREATE FUNCTION b64(data bytea) RETURNS text LANGUAGE sql AS
@@ -78,5 +78,10 @@ SELECT is(orion_verify_password('correct horse battery', hash), matches, what) F
 	('$argon2id$v=16$m=8192,t=2,p=1$c2FsdHNhbHRzYWx0MTIzNA$9bLtAzSQXKNeVCq5d3cZihKfgSRY5JS3gb7bJvmngUo', false, 'version 1.0 is not accepted'),
 	('$2b$05$abcdefghijklmnopqrstuuD3mHdCr44zlIZ.VZCaYRpfQhXMYnEo.', true, 'bcrypt $2b$'),
 	('$2y$04$abcdefghijklmnopqrstuuqREtd3VJD2QVZbuFskFSLk6eRIrQoOS', true, 'bcrypt $2y$')) AS v (hash, matches, what);
+-- the vectors that come with Openwall's crypt_blowfish
+SELECT ok(orion_verify_password(password, hash) AND orion_verify_password(password || 'x', hash) = (octet_length(password) >= 72), 'bcrypt of "' || left(password, 20) || '"')
+	FROM (VALUES ('$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW', 'U*U'), ('$2a$05$CCCCCCCCCCCCCCCCCCCCC.VGOzA784oUp/Z0DY336zx7pLYAy0lwK', 'U*U*'),
+	('$2a$05$XXXXXXXXXXXXXXXXXXXXXOAcXxm9kjPGEMsLznoKqmqw7tc8WCx4a', 'U*U*U'), ('$2a$05$CCCCCCCCCCCCCCCCCCCCC.7uG0VCzI2bS7j6ymqJi9CdcdxiRTWNy', ''),
+	('$2a$05$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui', '0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789chars after 72 are ignored')) AS v (hash, password);
 
 SELECT * FROM finish();

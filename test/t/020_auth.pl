@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use Digest::SHA qw(hmac_sha256);
+use IPC::Run ();
 use MIME::Base64 qw(encode_base64url decode_base64url);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -120,7 +121,41 @@ is($seen, 'the token has expired', 'RFC 7515 A.1: the signature is right');
 is(verify($rfc . 'dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXg'), 'wrong signature', 'RFC 7515 A.1 with one bit changed');
 is(hs('{"sub":"b"}'), 'wrong signature', 'the former secret is forgotten');
 
+# --- RFC 7515 A.2 and A.3, and RFC 7519 6.1, which nobody has signed
+my ($payload) = $rfc =~ /\.(.*)\./;
+my %vector = (
+	RS256 => [ '{"kty":"RSA","e":"AQAB","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"}',
+		'cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw' ],
+	ES256 => [ '{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}',
+		'DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q' ]);
+$node->append_conf('postgresql.conf', 'orion.jwt_secret = \'{"keys":[' . join(',', map { $_->[0] } values %vector) . ']}\'');
+$node->reload;
+for my $alg ('RS256', 'ES256')
+{
+	my $start = encode_base64url(qq({"alg":"$alg"})) . ".$payload.";
+	for (1 .. 100) { $seen = verify($start . $vector{$alg}[1]); last if $seen eq 'the token has expired'; select undef, undef, undef, 0.1; }
+	is($seen, 'the token has expired', "RFC 7515 A." . ($alg eq 'RS256' ? 2 : 3) . ": the signature with $alg is right");
+	is(verify($start . ($vector{$alg}[1] =~ s/^(.)/$1 eq 'c' ? 'd' : 'c'/er)), 'wrong signature', 'with some bits changed it is not');
+}
+like(verify("eyJhbGciOiJub25lIn0.$payload."), qr/^malformed token/, 'RFC 7519 6.1: what nobody has signed is refused');
+
+# --- hashes that the reference program makes, with other parameters each
+for my $case ([ 8192, 1, 1, 32 ], [ 19456, 2, 1, 32 ], [ 12288, 3, 4, 16 ], [ 65536, 1, 2, 64 ])
+{
+	my ($memory, $time, $lanes, $length) = @$case;
+	my $pass = 'the horse of ' . rand;
+	my ($made, $told);
+	IPC::Run::run([ 'argon2', 'a salt ' . int(rand(1e9)), '-id', '-k', $memory, '-t', $time, '-p', $lanes, '-l', $length, '-e' ], '<', \$pass, '>', \$made, '2>', \$told)
+	  or diag("argon2: $told");
+	chomp $made;
+	like($made, qr/^\$argon2id\$v=19\$m=$memory,t=$time,p=$lanes\$/, "argon2 -id, $memory kB, $time passes, $lanes lanes, $length bytes");
+	is($node->safe_psql('postgres', "SELECT orion_verify_password('$pass', '$made'), orion_verify_password('$pass ', '$made')"), 't|f', 'is verified');
+}
+
 my $from = -s $node->logfile;
+$node->append_conf('postgresql.conf', "orion.jwt_secret = 'base64url:$rfc_key'");
+$node->reload;
+for (1 .. 100) { last if hs('{"sub":"b"}', decode_base64url($rfc_key)) eq '{"sub": "b"}'; select undef, undef, undef, 0.1; }
 $node->append_conf('postgresql.conf', "orion.jwt_secret = 'too-short-a-secret'");
 $node->reload;
 $node->wait_for_log(qr/must have at least 32 bytes/, $from);

@@ -308,12 +308,24 @@ serve_guarded(const OrionRequest *request, OrionResponse *response)
 	PG_END_TRY();
 }
 
+/* For metrics and the access log; the gateway keeps it to itself. */
+static void
+put_note(const char *name, const char *value)
+{
+	if (value == NULL)
+		return;
+	orion_frame_put_str(&out, name);
+	orion_frame_put_str(&out, value);
+}
+
 static void
 put_answer(uint64 id, const OrionResponse *response)
 {
 	orion_frame_begin(&out, ORION_FRAME_RESPONSE, id);
 	orion_frame_put_u64(&out, response->status);
 	orion_frame_put(&out, response->body.data, response->body.data ? response->body.len : 0);
+	put_note(":route", response->route);
+	put_note(":role", response->role);
 	for (int i = 0; i < response->nheaders; i++)
 	{
 		orion_frame_put_str(&out, response->headers[i].name);

@@ -39,13 +39,19 @@ typedef enum OrionFrameType
 	ORION_FRAME_CANCEL = 12,	/* the client has gone: id will not come */
 	/* executor -> gateway */
 	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of
-								 * header name and value */
+								 * header name and value; ":route" and ":role"
+								 * are for metrics and the access log */
 	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for
 								 * the ring */
 	/* gateway -> executor */
 	ORION_FRAME_RING = 15,		/* the first: id = lane; brings the ring's
 								 * memory and bell */
 	ORION_FRAME_WAKE = 16,		/* there is something in the ring */
+
+	/* gateway -> its worker, and the answer: /metrics */
+	ORION_FRAME_ASK = 17,
+	ORION_FRAME_METRICS = 18,	/* fields: the server's part, Prometheus' text
+								 * format */
 
 	/* courier -> relay, and the first and the last also gateway -> its worker */
 	ORION_FRAME_READY = 20,		/* connected (gateway: listening); fields:

@@ -24,6 +24,7 @@
 
 #include "child.h"
 #include "core/compat.h"
+#include "core/workers.h"
 #include "frame.h"
 #include "gateway_worker.h"
 #include "pool.h"
@@ -48,6 +49,8 @@ static int	http_tls_min_version = 2;
 static char *http_unix_socket = NULL;
 static int	http_unix_socket_permissions = 0777;
 static char *http_trusted_proxies = NULL;
+static int	http_metrics = 1;
+static char *http_access_log = NULL;
 static int	http_max_header_size = 16384;
 static int	http_idle_timeout = 60000;
 static int	http_queue_size = 1024;
@@ -65,6 +68,14 @@ static TimestampTz refused_at;	/* when it did not take new settings; else 0 */
 static const struct config_enum_entry tls_versions[] = {
 	{"TLSv1.2", 2, false},
 	{"TLSv1.3", 3, false},
+	{NULL, 0, false}
+};
+
+/* as the program counts them: METRICS_OFF and so on */
+static const struct config_enum_entry metrics_options[] = {
+	{"off", 0, false},
+	{"local", 1, false},
+	{"on", 2, false},
 	{NULL, 0, false}
 };
 
@@ -105,6 +116,21 @@ define_limits(void)
 							"0 means no limit, as is right behind a proxy.",
 							&http_max_connections_per_address, 0, 0, 100000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+}
+
+static void
+define_telemetry(void)
+{
+	DefineCustomEnumVariable("orion.http_metrics",
+							 "Who gets /metrics.",
+							 "\"local\" stands for clients on this machine that come through no proxy.",
+							 &http_metrics, 1, metrics_options,
+							 PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomStringVariable("orion.http_access_log",
+							   "File to which a line of JSON is written for each request.",
+							   "Relative to the data directory, opened anew at a reload; \"stderr\" stands for the server log. Empty means none.",
+							   &http_access_log, "",
+							   PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
 static void
@@ -171,6 +197,7 @@ orion_gateway_init(void)
 							&http_queue_timeout, 10000, 1, 3600 * 1000,
 							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	define_addresses();
+	define_telemetry();
 	define_limits();
 }
 
@@ -189,6 +216,14 @@ append_stamp(StringInfo str, const char *path)
 	if (path[0] && stat(path, &st) == 0)
 		appendStringInfo(str, "%lx.%lx.%lx.%lx ", (long) st.st_ino, (long) st.st_size,
 						 (long) st.st_mtim.tv_sec, (long) st.st_mtim.tv_nsec);
+}
+
+static ino_t
+file_number(const char *path)
+{
+	struct stat st;
+
+	return path[0] && stat(path, &st) == 0 ? st.st_ino : 0;
 }
 
 static void
@@ -217,10 +252,13 @@ current_config(void)
 	append_text(&json, "tls_key_file", http_tls_key_file);
 	append_text(&json, "unix_socket", http_unix_socket);
 	append_text(&json, "trusted_proxies", http_trusted_proxies);
+	append_text(&json, "access_log", http_access_log);
+	appendStringInfo(&json, ",\"metrics\":%d", http_metrics);
 	appendStringInfoString(&json, ",\"tls_stamp\":\"");
 	append_stamp(&json, http_tls_cert_file);
 	append_stamp(&json, http_tls_key_file);
-	appendStringInfoString(&json, "\"}");
+	/* the log's changes when it was moved away, so that it is opened anew */
+	appendStringInfo(&json, "\",\"log_stamp\":%llu}", (unsigned long long) file_number(http_access_log));
 	return json.data;
 }
 
@@ -286,13 +324,30 @@ program_ended(void)
 	orion_pool_report(ORION_STATE_BACKOFF, trouble[0] ? trouble : psprintf("%s %s", PROGRAM, why));
 }
 
+/* The server's part of /metrics. */
+static void
+tell_metrics(void)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	orion_workers_metrics(&text);
+	orion_frame_begin(&child.out, ORION_FRAME_METRICS, 0);
+	orion_frame_put(&child.out, text.data, text.len);
+	orion_frame_end(&child.out);
+	orion_buffer_flush(&child.out, child.fd);
+	pfree(text.data);
+}
+
 static void
 take_frame(OrionFrame *frame)
 {
 	const char *text;
 	size_t		len;
 
-	if (frame->type == ORION_FRAME_READY)
+	if (frame->type == ORION_FRAME_ASK)
+		tell_metrics();
+	else if (frame->type == ORION_FRAME_READY)
 	{
 		listening = true;
 		orion_pool_report(ORION_STATE_RUNNING, NULL);
@@ -378,9 +433,11 @@ run(void)
 	while (orion_pool_continue())
 	{
 		long		timeout_ms = reconcile();
-		uint32		seen = orion_pool_wait(child.fd, false, timeout_ms);
+		uint32		seen = orion_pool_wait(child.fd, orion_buffer_len(&child.out) > 0, timeout_ms);
 
-		if ((seen & WL_SOCKET_MASK) && !read_program())
+		if ((seen & WL_SOCKET_WRITEABLE))
+			orion_buffer_flush(&child.out, child.fd);
+		if ((seen & WL_SOCKET_READABLE) && !read_program())
 			program_ended();
 	}
 	orion_child_leave(&child, LEAVE_MS);

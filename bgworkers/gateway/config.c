@@ -23,14 +23,16 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 			   *cert,
 			   *key,
 			   *stamp,
-			   *socket;
+			   *socket,
+			   *access_log;
 	json_int_t	max_body,
 				max_header,
 				idle_timeout,
 				queue_timeout;
-	int			tls_old;
+	int			tls_old,
+				metrics;
 
-	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i}",
+	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i}",
 					"version", &version,
 					"listen_addresses", &addresses,
 					"port", &config->port,
@@ -42,6 +44,8 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 					"unix_socket", &socket,
 					"unix_socket_mode", &config->unix_socket_mode,
 					"trusted_proxies", proxies,
+					"metrics", &metrics,
+					"access_log", &access_log,
 					"max_body_size", &max_body,
 					"max_header_size", &max_header,
 					"idle_timeout", &idle_timeout,
@@ -51,6 +55,7 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 					"max_connections_per_address", &config->max_connections_per_address) != 0)
 		return false;
 	config->tls_old = tls_old;
+	config->metrics = metrics;
 	config->max_body = max_body;
 	config->max_header = max_header;
 	config->idle_timeout = idle_timeout;
@@ -60,7 +65,8 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 		copy(config->tls_cert_file, sizeof(config->tls_cert_file), cert) &&
 		copy(config->tls_key_file, sizeof(config->tls_key_file), key) &&
 		copy(config->tls_stamp, sizeof(config->tls_stamp), stamp) &&
-		copy(config->unix_socket, sizeof(config->unix_socket), socket);
+		copy(config->unix_socket, sizeof(config->unix_socket), socket) &&
+		copy(config->access_log, sizeof(config->access_log), access_log);
 }
 
 bool

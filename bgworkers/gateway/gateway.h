@@ -17,12 +17,21 @@
 
 #include "frame.h"
 #include "gateway/http.h"
+#include "gateway/metrics.h"
 #include "gateway/proxy.h"
 #include "gateway/queue.h"
 #include "ring.h"
 
 #define ORION_GATEWAY_MAX_LISTENERS 32
 #define ORION_GATEWAY_ADDRESS	64	/* an address as text */
+
+/* Who gets /metrics. */
+typedef enum GatewayMetrics
+{
+	METRICS_OFF,
+	METRICS_LOCAL,
+	METRICS_ON,
+} GatewayMetrics;
 
 /* From the CONFIG frame; the worker has the settings these come from. */
 typedef struct GatewayConfig
@@ -38,6 +47,8 @@ typedef struct GatewayConfig
 	char		unix_socket[sizeof(((struct sockaddr_un *) 0)->sun_path)];	/* empty: none */
 	int			unix_socket_mode;
 	OrionProxyList trusted_proxies;
+	GatewayMetrics metrics;
+	char		access_log[1024];	/* a path, "stderr", or empty: none */
 	uint64_t	max_body;		/* bytes */
 	size_t		max_header;		/* bytes: request line and headers */
 	int64_t		idle_timeout;	/* milliseconds */
@@ -96,6 +107,7 @@ typedef enum RequestState
 	REQUEST_READING,			/* body */
 	REQUEST_QUEUED,				/* in the queue; connection suspended */
 	REQUEST_OUT,				/* in the ring; connection suspended */
+	REQUEST_ASKING,				/* for metrics of the worker; likewise */
 	REQUEST_ANSWERED,			/* response is set; connection resumed */
 	REQUEST_ABORTED,			/* no answer; connection to be closed */
 } RequestState;
@@ -126,7 +138,15 @@ typedef struct Request
 	const OrionHttpError *error;	/* answer to give once the request is read */
 	struct MHD_Response *own;	/* shared answer of /health or /ready */
 	struct MHD_Response *response;	/* of an executor, ours to release */
-	unsigned int status;
+	unsigned int status;		/* 0: not answered yet */
+	uint64_t	answer_len;		/* bytes of the answer's body */
+	int64_t		since_us;
+	bool		proxied;		/* a proxy says that it speaks for somebody */
+	bool		metrics;		/* asks for /metrics */
+	char		method[16];
+	char		route[ORION_METRICS_ROUTE_LEN + 1]; /* what an executor says
+													 * it served */
+	char		role[64];		/* under which role; empty: none */
 	size_t		target_len;
 	char		peer[ORION_GATEWAY_ADDRESS];	/* who asks */
 	char		request_id[ORION_HTTP_MAX_REQUEST_ID + 1];
@@ -180,6 +200,7 @@ typedef struct Gateway
 	GatewayConfig config;
 	int			epoll;
 	int64_t		now;			/* monotonic milliseconds, read once a turn */
+	int64_t		now_us;			/* the same in microseconds */
 	Server	   *servers;		/* those that are not retired come first */
 	Source		parent;
 	Source		door;
@@ -199,6 +220,7 @@ typedef struct Gateway
 	ClientList	reading;		/* they owe us a request, or the rest of one */
 	ClientList	leaving;		/* half-closed, and their request is underway */
 	int			nclients;
+	uint64_t	total_clients;	/* ever */
 } Gateway;
 
 extern Gateway orion_gateway;
@@ -206,6 +228,8 @@ extern Gateway orion_gateway;
 /* main.c */
 extern bool orion_gateway_watch(Source *source, uint32_t events);
 extern void orion_gateway_complain(const char *fmt,...) __attribute__((format(printf, 1, 2)));
+
+extern void orion_gateway_ask_parent(OrionFrameType type);
 
 /* config.c: false, with a text, when the JSON is not what the worker writes. */
 extern bool orion_gateway_config_parse(const char *json, size_t len, GatewayConfig *config, char *why, size_t size);
@@ -252,7 +276,19 @@ extern bool orion_gateway_server_has_room(Request *request, size_t answer_len);
 extern struct MHD_Response *orion_gateway_server_error(const OrionHttpError *error, const char *request_id);
 extern void orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
 
+/* telemetry.c */
+extern bool orion_gateway_telemetry_open(const GatewayConfig *config, char *why, size_t size);
+extern bool orion_gateway_telemetry_serves(const Request *request);
+extern bool orion_gateway_telemetry_ask(Request *request);
+extern void orion_gateway_telemetry_forget(Request *request);
+extern void orion_gateway_telemetry_answer(const char *server, size_t len);
+extern void orion_gateway_telemetry_expire(void);
+extern void orion_gateway_telemetry_observe(Request *request);
+extern void orion_gateway_telemetry_flush(void);
+
 /* handoff.c */
+extern int	orion_gateway_handoff_busy(void);
+extern int	orion_gateway_handoff_waiting(void);
 extern void orion_gateway_handoff_accept(void);
 extern void orion_gateway_handoff_event(Executor *executor, uint32_t events);
 extern bool orion_gateway_handoff_start(void);

@@ -247,6 +247,23 @@ push(Executor *executor)
 	return true;
 }
 
+/* Requests that an executor has. */
+int
+orion_gateway_handoff_busy(void)
+{
+	int			n = 0;
+
+	for (int i = 0; i < ORION_RING_SLOTS; i++)
+		n += slots[i].id != 0 && owner(i) >= 0;
+	return n;
+}
+
+int
+orion_gateway_handoff_waiting(void)
+{
+	return orion_gateway.queue.count + ORION_RING_SLOTS - nfree - orion_gateway_handoff_busy();
+}
+
 /*
  * Can no more requests be taken?  Those that an executor is free for do not count.
  */
@@ -388,8 +405,22 @@ orion_gateway_handoff_wake(void)
 	}
 }
 
+/* What the executor says about a request, for operators. */
+static void
+note(Request *request, const char *name, size_t name_len, const char *value, size_t len)
+{
+	bool		route = name_len == 6 && memcmp(name, ":route", 6) == 0;
+	char	   *out = route ? request->route : request->role;
+	size_t		size = route ? sizeof(request->route) : sizeof(request->role);
+
+	if (len >= size)
+		len = size - 1;
+	memcpy(out, value, len);
+	out[len] = '\0';
+}
+
 static bool
-add_headers(struct MHD_Response *response, OrionFrame *frame)
+add_headers(Request *request, struct MHD_Response *response, OrionFrame *frame)
 {
 	char		name[ORION_HTTP_MAX_NAME + 1];
 	char		value[VALUE_SIZE];
@@ -402,7 +433,9 @@ add_headers(struct MHD_Response *response, OrionFrame *frame)
 	{
 		if (!orion_frame_get(frame, &v, &vlen))
 			return false;
-		if (orion_http_response_header(n, nlen, v, vlen, name, sizeof(name), value, sizeof(value)))
+		if (nlen > 0 && n[0] == ':')
+			note(request, n, nlen, v, vlen);
+		else if (orion_http_response_header(n, nlen, v, vlen, name, sizeof(name), value, sizeof(value)))
 			MHD_add_response_header(response, name, value);
 	}
 	return orion_frame_done(frame);
@@ -428,7 +461,8 @@ answer(Request *request, OrionFrame *frame)
 		return;
 	}
 	response = MHD_create_response_from_buffer(len, (void *) body, MHD_RESPMEM_MUST_COPY);
-	if (response && add_headers(response, frame))
+	request->answer_len = len;
+	if (response && add_headers(request, response, frame))
 	{
 		orion_gateway_server_add_own_headers(response, request->request_id);
 		orion_gateway_server_answer(request, status, response);

@@ -273,6 +273,15 @@ orion_http_hop_by_hop(const char *name, size_t len)
 	return is_one_of(name, len, hop_by_hop, COUNT(hop_by_hop));
 }
 
+bool
+orion_http_names_proxy(const char *name, size_t len)
+{
+	static const char *const names[] = {"forwarded", "via", "x-forwarded-for", "x-real-ip"};
+
+	return (name[0] == 'f' || name[0] == 'F' || name[0] == 'v' || name[0] == 'V' || name[0] == 'x' || name[0] == 'X') &&
+		is_one_of(name, len, names, COUNT(names));
+}
+
 /* RFC 9112 section 6.2: digits only; no sign, no list. */
 static bool
 parse_length(const char *value, size_t len, uint64_t *out)

@@ -83,6 +83,9 @@ extern bool orion_http_target_split(const char *target, size_t len, OrionHttpTar
 /* Is the name (any case) one of the headers that end at this hop? */
 extern bool orion_http_hop_by_hop(const char *name, size_t len);
 
+/* Is the name (any case) one that proxies put in: Forwarded, Via, X-Forwarded-For? */
+extern bool orion_http_names_proxy(const char *name, size_t len);
+
 extern void orion_http_head_add(OrionHttpHead *head, const char *name, size_t name_len,
 								const char *value, size_t value_len);
 

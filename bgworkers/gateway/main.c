@@ -28,7 +28,7 @@
 
 #define PARENT_FD	3
 #define MAX_EVENTS	256
-#define MAX_CONFIG	65536
+#define MAX_CONFIG	(1024 * 1024)	/* settings, or metrics */
 #define SWEEP_MS	250			/* how late a deadline may be noticed */
 #define WAKE_MS		1			/* how long a request waits for those awake */
 #define LEAVE_MS	2000		/* for requests underway when the worker says
@@ -71,6 +71,12 @@ tell_parent(OrionFrameType type, const char *text)
 	orion_buffer_free(&out);
 }
 
+void
+orion_gateway_ask_parent(OrionFrameType type)
+{
+	tell_parent(type, "");
+}
+
 static void
 __attribute__((noreturn))
 give_up(const char *why)
@@ -87,6 +93,7 @@ read_clock(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	orion_gateway.now = (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	orion_gateway.now_us = (int64_t) ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
 bool
@@ -130,7 +137,7 @@ take_config(OrionFrame *frame, char *why, size_t size)
 	raise_limits(&config);
 	if (!orion_gateway_listen(&config, why, size))
 		return false;
-	if (!orion_gateway_servers_start(&config, why, size))
+	if (!orion_gateway_telemetry_open(&config, why, size) || !orion_gateway_servers_start(&config, why, size))
 	{
 		char		again[512];
 
@@ -207,7 +214,25 @@ leave(void)
 	orion_gateway.run_http = true;
 }
 
-/* The worker says new settings; end of file is its wish that we leave. */
+static void
+take_frame(OrionFrame *frame)
+{
+	char		why[512];
+	const char *text;
+	size_t		len;
+
+	if (frame->type == ORION_FRAME_METRICS && orion_frame_get(frame, &text, &len))
+		orion_gateway_telemetry_answer(text, len);
+	else if (take_config(frame, why, sizeof(why)))
+		tell_parent(ORION_FRAME_READY, "");
+	else
+	{
+		orion_gateway_complain("%s", why);
+		tell_parent(ORION_FRAME_TROUBLE, why);
+	}
+}
+
+/* The worker says new settings or metrics; end of file is its wish that we leave. */
 static void
 parent_event(void)
 {
@@ -217,15 +242,7 @@ parent_event(void)
 
 	while ((size = orion_frame_parse(parent_in.data + parent_in.start, orion_buffer_len(&parent_in), MAX_CONFIG, &frame)) > 0)
 	{
-		char		why[512];
-
-		if (take_config(&frame, why, sizeof(why)))
-			tell_parent(ORION_FRAME_READY, "");
-		else
-		{
-			orion_gateway_complain("%s", why);
-			tell_parent(ORION_FRAME_TROUBLE, why);
-		}
+		take_frame(&frame);
 		orion_buffer_consume(&parent_in, size);
 	}
 	if (n == 0 || n == -2 || size < 0)
@@ -311,10 +328,12 @@ turn(void)
 	{
 		swept = orion_gateway.now;
 		orion_gateway_handoff_expire();
+		orion_gateway_telemetry_expire();
 		orion_gateway_server_sweep();
 	}
 	if (orion_gateway.run_http)
 		orion_gateway_servers_run();
+	orion_gateway_telemetry_flush();
 	orion_gateway_handoff_wake();
 	orion_gateway_handoff_bury();
 	if (told_to_leave)

@@ -138,7 +138,8 @@ resume(Client *client)
 static bool
 is_underway(const Request *request)
 {
-	return request && (request->state == REQUEST_QUEUED || request->state == REQUEST_OUT);
+	return request && (request->state == REQUEST_QUEUED || request->state == REQUEST_OUT ||
+					   request->state == REQUEST_ASKING);
 }
 
 /* Gives up a request that waits or is out, and with it the connection. */
@@ -146,6 +147,7 @@ static void
 abort_request(Request *request)
 {
 	orion_gateway_handoff_cancel(request);
+	orion_gateway_telemetry_forget(request);
 	client_leave(request->client);
 	request->state = REQUEST_ABORTED;
 	resume(request->client);
@@ -239,6 +241,7 @@ connection_started(Server *server, struct MHD_Connection *connection, void **con
 	client_enter(client, &orion_gateway.reading);
 	server->nclients++;
 	orion_gateway.nclients++;
+	orion_gateway.total_clients++;
 }
 
 static void
@@ -344,6 +347,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 		return MHD_NO;
 	if (request->close || request->client->server->retired || orion_gateway.leave_at)
 		MHD_add_response_header(response, "Connection", "close");
+	request->status = status;
 	request->state = REQUEST_ANSWERED;
 	result = orion_gateway_library_queue(request->connection, status, response);
 	MHD_destroy_response(response);
@@ -383,6 +387,7 @@ orion_gateway_server_target_seen(void *cls, const char *uri, struct MHD_Connecti
 		return NULL;
 	request->connection = connection;
 	request->client = client;
+	request->since_us = orion_gateway.now_us;
 	client->request = request;
 	client->seen = 0;
 	request->target_len = uri ? strlen(uri) : 0;
@@ -405,8 +410,10 @@ orion_gateway_server_completed(void *cls, struct MHD_Connection *connection, voi
 	if (is_underway(request))
 		orion_gateway_handoff_cancel(request);	/* only when the daemon is
 												 * stopped */
+	orion_gateway_telemetry_forget(request);
 	if (request->state == REQUEST_ANSWERED && request->response)
 		MHD_destroy_response(request->response);
+	orion_gateway_telemetry_observe(request);
 	request->client->request = NULL;
 	client_enter(request->client, &orion_gateway.reading);
 	request_free(request);
@@ -419,6 +426,7 @@ typedef struct HeadScan
 	size_t		size;			/* of all headers, as on the wire */
 	const char *end;			/* of the last value */
 	bool		trusted;		/* from a proxy that is believed */
+	bool		proxied;		/* through one, believed or not */
 	size_t		forwarded_len;
 } HeadScan;
 
@@ -462,6 +470,8 @@ scan_header(void *cls, enum MHD_ValueKind kind, const char *key, size_t key_len,
 	scan->size += value + value_len - key + 2;
 	scan->end = value + value_len;
 	orion_http_head_add(&scan->head, key, key_len, value, value_len);
+	if (orion_http_names_proxy(key, key_len))
+		scan->proxied = true;
 	if (scan->trusted && key_len == 15 && strncasecmp(key, "x-forwarded-for", 15) == 0)
 		note_forwarded(scan, value, value_len);
 	return MHD_YES;
@@ -550,6 +560,13 @@ own_response(const OrionHttpTarget *target)
 	return NULL;
 }
 
+static bool
+wants_metrics(const Request *request, const OrionHttpTarget *target)
+{
+	return target->path_len == 8 && memcmp(target->path, "/metrics", 8) == 0 &&
+		orion_gateway_telemetry_serves(request);
+}
+
 static enum MHD_Result
 reply_own(Request *request)
 {
@@ -559,8 +576,26 @@ reply_own(Request *request)
 		return reply_error(request, &orion_http_method_refused);
 	if (response == ready && orion_gateway.nexecutors == 0)
 		return reply_error(request, &orion_http_not_ready);
+	strcpy(request->route, response == ready ? "/ready" : "/health");
+	request->status = 200;
 	request->state = REQUEST_ANSWERED;
 	return orion_gateway_library_queue(request->connection, 200, response);
+}
+
+static enum MHD_Result
+reply_metrics(Request *request)
+{
+	strcpy(request->route, "/metrics");
+	if (!request->safe)
+		return reply_error(request, &orion_http_method_refused);
+	if (!orion_gateway_telemetry_ask(request))
+		return reply_error(request, &orion_http_queue_full);
+	request->state = REQUEST_ASKING;
+	client_leave(request->client);
+	if (request->client->half_closed)
+		client_enter(request->client, &orion_gateway.leaving);
+	MHD_suspend_connection(request->connection);
+	return MHD_YES;
 }
 
 /* What is wrong with the headers so that the end of the request is not known. */
@@ -603,10 +638,12 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 
 	request->state = REQUEST_READING;
 	request->safe = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
+	snprintf(request->method, sizeof(request->method), "%s", orion_http_method(method) == ORION_HTTP_METHOD_UNKNOWN ? "-" : method);
 	scan.trusted = request->client->trusted;
 	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, scan_header, &scan);
 	choose_request_id(request, &scan.head);
 	choose_peer(request, &scan);
+	request->proxied = scan.proxied;
 	error = judge_head(request, &scan, method, url, version);
 	if (error)
 	{
@@ -617,7 +654,8 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 	if (request->error)
 		return MHD_YES;
 	request->own = own_response(&target);
-	if (request->own == NULL)
+	request->metrics = wants_metrics(request, &target);
+	if (request->own == NULL && !request->metrics)
 		begin_frame(request, method, &target);
 	return MHD_YES;
 }
@@ -634,7 +672,7 @@ body_seen(Request *request, const char *data, size_t len)
 		request->error = &orion_http_body_too_large;
 		request->close = true;
 	}
-	if (request->error || request->own)
+	if (request->error || request->own || request->metrics)
 		return MHD_YES;
 	if (held + len > BODY_MEMORY && held + len > orion_gateway.config.max_body * 4)
 	{
@@ -660,6 +698,8 @@ request_read(Request *request)
 		return reply_error(request, request->error);
 	if (request->own)
 		return reply_own(request);
+	if (request->metrics)
+		return reply_metrics(request);
 	memcpy(request->frame.data + request->body_at, &len, sizeof(len));
 	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, put_header, &request->frame);
 	orion_frame_put_str(&request->frame, "x-request-id");
@@ -707,6 +747,7 @@ orion_gateway_server_handle(void *cls, struct MHD_Connection *connection, const 
 			return MHD_YES;
 		case REQUEST_QUEUED:
 		case REQUEST_OUT:
+		case REQUEST_ASKING:
 			return MHD_YES;
 		case REQUEST_ABORTED:
 			return MHD_NO;

@@ -1,6 +1,7 @@
 /*
  * workers.c
- *	  orion_workers(): the slots of shared memory as rows, behind orion.workers.
+ *	  orion_workers(): the slots of shared memory as rows, behind orion.workers;
+ *	  and the same for Prometheus.
  *
  * Runs in any backend.  Slots are copied under OrionShared.lock and turned into
  * rows after it is released.
@@ -14,6 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "core/shmem.h"
+#include "core/workers.h"
 
 #define WORKERS_COLUMNS	10
 
@@ -79,19 +81,89 @@ put_slot(ReturnSetInfo *rsinfo, OrionWorkerSlot *slot)
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
+static OrionWorkerSlot *
+copy_slots(void)
+{
+	OrionWorkerSlot *copy = palloc(sizeof(orion_shared->slots));
+
+	LWLockAcquire(orion_shared->lock, LW_SHARED);
+	memcpy(copy, orion_shared->slots, sizeof(orion_shared->slots));
+	LWLockRelease(orion_shared->lock);
+	return copy;
+}
+
 Datum
 orion_workers(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	OrionWorkerSlot *copy = palloc(sizeof(orion_shared->slots));
+	OrionWorkerSlot *copy = copy_slots();
 
 	InitMaterializedSRF(fcinfo, 0);
-	LWLockAcquire(orion_shared->lock, LW_SHARED);
-	memcpy(copy, orion_shared->slots, sizeof(orion_shared->slots));
-	LWLockRelease(orion_shared->lock);
-
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 		if (copy[i].in_use)
 			put_slot(rsinfo, &copy[i]);
 	return (Datum) 0;
+}
+
+/* A label's value; sinks may have any name. */
+static void
+append_label(StringInfo out, const char *name)
+{
+	for (; *name; name++)
+	{
+		if (*name == '"' || *name == '\\')
+			appendStringInfoChar(out, '\\');
+		appendStringInfoChar(out, (unsigned char) *name < 0x20 ? ' ' : *name);
+	}
+}
+
+static void
+append_sample(StringInfo out, const char *metric, const OrionWorkerSlot *slot, const char *state, double value)
+{
+	appendStringInfo(out, "%s{kind=\"%s\",name=\"", metric, kind_names[slot->kind]);
+	append_label(out, TextDatumGetCString(slot_name(slot)));
+	appendStringInfo(out, "\"%s%s%s} %.15g\n", state ? ",state=\"" : "", state ? state : "", state ? "\"" : "", value);
+}
+
+static double
+lag_seconds(OrionWorkerSlot *slot)
+{
+	TimestampTz oldest = (TimestampTz) pg_atomic_read_u64(&slot->lag_since);
+
+	return oldest == 0 ? 0 : Max(0, (GetCurrentTimestamp() - oldest) / 1000000.0);
+}
+
+static void
+append_slot(StringInfo states, StringInfo restarts, StringInfo events, StringInfo seconds, OrionWorkerSlot *slot)
+{
+	append_sample(states, "orion_worker_state", slot, state_names[slot->state], 1);
+	append_sample(restarts, "orion_worker_restarts_total", slot, NULL, slot->restarts);
+	if (slot->kind != ORION_WORKER_RELAY)
+		return;
+	append_sample(events, "orion_relay_lag_events", slot, NULL, pg_atomic_read_u64(&slot->lag_events));
+	append_sample(seconds, "orion_relay_lag_seconds", slot, NULL, lag_seconds(slot));
+}
+
+void
+orion_workers_metrics(StringInfo out)
+{
+	OrionWorkerSlot *copy = copy_slots();
+	StringInfoData restarts,
+				events,
+				seconds;
+
+	initStringInfo(&restarts);
+	initStringInfo(&events);
+	initStringInfo(&seconds);
+	appendStringInfoString(out, "# HELP orion_worker_state The state each worker is in.\n# TYPE orion_worker_state gauge\n");
+	for (int i = 0; i < ORION_MAX_SLOTS; i++)
+		if (copy[i].in_use)
+			append_slot(out, &restarts, &events, &seconds, &copy[i]);
+	appendStringInfo(out, "# HELP orion_worker_restarts_total Restarts of the worker or its program.\n# TYPE orion_worker_restarts_total counter\n%s", restarts.data);
+	appendStringInfo(out, "# HELP orion_relay_lag_events Events that a sink has not taken yet, as last seen.\n# TYPE orion_relay_lag_events gauge\n%s", events.data);
+	appendStringInfo(out, "# HELP orion_relay_lag_seconds Age of the oldest of them.\n# TYPE orion_relay_lag_seconds gauge\n%s", seconds.data);
+	pfree(copy);
+	pfree(restarts.data);
+	pfree(events.data);
+	pfree(seconds.data);
 }

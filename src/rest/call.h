@@ -129,6 +129,9 @@ orion_call_mark(OrionCall *call, OrionStage stage)
  */
 extern void orion_call_enter(OrionCall *call, struct ArrayType *hoisted);
 
+/* Notes what is served, for metrics and the access log: call once it is known to exist. */
+extern void orion_call_serves(OrionCall *call, const char *prefix, const char *middle, const char *name);
+
 /* The resources; each answers within the transaction of the session. */
 extern void orion_table_serve(OrionCall *call, const char *name);
 extern void orion_write_serve(OrionCall *call, const struct OrionSource *source);

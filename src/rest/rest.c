@@ -96,6 +96,16 @@ decode_name(OrionCall *call, const char *text)
 }
 
 void
+orion_call_serves(OrionCall *call, const char *prefix, const char *middle, const char *name)
+{
+	size_t		size = strlen(prefix) + strlen(middle) + strlen(name) + 1;
+	char	   *route = arena_alloc(call->arena.context, size);
+
+	snprintf(route, size, "%s%s%s", prefix, middle, name);
+	call->response->route = route;
+}
+
+void
 orion_call_enter(OrionCall *call, struct ArrayType *hoisted)
 {
 	orion_call_mark(call, ORION_STAGE_TRANSACTION);

@@ -38,6 +38,9 @@ typedef struct OrionResponse
 	StringInfoData body;
 	int			nheaders;
 	OrionHeader *headers;		/* palloc'ed */
+	const char *route;			/* what was served, as "/rest/v1/items", for
+								 * operators; NULL: nothing that exists */
+	const char *role;			/* under which role; NULL: not known */
 } OrionResponse;
 
 /*

@@ -332,6 +332,7 @@ orion_route_serve(OrionCall *call)
 	route = find_route(call);
 	if (route == NULL)
 		return false;
+	orion_call_serves(call, "", "", route->pattern);
 	orion_session_identify(call);
 	orion_session_assume(call, NULL);
 	orion_session_enter(NULL);

@@ -21,6 +21,7 @@
 #include "rest/read.h"
 #include "rest/response.h"
 #include "rest/result.h"
+#include "rest/settings.h"
 #include "rest/session.h"
 #include "rest/statement.h"
 
@@ -464,6 +465,7 @@ orion_rpc_serve(OrionCall *call, const char *name)
 		orion_refuse(405, "PGRST101", psprintf("Cannot use the %s method on RPC", call->request->method),
 					 NULL, NULL);
 	plan_call(&rpc, name);
+	orion_call_serves(call, orion_rest_prefix, "/rpc/", name);
 	call->unkeyed = rpc.f.volatility != PROVOLATILE_VOLATILE;
 	call->function = rpc.f.oid;
 	orion_call_enter(call, rpc.f.config);

@@ -305,6 +305,7 @@ set_identity(OrionCall *call)
 	if (role[0] == '\0')
 		orion_refuse(401, "PGRST302", "Anonymous access is disabled", NULL, NULL);
 	oid = find_role(role);
+	call->response->role = MemoryContextStrdup(call->arena.context, role);
 	set_role_settings(oid);
 	if (call->prefer.timezone)
 		set_local("timezone", call->prefer.timezone);

@@ -146,6 +146,7 @@ orion_table_serve(OrionCall *call, const char *name)
 
 	orion_relation_find(call->schema, name, &source);
 	call->relid = source.relid;
+	orion_call_serves(call, orion_rest_prefix, "/", name);
 	orion_call_enter(call, NULL);
 	if (!orion_call_reads(call))
 	{

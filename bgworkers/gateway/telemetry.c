@@ -1,0 +1,293 @@
+/*
+ * telemetry.c
+ *	  What operators see of requests: /metrics and the access log.
+ *
+ * /metrics needs what only Postgres knows (workers, lags), so the request waits
+ * while the worker is asked over descriptor 3; after ASK_MS it is answered without
+ * that part.  The access log is a line of JSON a request.  It has the path, never
+ * the query, bodies or headers, which may hold what is nobody's business.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gateway/gateway.h"
+#include "gateway/metrics.h"
+
+#define MAX_ASKING	16
+#define ASK_MS		1000
+#define LOG_BUFFER	65536		/* lines are written at the end of a turn, or
+								 * when there is so much */
+
+static Request *asking[MAX_ASKING];
+static int	nasking;
+static int64_t asked_at;
+static int	log_fd = -1;
+static OrionBuffer log_lines;
+static uint64_t log_lost;		/* lines that could not be written */
+static uint64_t body_bytes;
+static uint64_t answer_bytes;
+
+/* --- /metrics ---------------------------------------------------------------------- */
+
+/* Only who connects to this machine's own addresses, and through no proxy. */
+static bool
+is_local(const Request *request)
+{
+	const char *address = request->client->address;
+
+	return !request->proxied &&
+		(address[0] == '\0' || strncmp(address, "127.", 4) == 0 || strcmp(address, "::1") == 0);
+}
+
+bool
+orion_gateway_telemetry_serves(const Request *request)
+{
+	switch (orion_gateway.config.metrics)
+	{
+		case METRICS_OFF:
+			return false;
+		case METRICS_LOCAL:
+			return is_local(request);
+		case METRICS_ON:
+			return true;
+	}
+	return false;
+}
+
+static void
+gauge(OrionBuffer *out, const char *name, const char *help, uint64_t value)
+{
+	orion_metrics_type(out, name, "gauge", help);
+	orion_metrics_add(out, "%s %" PRIu64 "\n", name, value);
+}
+
+static void
+counter(OrionBuffer *out, const char *name, const char *help, uint64_t value)
+{
+	orion_metrics_type(out, name, "counter", help);
+	orion_metrics_add(out, "%s %" PRIu64 "\n", name, value);
+}
+
+static void
+add_memory(OrionBuffer *out)
+{
+	unsigned long size,
+				resident;
+	FILE	   *file = fopen("/proc/self/statm", "re");
+
+	if (file && fscanf(file, "%lu %lu", &size, &resident) == 2)
+		gauge(out, "orion_gateway_resident_memory_bytes", "Memory of orion-gateway.", (uint64_t) resident * sysconf(_SC_PAGESIZE));
+	if (file)
+		fclose(file);
+}
+
+static void
+add_state(OrionBuffer *out)
+{
+	int			busy = orion_gateway_handoff_busy();
+
+	orion_metrics_type(out, "orion_build_info", "gauge", "Version of Orion.");
+	orion_metrics_add(out, "orion_build_info{version=\"%s\"} 1\n", orion_gateway.config.version);
+	gauge(out, "orion_http_connections", "Connections of clients.", orion_gateway.nclients);
+	gauge(out, "orion_http_queue_length", "Requests that wait for an executor.", orion_gateway_handoff_waiting());
+	gauge(out, "orion_executors_connected", "Executors that serve this gateway.", orion_gateway.nexecutors);
+	gauge(out, "orion_executors_busy", "Executors that run a request.", busy);
+	counter(out, "orion_http_connections_total", "Connections accepted.", orion_gateway.total_clients);
+	counter(out, "orion_http_request_body_bytes_total", "Bytes of request bodies.", body_bytes);
+	counter(out, "orion_http_response_body_bytes_total", "Bytes of answers' bodies.", answer_bytes);
+	counter(out, "orion_access_log_lines_lost_total", "Lines of the access log that could not be written.", log_lost);
+	add_memory(out);
+}
+
+static struct MHD_Response *
+make_answer(const char *server, size_t len)
+{
+	OrionBuffer out = {0};
+	struct MHD_Response *response = NULL;
+
+	add_state(&out);
+	orion_metrics_requests(&out);
+	gauge(&out, "orion_server_answers", "1 when the PostgreSQL server gave its part of these figures.", server != NULL);
+	if (server && orion_buffer_reserve(&out, len))
+	{
+		memcpy(out.data + out.end, server, len);
+		out.end += len;
+	}
+	if (!out.failed)
+		response = MHD_create_response_from_buffer(out.end, out.data, MHD_RESPMEM_MUST_COPY);
+	orion_buffer_free(&out);
+	if (response)
+		MHD_add_response_header(response, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+	return response;
+}
+
+/* Takes over a request whose connection is suspended. False: there are too many. */
+bool
+orion_gateway_telemetry_ask(Request *request)
+{
+	if (nasking == MAX_ASKING)
+		return false;
+	if (nasking == 0)
+	{
+		asked_at = orion_gateway.now;
+		orion_gateway_ask_parent(ORION_FRAME_ASK);
+	}
+	asking[nasking++] = request;
+	return true;
+}
+
+/* The client has gone. */
+void
+orion_gateway_telemetry_forget(Request *request)
+{
+	for (int i = 0; i < nasking; i++)
+	{
+		if (asking[i] == request)
+			asking[i--] = asking[--nasking];
+	}
+}
+
+/* The worker's answer; NULL when there was none in time. */
+void
+orion_gateway_telemetry_answer(const char *server, size_t len)
+{
+	while (nasking > 0)
+	{
+		Request    *request = asking[--nasking];
+		struct MHD_Response *response = make_answer(server, len);
+
+		if (response)
+			orion_gateway_server_add_own_headers(response, request->request_id);
+		orion_gateway_server_answer(request, 200, response);
+	}
+}
+
+void
+orion_gateway_telemetry_expire(void)
+{
+	if (nasking > 0 && orion_gateway.now - asked_at >= ASK_MS)
+		orion_gateway_telemetry_answer(NULL, 0);
+}
+
+/* --- the access log ------------------------------------------------------------------ */
+
+/* Opens it anew, so that a file that was moved away is let go. False with a text. */
+bool
+orion_gateway_telemetry_open(const GatewayConfig *config, char *why, size_t size)
+{
+	int			fd = -1;
+
+	if (strcmp(config->access_log, "stderr") == 0)
+		fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+	else if (config->access_log[0])
+		fd = open(config->access_log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 && config->access_log[0])
+	{
+		snprintf(why, size, "could not open access log \"%s\": %s", config->access_log, strerror(errno));
+		return false;
+	}
+	orion_gateway_telemetry_flush();
+	if (log_fd >= 0)
+		close(log_fd);
+	log_fd = fd;
+	return true;
+}
+
+/* Whole lines, or none: a full disk costs lines and nothing else. */
+void
+orion_gateway_telemetry_flush(void)
+{
+	size_t		len = orion_buffer_len(&log_lines);
+
+	if (len == 0)
+		return;
+	if (log_fd < 0 || write(log_fd, log_lines.data + log_lines.start, len) != (ssize_t) len)
+		log_lost++;
+	orion_buffer_consume(&log_lines, len);
+}
+
+static void
+put(const char *bytes, size_t len)
+{
+	if (!orion_buffer_reserve(&log_lines, len))
+		return;
+	memcpy(log_lines.data + log_lines.end, bytes, len);
+	log_lines.end += len;
+}
+
+/* As JSON; bytes beyond ASCII, which may be no UTF-8, percent-encoded as in a path. */
+static void
+add_text(const char *name, const char *text, size_t len)
+{
+	size_t		plain = 0;
+
+	orion_metrics_add(&log_lines, ",\"%s\":\"", name);
+	for (size_t i = 0; i < len; i++)
+	{
+		unsigned char c = text[i];
+
+		if (c >= 0x20 && c < 0x7F && c != '"' && c != '\\')
+			continue;
+		put(text +plain, i - plain);
+		plain = i + 1;
+		if (c == '"' || c == '\\')
+			orion_metrics_add(&log_lines, "\\%c", c);
+		else
+			orion_metrics_add(&log_lines, "%%%02X", c);
+	}
+	put(text +plain, len - plain);
+	put("\"", 1);
+}
+
+static void
+add_time(void)
+{
+	struct timespec ts;
+	struct tm	tm;
+	char text[	32];
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	gmtime_r(&ts.tv_sec, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+	orion_metrics_add(&log_lines, "{\"time\":\"%s.%03ldZ\"", text, ts.tv_nsec / 1000000);
+}
+
+static void
+log_request(const Request *request, int64_t us)
+{
+	add_time();
+	add_text("requestId", request->request_id, strlen(request->request_id));
+	add_text("peer", request->peer, strlen(request->peer));
+	add_text("method", request->method, strlen(request->method));
+	add_text("path", request->target, strcspn(request->target, "?"));
+	orion_metrics_add(&log_lines, ",\"status\":%u", request->status);
+	if (request->role[0])
+		add_text("role", request->role, strlen(request->role));
+	orion_metrics_add(&log_lines, ",\"bodyBytes\":%" PRIu64 ",\"answerBytes\":%" PRIu64 ",\"durationMs\":%" PRId64 ".%03" PRId64 "}\n",
+					  request->body_len, request->answer_len, us / 1000, us % 1000);
+	if (orion_buffer_len(&log_lines) >= LOG_BUFFER)
+		orion_gateway_telemetry_flush();
+}
+
+/* A request is through: its answer was sent, or the client has gone (status 499). */
+void
+orion_gateway_telemetry_observe(Request *request)
+{
+	int64_t		us = orion_gateway.now_us - request->since_us;
+	const char *route = request->route[0] ? request->route : "other";
+
+	if (request->status == 0)
+		request->status = 499;
+	body_bytes += request->body_len;
+	answer_bytes += request->answer_len;
+	orion_metrics_count(route, strlen(route), request->method, request->status, us);
+	if (log_fd >= 0)
+		log_request(request, us);
+}

@@ -102,6 +102,9 @@ typedef struct OrionCall
 	Oid			function;		/* that is called by name, or InvalidOid */
 	bool		unkeyed;		/* does not take an Idempotency-Key */
 	bytea	   *idempotency;	/* id of the key it has taken, or NULL */
+	bool		operation;		/* is a part of a batch */
+	int			operation_number;	/* of a batch: the one at hand, from 1; or
+									 * 0 */
 	instr_time	marks[ORION_STAGES];	/* when each stage began; zero: not at
 										 * all */
 	OrionQuery	query;			/* not for routes */
@@ -131,6 +134,9 @@ extern void orion_call_enter(OrionCall *call, struct ArrayType *hoisted);
 
 /* Notes what is served, for metrics and the access log: call once it is known to exist. */
 extern void orion_call_serves(OrionCall *call, const char *prefix, const char *middle, const char *name);
+
+/* Serves an operation of a batch; path: behind the prefix. */
+extern void orion_call_operation(OrionCall *call, const char *path);
 
 /* The resources; each answers within the transaction of the session. */
 extern void orion_table_serve(OrionCall *call, const char *name);

@@ -289,8 +289,8 @@ belongs_to_log(const ErrorData *error, bool authenticated)
 	return strncmp(state, "PT", 2) != 0 && strcmp(state, "PGRST") != 0 && status_of(error, authenticated) >= 500;
 }
 
-void
-orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext context)
+static void
+answer(OrionResponse *response, bool authenticated, MemoryContext context, void (*roll_back) (void))
 {
 	ErrorData  *error;
 	Refusal		refused = refusal;
@@ -306,10 +306,22 @@ orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext co
 	else if (!refused.as_is && belongs_to_log(error, authenticated))
 		EmitErrorReport();
 	memset(&refusal, 0, sizeof(refusal));
-	AbortOutOfAnyTransaction();
+	roll_back();
 	MemoryContextSwitchTo(context);
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 	if (refused.message == NULL && !refused.as_is)
 		answer_error(response, error, authenticated);
+}
+
+void
+orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext context)
+{
+	answer(response, authenticated, context, AbortOutOfAnyTransaction);
+}
+
+void
+orion_error_answer_part(OrionResponse *response, bool authenticated, MemoryContext context)
+{
+	answer(response, authenticated, context, RollbackAndReleaseCurrentSubTransaction);
 }

@@ -38,4 +38,8 @@ extern void orion_refuse_query(const OrionQueryError *error) pg_attribute_noretu
 extern void orion_error_answer(OrionResponse *response, bool authenticated,
 							   MemoryContext context);
 
+/* The same within a subtransaction, which alone is rolled back. */
+extern void orion_error_answer_part(OrionResponse *response, bool authenticated,
+									MemoryContext context);
+
 #endif							/* ORION_REST_ERROR_H */

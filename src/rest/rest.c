@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 #include "apikey/apikey.h"
+#include "rest/batch.h"
 #include "rest/cors.h"
 #include "rest/error.h"
 #include "rest/etag.h"
@@ -109,6 +110,8 @@ void
 orion_call_enter(OrionCall *call, struct ArrayType *hoisted)
 {
 	orion_call_mark(call, ORION_STAGE_TRANSACTION);
+	if (call->operation)
+		return;					/* the batch has */
 	orion_session_enter(hoisted);
 	orion_session_pre_request(call);
 	orion_idempotency_begin(call);
@@ -143,7 +146,13 @@ serve_resource(OrionCall *call, const char *path)
 	orion_call_range(call);
 	call->schema = orion_relation_schema(call);
 	orion_call_mark(call, ORION_STAGE_PLAN);
-	orion_session_assume(call, call->schema);
+	if (call->operation)
+	{
+		orion_session_schema(call->schema);
+		call->prefer.timezone = NULL;	/* the batch's counts */
+	}
+	else
+		orion_session_assume(call, call->schema);
 	if (root)
 		orion_openapi_serve(call);
 	else if (rpc)
@@ -154,6 +163,33 @@ serve_resource(OrionCall *call, const char *path)
 	put_headers(call);
 	if (orion_call_reads(call))
 		orion_etag_answer(call);
+}
+
+void
+orion_call_operation(OrionCall *call, const char *path)
+{
+	call->method = method_of(call->request->method);
+	if (path[0] == '\0')
+		refuse_path();
+	/* what it is not to write is refused as it would be alone */
+	XactReadOnly |= orion_call_reads(call);
+	serve_resource(call, path);
+}
+
+static void
+serve_batch(OrionCall *call)
+{
+	orion_call_mark(call, ORION_STAGE_JWT);
+	orion_session_identify(call);
+	orion_call_mark(call, ORION_STAGE_PARSE);
+	orion_prefer_read(call);
+	call->schema = orion_relation_schema(call);
+	orion_call_mark(call, ORION_STAGE_PLAN);
+	orion_session_assume(call, call->schema);
+	orion_call_serves(call, "", "", "/batch");
+	orion_call_enter(call, NULL);
+	orion_batch_serve(call);
+	orion_call_mark(call, ORION_STAGE_RESPONSE);
 }
 
 /* Which methods a resource has; done without a statement. */
@@ -193,6 +229,8 @@ serve(OrionCall *call)
 	orion_session_begin(call);
 	if ((path == NULL || orion_rest_prefix_length() == 0) && orion_route_serve(call))
 		;						/* without a prefix, routes come first */
+	else if (orion_batch_asked(call, path))
+		serve_batch(call);
 	else if (path)
 		serve_rest(call, path);
 	else
@@ -236,6 +274,7 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 	PG_CATCH();
 	{
 		orion_error_answer(response, call.authenticated, context);
+		orion_batch_blame(&call);
 	}
 	PG_END_TRY();
 	orion_api_key_record_use(request->peer, orion_call_header(&call, "user-agent"));

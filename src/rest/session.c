@@ -318,8 +318,8 @@ set_identity(OrionCall *call)
 }
 
 /* The schema asked for, then those of orion.rest_extra_search_path. */
-static void
-set_search_path(const char *schema)
+void
+orion_session_schema(const char *schema)
 {
 	StringInfoData path;
 	ListCell   *lc;
@@ -380,7 +380,7 @@ orion_session_assume(OrionCall *call, const char *search_schema)
 {
 	set_identity(call);
 	set_request(call);
-	set_search_path(search_schema);
+	orion_session_schema(search_schema);
 }
 
 void

@@ -29,6 +29,9 @@ extern char *orion_session_claims(const OrionCall *call);
  */
 extern void orion_session_assume(OrionCall *call, const char *search_schema);
 
+/* The schema that unqualified names mean first, for one operation of a batch. */
+extern void orion_session_schema(const char *schema);
+
 /*
  * Connects to SPI, with the snapshot and under the settings that role and function
  * (hoisted: its pg_proc.proconfig, or NULL) ask for.

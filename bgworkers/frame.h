@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define ORION_FRAME_HEADER	16
-#define ORION_PROTOCOL		2	/* raised with any change of a frame's fields */
+#define ORION_PROTOCOL		3	/* raised with any change of a frame's fields */
 
 /* Where executors find the gateway, below the data directory; the directory has mode 0700. */
 #define ORION_GATEWAY_DIRECTORY "orion"
@@ -73,7 +73,11 @@ typedef enum OrionFrameType
 								 * connection); fields: position, event id,
 								 * type, aggregatetype, aggregateid,
 								 * correlation id, occurred_at (RFC 3339),
-								 * envelope JSON */
+								 * envelope JSON; then, any number of times,
+								 * u64 number of a cache rule and its value
+								 * behind '+', or '-' for none */
+	ORION_FRAME_NOTED = 25,		/* id = event number: its REJECT is stored,
+								 * and the event may be forgotten */
 } OrionFrameType;
 
 /* A received frame; body points into the buffer it was parsed from. */

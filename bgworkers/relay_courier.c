@@ -222,6 +222,8 @@ on_reject(const OrionSink *sink, OrionCursor *cursor, uint64 number, const char 
 		orion_dead_letter(sink->id, orion_cursor_window(cursor),
 						  orion_event_from_row(SPI_tuptable->vals[0], SPI_tuptable->tupdesc), text);
 	orion_pool_commit();
+	orion_frame_begin(&child.out, ORION_FRAME_NOTED, number);
+	orion_frame_end(&child.out);
 }
 
 static void

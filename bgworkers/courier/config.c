@@ -206,6 +206,24 @@ orion_config_string(OrionSink *sink, json_t *object, const char *key, const char
 }
 
 bool
+orion_config_optional(OrionSink *sink, json_t *object, const char *key, const char **value)
+{
+	*value = NULL;
+	return json_object_get(object, key) == NULL || orion_config_string(sink, object, key, NULL, value);
+}
+
+bool
+orion_config_bool(OrionSink *sink, json_t *object, const char *key, bool dflt, bool *value)
+{
+	json_t	   *found = json_object_get(object, key);
+
+	*value = found ? json_is_true(found) : dflt;
+	if (found && !json_is_boolean(found))
+		return orion_sink_fail(sink, "config: key \"%s\" must be true or false", key);
+	return true;
+}
+
+bool
 orion_config_integer(OrionSink *sink, json_t *object, const char *key, long long min,
 					 long long max, long long dflt, long long *value)
 {

@@ -40,6 +40,10 @@ extern bool orion_config_integer(OrionSink *sink, json_t *object, const char *ke
 								 long long min, long long max, long long dflt, long long *value);
 
 /* *value is NULL when the key is missing. */
+extern bool orion_config_optional(OrionSink *sink, json_t *object, const char *key, const char **value);
+extern bool orion_config_bool(OrionSink *sink, json_t *object, const char *key, bool dflt, bool *value);
+
+/* *value is NULL when the key is missing. */
 extern bool orion_config_array(OrionSink *sink, json_t *object, const char *key, json_t **value);
 
 /* Reads the required key "url". */

@@ -227,6 +227,7 @@ take_config(const char *string, size_t len)
 	sink->name = json_string_value(json_object_get(courier.config, "sink"));
 	kind = json_string_value(json_object_get(courier.config, "kind"));
 	settings = json_object_get(courier.config, "config");
+	sink->relay = json_object_get(courier.config, "relay");
 	if (courier.config == NULL || sink->name == NULL || kind == NULL || !json_is_object(settings))
 	{
 		refuse_config("config: must be a JSON object with the keys \"sink\", \"kind\" and \"config\"");
@@ -258,9 +259,25 @@ take_frame(OrionFrame *frame)
 		explicit_bzero((char *) string, len);
 		return true;
 	}
+	if (frame->type == ORION_FRAME_NOTED)
+	{
+		orion_sink_noted(&courier.sink, frame->id);
+		return true;
+	}
 	if (frame->type != ORION_FRAME_EVENT)
 		return false;
 	return courier.broken || orion_queue_add(&courier.sink.queue, frame);
+}
+
+/*
+ * With a full queue only the word that a refusal is stored is waited for.  The
+ * relay keeps fewer bytes in flight than the queue takes, but for the event that
+ * filled it, so nothing else comes then.
+ */
+static bool
+wants_frames(void)
+{
+	return orion_queue_has_room(&courier.sink.queue) || courier.sink.refusals > 0;
 }
 
 /* Reads what there is, as long as there is room. False: leave. */
@@ -270,7 +287,7 @@ serve_relay(void)
 	int			fills = 0;
 
 	courier.held_back = false;
-	while (orion_queue_has_room(&courier.sink.queue))
+	while (wants_frames())
 	{
 		OrionFrame	frame;
 		long		n = orion_frame_parse(courier.in.data + courier.in.start,
@@ -307,7 +324,7 @@ turn_length(void)
 {
 	long		wait = TURN_MAX;
 
-	if (courier.held_back && orion_queue_has_room(&courier.sink.queue))
+	if (courier.held_back && wants_frames())
 		wait = 0;
 	else if (courier.configured && !courier.broken && !courier.connected)
 		wait = courier.retry_at - now_ms();
@@ -319,7 +336,7 @@ static short
 wait_for_either(void)
 {
 	struct pollfd fds[2] = {{.fd = RELAY_FD}, {.fd = -1}};
-	bool		room = orion_queue_has_room(&courier.sink.queue);
+	bool		room = wants_frames();
 
 	if (room)
 		fds[0].events |= POLLIN;

@@ -41,7 +41,16 @@ take_fields(OrionFrame *frame, OrionEvent *event)
 		if (!orion_frame_get(frame, &fields[i]->str, &fields[i]->len))
 			return false;
 	}
-	return orion_frame_done(frame) && event->type.len > 0;
+	event->rest = orion_text((const char *) frame->body + frame->at, frame->len - frame->at);
+	while (!orion_frame_done(frame))
+	{
+		OrionText	scratch;
+		uint64_t	number;
+
+		if (!orion_frame_get_u64(frame, &number) || !orion_frame_get(frame, &scratch.str, &scratch.len))
+			return false;
+	}
+	return event->type.len > 0;
 }
 
 bool

@@ -33,6 +33,12 @@ orion_text(const char *str, size_t len)
 	return result;
 }
 
+static inline OrionText
+orion_text_of(const char *string)
+{
+	return orion_text(string, __builtin_strlen(string));
+}
+
 typedef struct OrionEvent
 {
 	uint64_t	number;
@@ -44,8 +50,12 @@ typedef struct OrionEvent
 	OrionText	correlationid;
 	OrionText	occurredat;
 	OrionText	envelope;
+	OrionText	rest;			/* fields behind these: u64 number and value,
+								 * any number of times */
 	size_t		size;			/* of data */
 	int			tries;			/* refusals that may pass (basic.nack) */
+	bool		refused;		/* REJECT was sent, see orion_sink_refuse */
+	bool		noted;			/* and the relay has stored it */
 	bool		settled;		/* confirmed or rejected */
 	char		data[];
 } OrionEvent;

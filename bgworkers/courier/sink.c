@@ -40,18 +40,45 @@ orion_sink_blot(const char *string, const char *secret, char *out, size_t size)
 	out[n] = '\0';
 }
 
-void
-orion_sink_reject(OrionSink *sink, OrionEvent *event, const char *reason)
+static void
+say_reject(OrionSink *sink, const OrionEvent *event, const char *reason)
 {
 	char		words[512];
 
-	if (event == NULL || event->settled)
-		return;
 	orion_sink_blot(reason, sink->secret, words, sizeof(words));
 	orion_frame_begin(sink->out, ORION_FRAME_REJECT, event->number);
 	orion_frame_put_str(sink->out, words);
 	orion_frame_end(sink->out);
+}
+
+void
+orion_sink_reject(OrionSink *sink, OrionEvent *event, const char *reason)
+{
+	if (event == NULL || event->settled)
+		return;
+	say_reject(sink, event, reason);
 	event->settled = true;
+}
+
+void
+orion_sink_refuse(OrionSink *sink, OrionEvent *event, const char *reason)
+{
+	if (event == NULL || event->settled || event->refused)
+		return;
+	say_reject(sink, event, reason);
+	event->refused = true;
+	sink->refusals++;
+}
+
+void
+orion_sink_noted(OrionSink *sink, uint64_t number)
+{
+	OrionEvent *event = orion_queue_at(&sink->queue, number);
+
+	if (event == NULL || !event->refused || event->noted)
+		return;
+	event->noted = true;
+	sink->refusals--;
 }
 
 void

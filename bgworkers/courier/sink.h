@@ -64,11 +64,14 @@ struct OrionSink
 	const char *name;
 	const char *secret;			/* password: blotted out of every text; may be
 								 * NULL */
+	json_t	   *relay;			/* what the relay knows besides the settings:
+								 * {"rules", "dependencies"}; may be NULL */
 	OrionQueue	queue;
 	OrionBuffer *out;			/* frames for the relay */
 	char		position[128];	/* stored at the sink, or empty */
 	bool		gone_back;		/* position is older than one told to the
 								 * relay: a successor must tell it anew */
+	int			refusals;		/* events refused and not noted yet */
 	char		why[512];		/* last failure */
 	char		slow[256];		/* connected, but the sink holds us up; empty:
 								 * no */
@@ -83,6 +86,15 @@ extern bool orion_sink_fail(OrionSink *sink, const char *format,...) __attribute
 
 /* The event is refused for good: REJECT to the relay, settled here. NULL: gone already. */
 extern void orion_sink_reject(OrionSink *sink, OrionEvent *event, const char *reason);
+
+/*
+ * The same for a sink that stores the position, which must not pass this event
+ * before the relay has stored the refusal: after a crash both would be gone.  The
+ * event stays in the queue, refused; when it is noted, the driver settles it
+ * together with those around it.
+ */
+extern void orion_sink_refuse(OrionSink *sink, OrionEvent *event, const char *reason);
+extern void orion_sink_noted(OrionSink *sink, uint64_t number);
 
 /* A line for the server's log, through the same blotting. */
 extern void orion_sink_log(OrionSink *sink, const char *string);

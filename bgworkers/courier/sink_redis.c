@@ -1,7 +1,7 @@
 /*
  * sink_redis.c
- *	  Events into a Redis stream, cache keys out of the way, and the position, all
- *	  in one MULTI ... EXEC.
+ *	  Events into a Redis stream or channel, cache keys out of the way or renewed,
+ *	  and the position, all in one MULTI ... EXEC.
  *
  * Because the position is stored with the effect, nothing is doubled: after a
  * lost connection the stored position tells whether the last batch was applied.
@@ -17,12 +17,19 @@
  * successor's is when the straggler was first (EXEC answers nil; read again).
  *
  * Errors: WRONGTYPE and ERR of one event's command refuse that event.  Anything
- * else (OOM, LOADING, READONLY, MISCONF, NOPERM, and whatever is unknown) is
- * trouble of the server: hang up, back off, try again.  Redis undoes nothing when
- * a command fails inside EXEC, so there a failed command always means REJECT.  The
- * position is stored by then: if this process is killed before the relay has read
- * the REJECT, that event is in neither place.  It takes a template that leads to a
- * key of another type; a stream of our own is watched, and cannot fail there.
+ * else (OOM, LOADING, READONLY, MISCONF, NOPERM, MOVED, and whatever is unknown) is
+ * trouble of the server: hang up, back off, try again.
+ *
+ * A refused event holds the position back until the relay has stored the refusal
+ * (orion_sink_refuse); a crash in between refuses it once more.  For that it must
+ * be known before EXEC, which undoes nothing when a command fails in it: our own
+ * stream is watched, and of streams that are named by a template the keys are
+ * watched and their types asked for, before the transaction is sent.  Inside
+ * EXEC nothing can fail then but the set of a tag or the generation of a namespace
+ * that somebody made another type; the event has reached the stream all the same.
+ *
+ * What does not fit into the transaction, walks and keys on other nodes of a
+ * cluster, is done before it, by redis_side.c.
  *
  * A Redis that is killed may come back with less than it had confirmed: under
  * appendfsync everysec it answers up to two seconds before it even calls write(),
@@ -44,233 +51,121 @@
  *
  * A Redis that evicts the position key makes duplicates, not losses.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <hiredis/hiredis.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include "codec/topic.h"
-#include "config.h"
-#include "sink.h"
+#include "redis_state.h"
 #include "template.h"
 
 #define BATCH_EVENTS	1000
 #define BATCH_BYTES		(1024 * 1024)	/* an event larger than that goes
 										 * alone */
-#define MAX_RULES		64
-#define MAX_KEYS		16
 #define OVERTAKEN_LIMIT	5		/* lost races in a row before an operator
 								 * hears of it */
+#define SILENCE_MS		2000	/* without an answer that is due, before an
+								 * operator hears of it */
+#define PING_MS			3000	/* idle for so long: ask whether it is alive */
+#define NOBODY			0		/* owner of commands that are no event's */
 
-typedef struct CacheRule
+typedef enum Phase
 {
-	const char *pattern;
-	const char *keys[MAX_KEYS];
-	int			nkeys;
-} CacheRule;
+	PHASE_IDLE,
+	PHASE_PING,
+	PHASE_SIDE,					/* cache work outside of the transaction */
+	PHASE_CHECK,				/* WATCH and TYPE of the streams */
+	PHASE_SENT,					/* the transaction is under way */
+} Phase;
 
 typedef struct Batch
 {
-	bool		active;
 	uint64_t	first;
 	uint64_t	end;			/* first event behind it */
-	uint64_t   *owner;			/* event of each queued command; 0: the
-								 * position */
+	OrionBuffer commands;		/* MULTI ... EXEC and what follows */
+	uint64_t   *owner;			/* event of each queued command, or NOBODY */
 	size_t		ncommands;
 	size_t		room;
-	size_t		replies;		/* received so far */
+	OrionBuffer checks;			/* WATCH and TYPE, if the streams are to be
+								 * looked at */
+	uint64_t	checked[BATCH_EVENTS];	/* events whose TYPE was asked for */
+	size_t		nchecks;
+	size_t		replies;		/* received so far in this phase */
 	bool		refused;		/* some command was not queued: EXEC will
 								 * abort */
+	bool		sent;			/* EXEC may have happened */
 	char		position[128];	/* what it sets the key to */
-	long		sent_at;
 } Batch;
 
 typedef struct RedisState
 {
-	OrionUrl	url;
-	int			db;
-	const char *stream;
-	bool		stream_fixed;
+	OrionRedisSettings settings;
+	OrionRedisServer home;		/* where stream and position are */
+	OrionRedisMap map;
+	OrionRedisSide *side;		/* NULL: not needed */
+	unsigned	home_slot;
+	int			poller;			/* an epoll of all connections */
+
 	bool		shared;			/* somebody else changes the stream */
 	bool		top_known;		/* what follows is the last id in the stream */
 	uint64_t	top_ms;
 	uint64_t	top_seq;
-	long long	maxlen;
-	char	   *position_key;
-	CacheRule	rules[MAX_RULES];
-	int			nrules;
 
-	redisContext *ctx;
+	Phase		phase;
 	Batch		batch;
 	OrionBuffer key;			/* scratch for expansions */
+	OrionBuffer tag;			/* the same for the key of a tag */
+	long		asked_at;		/* of the oldest answer that is due, or
+								 * progress since */
+	long		idle_since;
 	int			overtaken;
-	bool		unwritten;		/* some of the batch waits for the socket */
 	bool		known;			/* the position has been read before */
 	char		floor[128];		/* events up to here were delivered by another
 								 * courier */
 } RedisState;
 
-/* ---- settings ---- */
-
-static bool
-check_template(OrionSink *sink, const char *key, const char *string, bool *fixed)
-{
-	char		err[200];
-
-	if (orion_template_check(string, fixed, err, sizeof(err)))
-		return true;
-	return orion_sink_fail(sink, "config: key \"%s\": %s", key, err);
-}
-
-static bool
-configure_rule(OrionSink *sink, json_t *item, CacheRule *rule)
-{
-	static const char *const known[] = {"pattern", "del", NULL};
-	json_t	   *keys;
-	bool		fixed;
-
-	if (!json_is_object(item))
-		return orion_sink_fail(sink, "config: key \"cache\" must be an array of objects {\"pattern\", \"del\"}");
-	if (!orion_config_known(sink, item, known) ||
-		!orion_config_string(sink, item, "pattern", NULL, &rule->pattern) ||
-		!orion_config_array(sink, item, "del", &keys))
-		return false;
-	if (keys == NULL || json_array_size(keys) == 0 || json_array_size(keys) > MAX_KEYS)
-		return orion_sink_fail(sink, "config: key \"del\" must be an array of 1 to %d keys", MAX_KEYS);
-	for (size_t i = 0; i < json_array_size(keys); i++)
-	{
-		const char *string = json_string_value(json_array_get(keys, i));
-
-		if (string == NULL || *string == '\0')
-			return orion_sink_fail(sink, "config: key \"del\" must hold strings that are not empty");
-		if (!check_template(sink, "del", string, &fixed))
-			return false;
-		rule->keys[rule->nkeys++] = string;
-	}
-	return true;
-}
-
-static bool
-configure_rules(OrionSink *sink, RedisState *state, json_t *config)
-{
-	json_t	   *cache;
-
-	if (!orion_config_array(sink, config, "cache", &cache))
-		return false;
-	if (json_array_size(cache) > MAX_RULES)
-		return orion_sink_fail(sink, "config: key \"cache\" has more than %d rules", MAX_RULES);
-	for (size_t i = 0; i < json_array_size(cache); i++)
-	{
-		if (!configure_rule(sink, json_array_get(cache, i), &state->rules[state->nrules++]))
-			return false;
-	}
-	return true;
-}
-
-/* The database number: the URL's path. */
-static bool
-configure_db(OrionSink *sink, RedisState *state)
-{
-	const char *path = state->url.path;
-
-	if (strspn(path, "0123456789") != strlen(path) || strlen(path) > 5)
-		return orion_sink_fail(sink, "config: key \"url\" must end in a database number");
-	state->db = atoi(path);
-	return true;
-}
-
 static bool
 configure(OrionSink *sink, json_t *config)
 {
-	static const char *const known[] = {"url", "stream", "maxlen", "position_key", "cache", NULL};
 	RedisState *state = calloc(1, sizeof(*state));
-	char		dflt[256];
-	const char *key;
 
 	if (state == NULL)
 		return orion_sink_fail(sink, "out of memory");
 	sink->state = state;
-	snprintf(dflt, sizeof(dflt), "orion:position:%.200s", sink->name);
-	if (!orion_config_known(sink, config, known) ||
-		!orion_config_url(sink, config, "redis", 6379, &state->url) ||
-		!configure_db(sink, state) ||
-		!orion_config_string(sink, config, "stream", "orion:events", &state->stream) ||
-		!check_template(sink, "stream", state->stream, &state->stream_fixed) ||
-		!orion_config_integer(sink, config, "maxlen", 1, 1LL << 52, 1000000, &state->maxlen) ||
-		!orion_config_string(sink, config, "position_key", dflt, &key) ||
-		!configure_rules(sink, state, config))
+	state->poller = -1;
+	if (!orion_redis_configure(sink, config, &state->settings))
 		return false;
-	state->position_key = strdup(key);
-	sink->secret = state->url.password;
-	return state->position_key != NULL || orion_sink_fail(sink, "out of memory");
+	state->home_slot = orion_redis_slot(state->settings.position_key, strlen(state->settings.position_key));
+	if (state->settings.needs_side)
+		state->side = orion_redis_side_new(&state->settings.side);
+	return state->side || !state->settings.needs_side || orion_sink_fail(sink, "out of memory");
 }
 
-/* ---- connecting: blocking calls, each with a timeout ---- */
+/* ---- connecting: waits, each step with a timeout ---- */
 
-/* Runs one command; the reply is the caller's. NULL: sink->why is set. */
+/* The answer to a command of two words; an error in it is a failure. NULL: sink->why. */
 static redisReply *
-ask(OrionSink *sink, const char *what, int argc, const char **argv)
+ask_about(OrionSink *sink, RedisState *state, const char *command, const char *key)
 {
-	RedisState *state = sink->state;
-	redisReply *reply = redisCommandArgv(state->ctx, argc, argv, NULL);
+	redisReply *reply = orion_redis_ask(sink, &state->home, command, command, key);
 
-	if (reply == NULL)
-	{
-		orion_sink_fail(sink, "redis %s:%d: %s: %s", state->url.host, state->url.port, what,
-						state->ctx->err == REDIS_ERR_IO && errno == EAGAIN ? "no answer in time" : state->ctx->errstr);
-		return NULL;
-	}
-	if (reply->type == REDIS_REPLY_ERROR)
-	{
-		orion_sink_fail(sink, "redis %s:%d: %s: %.300s", state->url.host, state->url.port, what, reply->str);
-		freeReplyObject(reply);
-		return NULL;
-	}
-	return reply;
+	if (reply == NULL || reply->type != REDIS_REPLY_ERROR)
+		return reply;
+	orion_redis_worked(sink, &state->home, command, reply);
+	if (strstr(sink->why, ": MOVED ") && !state->settings.cluster)
+		orion_sink_fail(sink, "redis %.100s:%d: this is a cluster: the sink needs \"cluster\": true", state->home.host, state->home.port);
+	return NULL;
 }
 
-/* The same for a command of two words. */
-static redisReply *
-ask_about(OrionSink *sink, const char *command, const char *key)
-{
-	const char *argv[2] = {command, key};
-
-	return ask(sink, command, 2, argv);
-}
-
-/* An answer that says no more than that it worked. */
 static bool
 worked(redisReply *reply)
 {
 	if (reply)
 		freeReplyObject(reply);
 	return reply != NULL;
-}
-
-static bool
-authenticate(OrionSink *sink, RedisState *state)
-{
-	const char *argv[3] = {"AUTH"};
-	int			argc = 1;
-	char		db[12];
-
-	if (state->url.user && *state->url.user && state->url.password)
-		argv[argc++] = state->url.user;
-	if (state->url.password)
-	{
-		argv[argc++] = state->url.password;
-		if (!worked(ask(sink, "authentication", argc, argv)))
-			return false;
-	}
-	if (state->db == 0)
-		return true;
-	snprintf(db, sizeof(db), "%d", state->db);
-	return worked(ask_about(sink, "SELECT", db));
 }
 
 /* WRONGTYPE would show only inside EXEC, when the position is stored already; later read_top watches. */
@@ -280,27 +175,28 @@ check_stream(OrionSink *sink, RedisState *state)
 	redisReply *reply;
 	bool		good;
 
-	if (!state->stream_fixed)
+	if (!state->settings.stream_fixed)
 		return true;
-	reply = ask_about(sink, "TYPE", state->stream);
+	reply = ask_about(sink, state, "TYPE", state->settings.side.stream);
 	if (reply == NULL)
 		return false;
 	good = reply->type == REDIS_REPLY_STATUS &&
 		(strcmp(reply->str, "stream") == 0 || strcmp(reply->str, "none") == 0);
 	freeReplyObject(reply);
-	return good || orion_sink_fail(sink, "redis: key \"%.100s\" exists and is not a stream", state->stream);
+	return good || orion_sink_fail(sink, "redis: key \"%.100s\" exists and is not a stream", state->settings.side.stream);
 }
 
 static bool
 read_position(OrionSink *sink, RedisState *state)
 {
+	const char *key = state->settings.position_key;
 	redisReply *reply;
 	int			order;
 	bool		good = true;
 
-	if (!worked(ask_about(sink, "WATCH", state->position_key)))
+	if (!worked(ask_about(sink, state, "WATCH", key)))
 		return false;
-	reply = ask_about(sink, "GET", state->position_key);
+	reply = ask_about(sink, state, "GET", key);
 	if (reply == NULL)
 		return false;
 	if (reply->type == REDIS_REPLY_NIL)
@@ -313,7 +209,7 @@ read_position(OrionSink *sink, RedisState *state)
 		sink->position[reply->len] = '\0';
 	}
 	else
-		good = orion_sink_fail(sink, "redis: key \"%.100s\" does not hold a position", state->position_key);
+		good = orion_sink_fail(sink, "redis: key \"%.100s\" does not hold a position", key);
 	freeReplyObject(reply);
 	return good;
 }
@@ -345,7 +241,7 @@ learn_top(RedisState *state, const redisReply *reply)
 static bool
 numbers_entries(const RedisState *state)
 {
-	return state->stream_fixed && !state->shared;
+	return state->settings.stream_fixed && !state->shared;
 }
 
 static bool
@@ -356,11 +252,11 @@ read_top(OrionSink *sink, RedisState *state)
 	state->top_known = false;
 	if (!numbers_entries(state))
 		return true;
-	if (!worked(ask_about(sink, "WATCH", state->stream)))
+	if (!worked(ask_about(sink, state, "WATCH", state->settings.side.stream)))
 		return false;
-	reply = redisCommand(state->ctx, "XINFO STREAM %s", state->stream);
+	reply = orion_redis_ask(sink, &state->home, "XINFO", "XINFO", "STREAM", state->settings.side.stream);
 	if (reply == NULL)
-		return orion_sink_fail(sink, "redis %s:%d: XINFO: %s", state->url.host, state->url.port, state->ctx->errstr);
+		return false;
 	learn_top(state, reply);
 	freeReplyObject(reply);
 	return true;
@@ -406,7 +302,7 @@ static void
 resolve_batch(OrionSink *sink, RedisState *state, const char *before)
 {
 	Batch	   *batch = &state->batch;
-	bool		applied = batch->active && strcmp(sink->position, batch->position) == 0;
+	bool		applied = batch->sent && strcmp(sink->position, batch->position) == 0;
 	bool		foreign = !applied && strcmp(sink->position, before) != 0;
 
 	for (uint64_t i = sink->queue.head; i < sink->queue.tail; i++)
@@ -421,40 +317,123 @@ resolve_batch(OrionSink *sink, RedisState *state, const char *before)
 	if (foreign && state->known)
 		memcpy(state->floor, sink->position, sizeof(state->floor));
 	state->known = true;
-	batch->active = false;
+	batch->sent = false;
+	state->phase = PHASE_IDLE;
+}
+
+/* One of the servers that the settings name; the first is the url's. */
+static bool
+open_seed(OrionSink *sink, RedisState *state, size_t number)
+{
+	const OrionRedisLogin *login = &state->settings.login;
+	char		host[256];
+	int			port = login->url.port;
+
+	if (number == 0)
+		return orion_redis_open(sink, &state->home, login, login->url.host, port);
+	return orion_redis_seed_parse(json_string_value(json_array_get(state->settings.seeds, number - 1)), host, sizeof(host), &port) &&
+		orion_redis_open(sink, &state->home, login, host, port);
+}
+
+static bool
+read_slots(OrionSink *sink, RedisState *state)
+{
+	redisReply *reply = orion_redis_ask(sink, &state->home, "CLUSTER SLOTS", "CLUSTER", "SLOTS");
+	bool		good;
+
+	if (reply == NULL)
+		return false;
+	if (reply->type == REDIS_REPLY_ERROR)
+		return orion_redis_worked(sink, &state->home, "CLUSTER SLOTS", reply);
+	good = orion_redis_map_read(&state->map, reply, state->home.host);
+	freeReplyObject(reply);
+	return good || orion_sink_fail(sink, "redis %.100s:%d: the cluster's slots make no sense, or are not assigned",
+								   state->home.host, state->home.port);
+}
+
+/* Goes to the node that serves the position. */
+static bool
+go_home(OrionSink *sink, RedisState *state)
+{
+	int			owner = state->map.owner[state->home_slot];
+	const OrionRedisNode *node;
+
+	if (owner < 0)
+		return orion_sink_fail(sink, "redis: nobody in the cluster serves slot %u, where the position is", state->home_slot);
+	node = &state->map.nodes[owner];
+	if (strcmp(node->host, state->home.host) == 0 && node->port == state->home.port)
+		return true;
+	orion_redis_close(&state->home);
+	return orion_redis_open(sink, &state->home, &state->settings.login, node->host, node->port);
+}
+
+static bool
+open_home(OrionSink *sink, RedisState *state)
+{
+	size_t		n = 1 + json_array_size(state->settings.seeds);
+
+	if (!state->settings.cluster)
+		return open_seed(sink, state, 0);
+	for (size_t i = 0; i < n; i++)
+	{
+		if (open_seed(sink, state, i) && read_slots(sink, state) && go_home(sink, state))
+			return true;
+		orion_redis_close(&state->home);
+	}
+	return false;
+}
+
+static void
+watch_events(RedisState *state, OrionRedisServer *server, bool known)
+{
+	struct epoll_event event = {.events = EPOLLIN | (server->link.wants_write ? EPOLLOUT : 0)};
+
+	if (orion_redis_is_open(server))
+		epoll_ctl(state->poller, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, server->link.fd, &event);
+}
+
+static void
+watch_all(RedisState *state, bool known)
+{
+	watch_events(state, &state->home, known);
+	for (size_t i = 0; i < orion_redis_side_servers(state->side); i++)
+		watch_events(state, orion_redis_side_server(state->side, i), known);
 }
 
 static bool
 redis_connect(OrionSink *sink)
 {
 	RedisState *state = sink->state;
-	struct timeval timeout = {ORION_CONNECT_TIMEOUT, 0};
 	char		before[sizeof(sink->position)];
 
 	memcpy(before, sink->position, sizeof(before));
-	state->ctx = redisConnectWithTimeout(state->url.host, state->url.port, timeout);
-	if (state->ctx == NULL || state->ctx->err)
-		return orion_sink_fail(sink, "redis %s:%d: %s", state->url.host, state->url.port,
-							   state->ctx ? state->ctx->errstr : "out of memory");
-	redisSetTimeout(state->ctx, timeout);
-	redisEnableKeepAlive(state->ctx);
-	if (!authenticate(sink, state) || !check_stream(sink, state) || !read_position(sink, state) ||
+	if (!open_home(sink, state) || !check_stream(sink, state) || !read_position(sink, state) ||
 		!check_grown(sink, before))
 		return false;
 	if (state->overtaken > 0 && strcmp(before, sink->position) == 0)
 		state->shared = true;	/* then it was the stream that had changed */
-	if (!read_top(sink, state))
+	if (!read_top(sink, state) ||
+		(state->side && !orion_redis_side_open(sink, state->side, &state->map)))
 		return false;
 	resolve_batch(sink, state, before);
-	state->ctx->flags &= ~REDIS_BLOCK;
-	fcntl(state->ctx->fd, F_SETFL, fcntl(state->ctx->fd, F_GETFL) | O_NONBLOCK);
+	state->poller = epoll_create1(EPOLL_CLOEXEC);
+	if (state->poller < 0)
+		return orion_sink_fail(sink, "no descriptor for epoll is left");
+	watch_all(state, false);
+	state->idle_since = sink->now;
 	return true;
 }
 
-/* ---- publishing ---- */
+/* ---- making a batch ---- */
+
+static void
+empty(OrionBuffer *buffer)
+{
+	orion_buffer_consume(buffer, orion_buffer_len(buffer));
+}
 
 static bool
-add_command(RedisState *state, uint64_t owner, int argc, const char **argv, const size_t *lengths)
+add_command(RedisState *state, uint64_t owner, size_t n, const OrionText *words)
 {
 	Batch	   *batch = &state->batch;
 
@@ -469,7 +448,8 @@ add_command(RedisState *state, uint64_t owner, int argc, const char **argv, cons
 		batch->room = room;
 	}
 	batch->owner[batch->ncommands++] = owner;
-	return redisAppendCommandArgv(state->ctx, argc, argv, lengths) == REDIS_OK;
+	orion_redis_put(&batch->commands, n, words);
+	return !batch->commands.failed;
 }
 
 /* The entry's id, made of the position; "*" where that would not be the stream's greatest. */
@@ -486,89 +466,237 @@ make_id(const RedisState *state, const OrionEvent *event, char *id, size_t size)
 }
 
 static bool
-add_trim(RedisState *state, uint64_t owner)
+expand(RedisState *state, const char *string, const OrionEvent *event, OrionText *key)
+{
+	empty(&state->key);
+	if (!orion_template_expand(string, event, &state->key))
+		return false;
+	*key = orion_text((const char *) state->key.data + state->key.start, orion_buffer_len(&state->key));
+	return true;
+}
+
+static bool
+add_trim(RedisState *state, uint64_t owner, OrionText stream)
 {
 	char		maxlen[24];
-	const char *argv[5] = {"XTRIM", (const char *) state->key.data, "MAXLEN", "~", maxlen};
-	size_t		lengths[5] = {5, orion_buffer_len(&state->key), 6, 1};
+	OrionText	words[] = {orion_text_of("XTRIM"), stream, orion_text_of("MAXLEN"), orion_text_of("~"), {maxlen, 0}};
 
-	lengths[4] = snprintf(maxlen, sizeof(maxlen), "%lld", state->maxlen);
-	return add_command(state, owner, 5, argv, lengths);
+	words[4].len = snprintf(maxlen, sizeof(maxlen), "%lld", state->settings.maxlen);
+	return add_command(state, owner, 5, words);
+}
+
+/* Streams of templates: see the head of this file. */
+static void
+add_check(RedisState *state, const OrionEvent *event, OrionText stream)
+{
+	Batch	   *batch = &state->batch;
+	OrionText	watch[] = {orion_text_of("WATCH"), stream};
+	OrionText	type[] = {orion_text_of("TYPE"), stream};
+
+	if (!state->shared)
+		orion_redis_put(&batch->checks, 2, watch);
+	orion_redis_put(&batch->checks, 2, type);
+	batch->checked[batch->nchecks++] = event->number;
+}
+
+static bool
+add_entry(RedisState *state, OrionEvent *event)
+{
+	char		id[48];
+	OrionText	stream;
+	OrionText	words[] = {
+		orion_text_of("XADD"), {NULL, 0}, {NULL, 0},
+		orion_text_of("id"), event->id, orion_text_of("type"), event->type,
+		orion_text_of("aggregatetype"), event->aggregatetype, orion_text_of("aggregateid"), event->aggregateid,
+		orion_text_of("correlationid"), event->correlationid, orion_text_of("occurredat"), event->occurredat,
+		orion_text_of("event"), event->envelope
+	};
+
+	if (!expand(state, state->settings.stream, event, &stream))
+		return false;
+	make_id(state, event, id, sizeof(id));
+	words[1] = stream;
+	words[2] = orion_text_of(id);
+	if (!state->settings.stream_fixed)
+		add_check(state, event, stream);
+	return add_command(state, event->number, sizeof(words) / sizeof(words[0]), words) &&
+		(state->settings.stream_fixed || add_trim(state, event->number, stream));
+}
+
+static bool
+add_message(RedisState *state, OrionEvent *event)
+{
+	OrionText	words[] = {orion_text_of("PUBLISH"), {NULL, 0}, event->envelope};
+
+	return expand(state, state->settings.channel, event, &words[1]) &&
+		add_command(state, event->number, 3, words);
+}
+
+/* A command about one key: in the transaction where the key is in its slot, beside it elsewhere. */
+static bool
+add_about(RedisState *state, OrionEvent *event, bool late, size_t n, const OrionText *words)
+{
+	OrionText	key = words[1];
+
+	if (state->settings.cluster && orion_redis_slot(key.str, key.len) != state->home_slot)
+		return orion_redis_side_command(state->side, event->number, late, key, n, words);
+	return add_command(state, event->number, n, words);
+}
+
+static bool
+add_unlink(RedisState *state, OrionEvent *event, const char *string)
+{
+	OrionText	words[] = {orion_text_of("UNLINK"), {NULL, 0}};
+
+	return expand(state, string, event, &words[1]) && add_about(state, event, false, 2, words);
+}
+
+/* A hash tag ends at its first brace, so a tag that begins with one would have none. */
+static bool
+tag_is_usable(OrionText tag)
+{
+	return tag.len > 0 && tag.str[0] != '}';
+}
+
+static bool
+add_to_tag(RedisState *state, OrionEvent *event, const char *string, OrionText key)
+{
+	OrionBuffer tag = {0};
+	OrionText	words[] = {orion_text_of("SADD"), {NULL, 0}, key};
+	OrionText	name;
+	bool		good = orion_template_expand(string, event, &tag);
+
+	name = orion_text((const char *) tag.data, orion_buffer_len(&tag));
+	empty(&state->tag);
+	if (good && tag_is_usable(name))
+	{
+		good = orion_redis_tag_key(state->settings.side.tag_prefix, name.str, name.len, &state->tag);
+		words[1] = orion_text((const char *) state->tag.data + state->tag.start, orion_buffer_len(&state->tag));
+		good = good && add_about(state, event, true, 3, words);
+	}
+	orion_buffer_free(&tag);
+	return good;
+}
+
+/* The fresh value, or where there is none the key's removal. */
+static bool
+add_set(RedisState *state, OrionEvent *event, const OrionRedisRule *rule)
+{
+	char		ttl[24];
+	OrionText	words[] = {orion_text_of("SET"), {NULL, 0}, {NULL, 0}, orion_text_of("EX"), {ttl, 0}};
+
+	words[4].len = snprintf(ttl, sizeof(ttl), "%lld", rule->ttl);
+	if (!orion_redis_value(event, rule->value, &words[2]))
+		return add_unlink(state, event, rule->set);
+	if (!expand(state, rule->set, event, &words[1]))
+		return false;
+	for (size_t i = 0; i < rule->set_tags.n; i++)
+	{
+		if (!add_to_tag(state, event, rule->set_tags.items[i], words[1]))
+			return false;
+	}
+	return add_about(state, event, true, rule->ttl ? 5 : 3, words);
+}
+
+static bool
+add_flush(RedisState *state, OrionEvent *event, const char *string)
+{
+	const char *prefix = state->settings.namespace_prefix;
+	OrionText	words[] = {orion_text_of("INCR"), {NULL, 0}};
+
+	empty(&state->key);
+	if (!orion_buffer_reserve(&state->key, strlen(prefix)))
+		return false;
+	memcpy(state->key.data + state->key.end, prefix, strlen(prefix));
+	state->key.end += strlen(prefix);
+	if (!orion_template_expand(string, event, &state->key))
+		return false;
+	words[1] = orion_text((const char *) state->key.data + state->key.start, orion_buffer_len(&state->key));
+	return add_about(state, event, false, 2, words);
+}
+
+static bool
+add_walks(RedisState *state, OrionEvent *event, const OrionRedisRule *rule)
+{
+	OrionText	tag;
+
+	for (size_t i = 0; i < rule->tags.n; i++)
+	{
+		if (!expand(state, rule->tags.items[i], event, &tag))
+			return false;
+		if (tag_is_usable(tag) && !orion_redis_side_tag(state->side, event->number, tag.str, tag.len))
+			return false;
+	}
+	for (size_t i = 0; i < rule->scan.n; i++)
+	{
+		empty(&state->key);
+		if (!orion_template_expand_glob(rule->scan.items[i], event, &state->key) ||
+			!orion_redis_side_scan(state->side, event->number, (const char *) state->key.data + state->key.start,
+								   orion_buffer_len(&state->key)))
+			return false;
+	}
+	return true;
+}
+
+static bool
+add_rule(RedisState *state, OrionEvent *event, const OrionRedisRule *rule)
+{
+	for (size_t i = 0; i < rule->del.n; i++)
+	{
+		if (!add_unlink(state, event, rule->del.items[i]))
+			return false;
+	}
+	for (size_t i = 0; i < rule->flush.n; i++)
+	{
+		if (!add_flush(state, event, rule->flush.items[i]))
+			return false;
+	}
+	return add_walks(state, event, rule) && (rule->set == NULL || add_set(state, event, rule));
+}
+
+static bool
+add_cache_work(RedisState *state, OrionEvent *event)
+{
+	const OrionRedisRules *rules = &state->settings.rules;
+	char		type[ORION_TOPIC_MAX + 1];
+
+	if (rules->n == 0 || event->type.len >= sizeof(type))
+		return true;
+	memcpy(type, event->type.str, event->type.len);
+	type[event->type.len] = '\0';
+	for (size_t i = 0; i < rules->n; i++)
+	{
+		if (orion_topic_match(rules->rules[i].pattern, type) && !add_rule(state, event, &rules->rules[i]))
+			return false;
+	}
+	return true;
 }
 
 static bool
 add_event(RedisState *state, OrionEvent *event)
 {
-	char		id[48];
-	const char *argv[20] = {"XADD", NULL, id};
-	size_t		lengths[20] = {4};
-	int			argc = 3;
-	const struct
-	{
-		const char *name;
-		const OrionText *value;
-	}			fields[] = {
-		{"id", &event->id}, {"type", &event->type}, {"aggregatetype", &event->aggregatetype},
-		{"aggregateid", &event->aggregateid}, {"correlationid", &event->correlationid},
-		{"occurredat", &event->occurredat}, {"event", &event->envelope}
-	};
-
-	orion_buffer_consume(&state->key, orion_buffer_len(&state->key));
-	if (!orion_template_expand(state->stream, event, &state->key))
-		return false;
-	argv[1] = (const char *) state->key.data;
-	lengths[1] = orion_buffer_len(&state->key);
-	make_id(state, event, id, sizeof(id));
-	lengths[2] = strlen(id);
-	for (size_t i = 0; i < sizeof(fields) / sizeof(fields[0]); i++)
-	{
-		argv[argc] = fields[i].name;
-		lengths[argc++] = strlen(fields[i].name);
-		argv[argc] = fields[i].value->str;
-		lengths[argc++] = fields[i].value->len;
-	}
-	return add_command(state, event->number, argc, argv, lengths) &&
-		(state->stream_fixed || add_trim(state, event->number));
+	return (state->settings.stream == NULL || add_entry(state, event)) &&
+		(state->settings.channel == NULL || add_message(state, event)) &&
+		add_cache_work(state, event);
 }
 
+/* Has another courier delivered it, as far as that is known? */
 static bool
-add_cache_keys(RedisState *state, OrionEvent *event)
+is_below_floor(RedisState *state, const OrionEvent *event)
 {
-	char		type[256];
-
-	if (state->nrules == 0 || event->type.len >= sizeof(type))
-		return true;
-	memcpy(type, event->type.str, event->type.len);
-	type[event->type.len] = '\0';
-	for (int i = 0; i < state->nrules; i++)
-	{
-		const CacheRule *rule = &state->rules[i];
-
-		if (!orion_topic_match(rule->pattern, type))
-			continue;
-		for (int k = 0; k < rule->nkeys; k++)
-		{
-			const char *argv[2] = {"UNLINK"};
-			size_t		lengths[2] = {6};
-
-			orion_buffer_consume(&state->key, orion_buffer_len(&state->key));
-			if (!orion_template_expand(rule->keys[k], event, &state->key))
-				return false;
-			argv[1] = (const char *) state->key.data;
-			lengths[1] = orion_buffer_len(&state->key);
-			if (!add_command(state, event->number, 2, argv, lengths))
-				return false;
-		}
-	}
-	return true;
+	if (state->floor[0] && !event->settled && !is_behind(event, state->floor))
+		state->floor[0] = '\0';
+	return state->floor[0] != '\0';
 }
 
-/* Queues events from queue->next on until the batch is full. */
+/*
+ * Adds events from queue->next on until the batch is full, or one is met whose
+ * refusal is not stored yet.
+ */
 static bool
 fill_batch(OrionSink *sink, RedisState *state, OrionEvent **last)
 {
 	OrionQueue *queue = &sink->queue;
-	Batch	   *batch = &state->batch;
 	size_t		bytes = 0;
 	int			n = 0;
 
@@ -577,88 +705,170 @@ fill_batch(OrionSink *sink, RedisState *state, OrionEvent **last)
 	{
 		OrionEvent *event = orion_queue_at(queue, queue->next);
 
-		if (state->floor[0] && !event->settled)
-		{
-			event->settled = is_behind(event, state->floor);
-			if (!event->settled)
-				state->floor[0] = '\0';
-		}
+		if (!event->settled && is_below_floor(state, event))
+			event->settled = true;
 		if (event->settled)
 			continue;
-		if (event->position.len == 0 || event->position.len >= sizeof(batch->position))
+		if (event->refused && !event->noted)
+			break;
+		if (event->position.len == 0 || event->position.len >= sizeof(state->batch.position))
 		{
 			orion_sink_reject(sink, event, "the event has no position");
 			continue;
 		}
 		if (n > 0 && bytes + event->size > BATCH_BYTES)
 			break;
-		if (!add_event(state, event) || !add_cache_keys(state, event))
+		if (!event->refused && !add_event(state, event))
 			return false;
 		bytes += event->size;
 		n++;
 		*last = event;
 	}
-	batch->end = queue->next;
-	if (*last == NULL || !state->stream_fixed)
-		return true;
-	orion_buffer_consume(&state->key, orion_buffer_len(&state->key));
-	return orion_template_expand(state->stream, *last, &state->key) && add_trim(state, (*last)->number);
-}
-
-static bool
-redis_flush(OrionSink *sink)
-{
-	RedisState *state = sink->state;
-	int			done = 0;
-
-	if (redisBufferWrite(state->ctx, &done) == REDIS_OK)
-		state->unwritten = !done;
-	else
-		return orion_sink_fail(sink, "redis %s:%d: connection lost: %s", state->url.host, state->url.port, state->ctx->errstr);
+	state->batch.end = queue->next;
 	return true;
 }
 
-/* What the next batch must know, asked for behind this one. */
+/* The position, EXEC, and what the next batch must know. */
 static bool
-append_watch(RedisState *state)
+finish_batch(RedisState *state, const OrionEvent *last)
 {
-	if (!numbers_entries(state))
-		return redisAppendCommand(state->ctx, "WATCH %s", state->position_key) == REDIS_OK;
-	return redisAppendCommand(state->ctx, "WATCH %s %s", state->position_key, state->stream) == REDIS_OK &&
-		redisAppendCommand(state->ctx, "XINFO STREAM %s", state->stream) == REDIS_OK;
+	Batch	   *batch = &state->batch;
+	const OrionRedisSettings *settings = &state->settings;
+	OrionText	set[] = {orion_text_of("SET"), orion_text_of(settings->position_key), last->position};
+
+	if (settings->stream_fixed && !add_trim(state, last->number, orion_text_of(settings->side.stream)))
+		return false;
+	memcpy(batch->position, last->position.str, last->position.len);
+	batch->position[last->position.len] = '\0';
+	if (!add_command(state, NOBODY, 3, set))
+		return false;
+	orion_redis_put_words(&batch->commands, "EXEC", NULL);
+	if (numbers_entries(state))
+	{
+		orion_redis_put_words(&batch->commands, "WATCH", settings->position_key, settings->side.stream, NULL);
+		orion_redis_put_words(&batch->commands, "XINFO", "STREAM", settings->side.stream, NULL);
+	}
+	else
+		orion_redis_put_words(&batch->commands, "WATCH", settings->position_key, NULL);
+	return !batch->commands.failed && !batch->checks.failed;
+}
+
+/* ---- sending it ---- */
+
+static void
+enter(OrionSink *sink, RedisState *state, Phase phase)
+{
+	state->phase = phase;
+	state->batch.replies = 0;
+	state->asked_at = state->idle_since = orion_now_ms();
+}
+
+/* Hands a buffer over without copying it. The connection has nothing to write between batches. */
+static bool
+send_buffer(OrionSink *sink, RedisState *state, OrionBuffer *buffer)
+{
+	OrionBuffer spare = state->home.link.out;
+
+	state->home.link.out = *buffer;
+	*buffer = spare;
+	return orion_redis_flush(sink, &state->home);
+}
+
+static bool
+send_transaction(OrionSink *sink, RedisState *state)
+{
+	enter(sink, state, PHASE_SENT);
+	state->batch.sent = true;
+	return send_buffer(sink, state, &state->batch.commands);
+}
+
+/* Some event of the batch was refused: it is made again, as far as that event, or beyond when that is noted. */
+static void
+drop_batch(OrionSink *sink, RedisState *state)
+{
+	enter(sink, state, PHASE_IDLE);
+	orion_queue_rewind(&sink->queue);
+}
+
+static bool
+has_refused(OrionSink *sink, const Batch *batch)
+{
+	for (uint64_t i = batch->first; sink->refusals > 0 && i < batch->end; i++)
+	{
+		OrionEvent *event = orion_queue_at(&sink->queue, i);
+
+		if (event && event->refused && !event->noted)
+			return true;
+	}
+	return false;
+}
+
+/* The next phase of the batch that has all the answers it waited for. */
+static bool
+go_on(OrionSink *sink, RedisState *state)
+{
+	if (has_refused(sink, &state->batch))
+	{
+		drop_batch(sink, state);
+		return true;
+	}
+	if (state->phase != PHASE_CHECK && state->batch.nchecks > 0)
+	{
+		enter(sink, state, PHASE_CHECK);
+		return send_buffer(sink, state, &state->batch.checks);
+	}
+	return send_transaction(sink, state);
+}
+
+static bool
+begin_batch(OrionSink *sink, RedisState *state)
+{
+	Batch	   *batch = &state->batch;
+	OrionEvent *last;
+
+	batch->first = sink->queue.next;
+	batch->ncommands = batch->nchecks = 0;
+	batch->refused = batch->sent = false;
+	batch->position[0] = '\0';
+	empty(&batch->commands);
+	empty(&batch->checks);
+	orion_redis_put_words(&batch->commands, "MULTI", NULL);
+	if (!fill_batch(sink, state, &last))
+		return orion_sink_fail(sink, "out of memory");
+	if (last == NULL)
+		return true;
+	if (!finish_batch(state, last))
+		return orion_sink_fail(sink, "out of memory");
+	if (!orion_redis_side_busy(state->side))
+		return go_on(sink, state);
+	enter(sink, state, PHASE_SIDE);
+	return true;
 }
 
 static bool
 redis_publish(OrionSink *sink)
 {
 	RedisState *state = sink->state;
-	Batch	   *batch = &state->batch;
-	OrionEvent *last;
-	const char *set[3] = {"SET", state->position_key, batch->position};
-	size_t		lengths[3] = {3, strlen(state->position_key), 0};
 
-	if (batch->active || sink->queue.next == sink->queue.tail)
-		return true;
-	batch->first = sink->queue.next;
-	batch->ncommands = batch->replies = 0;
-	batch->refused = false;
-	if (redisAppendCommand(state->ctx, "MULTI") != REDIS_OK || !fill_batch(sink, state, &last))
-		return orion_sink_fail(sink, "out of memory");
-	batch->active = true;		/* even when empty: MULTI and EXEC are
-								 * answered */
-	batch->position[0] = '\0';
-	batch->sent_at = sink->now;
-	if (last)
+	if (state->phase == PHASE_IDLE && sink->queue.next < sink->queue.tail && !begin_batch(sink, state))
+		return false;
+	if (state->phase == PHASE_SIDE)
 	{
-		memcpy(batch->position, last->position.str, last->position.len);
-		batch->position[last->position.len] = '\0';
-		lengths[2] = last->position.len;
-		if (!add_command(state, 0, 3, set, lengths))
-			return orion_sink_fail(sink, "out of memory");
+		if (!orion_redis_side_run(sink, state->side))
+			return false;
+		if (!orion_redis_side_busy(state->side) && !go_on(sink, state))
+			return false;
 	}
-	if (redisAppendCommand(state->ctx, "EXEC") != REDIS_OK || !append_watch(state))
-		return orion_sink_fail(sink, "out of memory");
-	return redis_flush(sink);
+	watch_all(state, true);
+	return true;
+}
+
+static bool
+redis_flush(OrionSink *sink)
+{
+	RedisState *state = sink->state;
+
+	return orion_redis_flush(sink, &state->home);
 }
 
 /* ---- replies ---- */
@@ -669,13 +879,10 @@ begins_with(const char *string, const char *word)
 	return strncmp(string, word, strlen(word)) == 0;
 }
 
-/* Is this error the event's own fault, and will it be tomorrow? */
-static bool
-error_is_permanent(const char *string)
+static const char *
+words_of(const redisReply *reply)
 {
-	if (begins_with(string, "ERR unknown command") || begins_with(string, "ERR max number of clients"))
-		return false;
-	return begins_with(string, "ERR ") || begins_with(string, "WRONGTYPE ");
+	return reply->type == REDIS_REPLY_ERROR || reply->type == REDIS_REPLY_STATUS ? reply->str : "unexpected answer";
 }
 
 static bool
@@ -684,13 +891,13 @@ on_queued(OrionSink *sink, RedisState *state, size_t command, redisReply *reply)
 	Batch	   *batch = &state->batch;
 	uint64_t	owner = batch->owner[command];
 
-	if (reply->type == REDIS_REPLY_STATUS)
+	if (reply->type == REDIS_REPLY_STATUS && strcmp(reply->str, "QUEUED") == 0)
 		return true;
 	if (reply->type != REDIS_REPLY_ERROR)
 		return orion_sink_fail(sink, "redis: unexpected answer inside MULTI");
-	if (owner == 0 || !error_is_permanent(reply->str))
+	if (owner == NOBODY || !orion_redis_error_is_permanent(reply->str))
 		return orion_sink_fail(sink, "redis refuses to write: %.300s", reply->str);
-	orion_sink_reject(sink, orion_queue_at(&sink->queue, owner), reply->str);
+	orion_sink_refuse(sink, orion_queue_at(&sink->queue, owner), reply->str);
 	batch->refused = true;
 	return true;
 }
@@ -708,7 +915,7 @@ on_executed(OrionSink *sink, RedisState *state, redisReply *reply)
 
 		if (result->type != REDIS_REPLY_ERROR)
 			continue;
-		if (batch->owner[i] == 0)
+		if (batch->owner[i] == NOBODY)
 			return orion_sink_fail(sink, "redis refuses to store the position: %.300s", result->str);
 		orion_sink_reject(sink, orion_queue_at(&sink->queue, batch->owner[i]), result->str);
 	}
@@ -716,11 +923,11 @@ on_executed(OrionSink *sink, RedisState *state, redisReply *reply)
 	{
 		OrionEvent *event = orion_queue_at(&sink->queue, i);
 
-		if (event)				/* one refused earlier may have left */
+		if (event)
 			event->settled = true;
 	}
-	if (batch->position[0])
-		memcpy(sink->position, batch->position, sizeof(sink->position));
+	memcpy(sink->position, batch->position, sizeof(sink->position));
+	batch->sent = false;
 	state->overtaken = 0;
 	return true;
 }
@@ -732,8 +939,8 @@ on_exec(OrionSink *sink, RedisState *state, redisReply *reply)
 		return on_executed(sink, state, reply);
 	if (reply->type == REDIS_REPLY_ERROR && state->batch.refused && begins_with(reply->str, "EXECABORT"))
 	{
-		orion_queue_rewind(&sink->queue);	/* again, without the refused */
-		return true;
+		state->batch.sent = false;
+		return true;			/* again, without the refused */
 	}
 	if (reply->type == REDIS_REPLY_NIL)
 		return orion_sink_fail(sink, ++state->overtaken < OVERTAKEN_LIMIT ?
@@ -744,16 +951,13 @@ on_exec(OrionSink *sink, RedisState *state, redisReply *reply)
 	return orion_sink_fail(sink, "redis: unexpected answer to EXEC");
 }
 
+/* The answers to MULTI, each command, EXEC, WATCH and, perhaps, XINFO. */
 static bool
-on_reply(OrionSink *sink, RedisState *state, redisReply *reply)
+on_sent(OrionSink *sink, RedisState *state, redisReply *reply)
 {
 	Batch	   *batch = &state->batch;
 	size_t		at = batch->replies++;
 
-	if (!batch->active)
-		return orion_sink_fail(sink, "redis: an answer nobody asked for%s%.200s",
-							   reply->type == REDIS_REPLY_ERROR ? ": " : "",
-							   reply->type == REDIS_REPLY_ERROR ? reply->str : "");
 	if (at > 0 && at <= batch->ncommands)
 		return on_queued(sink, state, at - 1, reply);
 	if (at == batch->ncommands + 1)
@@ -761,46 +965,101 @@ on_reply(OrionSink *sink, RedisState *state, redisReply *reply)
 	if (at == batch->ncommands + 3)
 	{
 		if (reply->type == REDIS_REPLY_ERROR && begins_with(reply->str, "WRONGTYPE "))
-			return orion_sink_fail(sink, "redis: key \"%.100s\" is no longer a stream", state->stream);
+			return orion_sink_fail(sink, "redis: key \"%.100s\" is no longer a stream", state->settings.side.stream);
 		learn_top(state, reply);
 	}
 	else if (reply->type != REDIS_REPLY_STATUS) /* MULTI, WATCH */
-		return orion_sink_fail(sink, "redis refuses %s: %.300s", at == 0 ? "MULTI" : "WATCH",
-							   reply->type == REDIS_REPLY_ERROR ? reply->str : "unexpected answer");
+		return orion_sink_fail(sink, "redis refuses %s: %.300s", at == 0 ? "MULTI" : "WATCH", words_of(reply));
 	if (at == batch->ncommands + (numbers_entries(state) ? 3 : 2))
-		batch->active = false;
+	{
+		if (batch->refused)
+			drop_batch(sink, state);
+		else
+			enter(sink, state, PHASE_IDLE);
+	}
 	return true;
+}
+
+/* The answers to WATCH, unless others write to the streams, and TYPE, for each event. */
+static bool
+on_checked(OrionSink *sink, RedisState *state, redisReply *reply)
+{
+	Batch	   *batch = &state->batch;
+	size_t		each = state->shared ? 1 : 2;
+	size_t		at = batch->replies++;
+
+	if (reply->type != REDIS_REPLY_STATUS)
+		return orion_sink_fail(sink, "redis refuses %s: %.300s", each == 2 && at % 2 == 0 ? "WATCH" : "TYPE", words_of(reply));
+	if (at % each == each - 1 && strcmp(reply->str, "stream") != 0 && strcmp(reply->str, "none") != 0)
+		orion_sink_refuse(sink, orion_queue_at(&sink->queue, batch->checked[at / each]),
+						  "WRONGTYPE the key that the stream's template leads to is not a stream");
+	return batch->replies < batch->nchecks * each || go_on(sink, state);
+}
+
+static bool
+on_pong(OrionSink *sink, RedisState *state, redisReply *reply)
+{
+	if (reply->type != REDIS_REPLY_STATUS || strcmp(reply->str, "PONG") != 0)
+		return orion_sink_fail(sink, "redis %.100s:%d: PING: %.300s", state->home.host, state->home.port, words_of(reply));
+	enter(sink, state, PHASE_IDLE);
+	return true;
+}
+
+static bool
+on_reply(OrionSink *sink, RedisState *state, redisReply *reply)
+{
+	switch (state->phase)
+	{
+		case PHASE_PING:
+			return on_pong(sink, state, reply);
+		case PHASE_CHECK:
+			return on_checked(sink, state, reply);
+		case PHASE_SENT:
+			return on_sent(sink, state, reply);
+		case PHASE_IDLE:
+		case PHASE_SIDE:
+			break;
+	}
+	return orion_sink_fail(sink, "redis: an answer nobody asked for%s%.200s",
+						   reply->type == REDIS_REPLY_ERROR ? ": " : "",
+						   reply->type == REDIS_REPLY_ERROR ? reply->str : "");
 }
 
 static bool
 redis_readable(OrionSink *sink)
 {
 	RedisState *state = sink->state;
-	void	   *reply;
+	redisReply *reply;
 
-	if (redisBufferRead(state->ctx) != REDIS_OK)
-		return orion_sink_fail(sink, "redis %s:%d: connection lost: %s", state->url.host, state->url.port, state->ctx->errstr);
+	if (!orion_redis_flush(sink, &state->home) || !orion_redis_fill(sink, &state->home))
+		return false;
 	for (;;)
 	{
 		bool		good;
 
-		if (redisGetReplyFromReader(state->ctx, &reply) != REDIS_OK)
-			return orion_sink_fail(sink, "redis: broken answer: %s", state->ctx->errstr);
+		if (!orion_redis_next(sink, &state->home, &reply))
+			return false;
 		if (reply == NULL)
-			return true;
+			break;
 		good = on_reply(sink, state, reply);
 		freeReplyObject(reply);
+		state->asked_at = orion_now_ms();
 		if (!good)
 			return false;
 	}
+	if (state->side == NULL)
+		return true;
+	if (state->phase == PHASE_SIDE)
+		state->asked_at = orion_now_ms();	/* its connections are the only
+											 * ones that speak */
+	return orion_redis_side_run(sink, state->side);
 }
 
+/* All connections are in the poller, which is readable when one of them has something for us. */
 static bool
 redis_wants_write(OrionSink *sink)
 {
-	RedisState *state = sink->state;
-
-	return state->unwritten;
+	return false;
 }
 
 static int
@@ -808,16 +1067,26 @@ redis_fd(OrionSink *sink)
 {
 	RedisState *state = sink->state;
 
-	return state->ctx->fd;
+	return state->poller;
 }
 
 static bool
 redis_tick(OrionSink *sink, long now)
 {
 	RedisState *state = sink->state;
+	long		silent = state->phase == PHASE_IDLE ? 0 : now - state->asked_at;
 
-	if (state->batch.active && now - state->batch.sent_at > ORION_STALL_TIMEOUT)
-		return orion_sink_fail(sink, "redis %s:%d: no answer for %d s", state->url.host, state->url.port, ORION_STALL_TIMEOUT / 1000);
+	if (silent > ORION_STALL_TIMEOUT)
+		return orion_sink_fail(sink, "redis %.100s:%d: no answer for %d s", state->home.host, state->home.port, ORION_STALL_TIMEOUT / 1000);
+	sink->slow[0] = '\0';
+	if (silent > SILENCE_MS)
+		snprintf(sink->slow, sizeof(sink->slow), "redis %.100s:%d does not answer", state->home.host, state->home.port);
+	if (state->phase == PHASE_IDLE && sink->queue.next == sink->queue.tail && now - state->idle_since > PING_MS)
+	{
+		enter(sink, state, PHASE_PING);
+		orion_redis_put_words(&state->home.link.out, "PING", NULL);
+		return orion_redis_flush(sink, &state->home);
+	}
 	return true;
 }
 
@@ -826,10 +1095,12 @@ redis_close(OrionSink *sink)
 {
 	RedisState *state = sink->state;
 
-	if (state->ctx)
-		redisFree(state->ctx);
-	state->ctx = NULL;
-	state->unwritten = false;
+	orion_redis_close(&state->home);
+	orion_redis_side_close(state->side);
+	if (state->poller >= 0)
+		close(state->poller);
+	state->poller = -1;
+	sink->slow[0] = '\0';
 }
 
 const OrionSinkOps orion_sink_redis = {

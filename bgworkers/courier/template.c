@@ -31,18 +31,35 @@ placeholder_at(const char *string)
 	return -1;
 }
 
+/* "{{" and "}}" stand for one brace each. */
+static bool
+is_escape(const char *string)
+{
+	return (string[0] == '{' || string[0] == '}') && string[1] == string[0];
+}
+
 bool
 orion_template_check(const char *string, bool *fixed, char *err, size_t size)
 {
 	*fixed = true;
-	for (const char *at = strchr(string, '{'); at; at = strchr(at + 1, '{'))
+	while (*string)
 	{
-		if (placeholder_at(at) < 0)
+		int			found = *string == '{' ? placeholder_at(string) : -1;
+
+		if (is_escape(string))
+			string += 2;
+		else if (found >= 0)
 		{
-			snprintf(err, size, "unknown placeholder at \"%.40s\" (known: {id} {type} {aggregatetype} {aggregateid} {correlationid})", at);
+			string += strlen(placeholders[found].name);
+			*fixed = false;
+		}
+		else if (*string == '{')
+		{
+			snprintf(err, size, "unknown placeholder at \"%.40s\" (known: {id} {type} {aggregatetype} {aggregateid} {correlationid}; {{ and }} are braces)", string);
 			return false;
 		}
-		*fixed = false;
+		else
+			string++;
 	}
 	return true;
 }
@@ -59,12 +76,30 @@ append(OrionBuffer *out, const char *bytes, size_t len)
 	return true;
 }
 
-bool
-orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *out)
+/* Glob characters of Redis get a backslash. */
+static bool
+append_value(OrionBuffer *out, const OrionText *value, bool glob)
+{
+	if (!glob)
+		return append(out, value->str, value->len);
+	for (size_t i = 0; i < value->len; i++)
+	{
+		const char *at = value->str + i;
+
+		if (*at != '\0' && strchr("*?[]^-\\", *at) && !append(out, "\\", 1))
+			return false;
+		if (!append(out, at, 1))
+			return false;
+	}
+	return true;
+}
+
+static bool
+expand(const char *string, const OrionEvent *event, OrionBuffer *out, bool glob)
 {
 	while (*string)
 	{
-		size_t		plain = strcspn(string, "{");
+		size_t		plain = strcspn(string, "{}");
 		int			found;
 		const OrionText *value;
 
@@ -73,13 +108,32 @@ orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *
 		string += plain;
 		if (*string == '\0')
 			break;
+		if (is_escape(string) || *string == '}')
+		{
+			if (!append(out, string, 1))
+				return false;
+			string += is_escape(string) ? 2 : 1;
+			continue;
+		}
 		found = placeholder_at(string);
 		if (found < 0)
 			return false;		/* orion_template_check was not asked */
 		value = (const OrionText *) ((const char *) event + placeholders[found].offset);
-		if (!append(out, value->str, value->len))
+		if (!append_value(out, value, glob))
 			return false;
 		string += strlen(placeholders[found].name);
 	}
 	return true;
+}
+
+bool
+orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *out)
+{
+	return expand(string, event, out, false);
+}
+
+bool
+orion_template_expand_glob(const char *string, const OrionEvent *event, OrionBuffer *out)
+{
+	return expand(string, event, out, true);
 }

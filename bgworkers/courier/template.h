@@ -17,4 +17,10 @@ extern bool orion_template_check(const char *string, bool *fixed, char *err, siz
 /* Appends the expansion to out; false when memory is out. */
 extern bool orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *out);
 
+/*
+ * The same for a glob pattern: what the event brings in matches itself only,
+ * whatever characters it holds.
+ */
+extern bool orion_template_expand_glob(const char *string, const OrionEvent *event, OrionBuffer *out);
+
 #endif							/* ORION_COURIER_TEMPLATE_H */

@@ -48,6 +48,9 @@ test_template(void **state)
 		{"{type}", "user.created"},
 		{"{aggregatetype}/{aggregateid}/{id}{correlationid}!", "user/42/id-1c!"},
 		{"}{id}}", "}id-1}"},
+		{"{{orion}:{id}", "{orion}:id-1"},
+		{"user:{{{aggregateid}}}:profile", "user:{42}:profile"},
+		{"{{}}", "{}"},
 	};
 	OrionEvent *event = make_event();
 	char		err[200];
@@ -58,7 +61,7 @@ test_template(void **state)
 		OrionBuffer out = {0};
 
 		assert_true(orion_template_check(cases[i].string, &fixed, err, sizeof(err)));
-		assert_int_equal(fixed, strchr(cases[i].string, '{') == NULL);
+		assert_int_equal(fixed, strcmp(cases[i].string, "plain") == 0 || strcmp(cases[i].string, "{{}}") == 0);
 		assert_true(orion_template_expand(cases[i].string, event, &out));
 		assert_int_equal(orion_buffer_len(&out), strlen(cases[i].expansion));
 		assert_memory_equal(out.data + out.start, cases[i].expansion, strlen(cases[i].expansion));
@@ -67,7 +70,8 @@ test_template(void **state)
 	assert_false(orion_template_check("a{nobody}", &fixed, err, sizeof(err)));
 	assert_non_null(strstr(err, "{nobody}"));
 	assert_false(orion_template_check("{", &fixed, err, sizeof(err)));
-	assert_false(orion_template_check("{{id}", &fixed, err, sizeof(err)));
+	assert_false(orion_template_check("{{{id", &fixed, err, sizeof(err)));
+	assert_false(orion_template_check("{{{{{nobody}", &fixed, err, sizeof(err)));
 	free(event);
 }
 
@@ -82,6 +86,22 @@ test_template_is_not_recursive(void **state)
 	assert_true(orion_template_expand("{aggregateid}", event, &out));
 	assert_int_equal(orion_buffer_len(&out), 4);
 	assert_memory_equal(out.data, "{id}", 4);
+	orion_buffer_free(&out);
+	free(event);
+}
+
+/* What an event brings in must not match more than itself. */
+static void
+test_template_in_a_glob(void **state)
+{
+	OrionEvent *event = make_event();
+	OrionBuffer out = {0};
+	static const char expected[] = "list:\\*\\?\\[a\\-b\\]\\\\x:*";
+
+	event->aggregateid = TEXT("*?[a-b]\\x");
+	assert_true(orion_template_expand_glob("list:{aggregateid}:*", event, &out));
+	assert_int_equal(orion_buffer_len(&out), strlen(expected));
+	assert_memory_equal(out.data, expected, strlen(expected));
 	orion_buffer_free(&out);
 	free(event);
 }
@@ -479,6 +499,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_template),
 		cmocka_unit_test(test_template_is_not_recursive),
+		cmocka_unit_test(test_template_in_a_glob),
 		cmocka_unit_test(test_url),
 		cmocka_unit_test(test_wrong_urls),
 		cmocka_unit_test(test_positions),

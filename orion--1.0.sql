@@ -634,12 +634,15 @@ CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
 CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
 
+-- PL/pgSQL where SQL would do: it keeps its plans from one login to the next.
 CREATE FUNCTION orion_private.address_network(address inet) RETURNS inet
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT CASE WHEN family(address) = 4 OR address <<= '::ffff:0.0.0.0/96' THEN host(address)::inet
+BEGIN
+	RETURN CASE WHEN family(address) = 4 OR address <<= '::ffff:0.0.0.0/96' THEN host(address)::inet
 		ELSE network(set_masklen(address, 64))::inet END;
+END
 $function$;
 COMMENT ON FUNCTION orion_private.address_network(inet) IS 'What one client may choose from: the address itself, or the /64 of an IPv6 address';
 REVOKE ALL ON FUNCTION orion_private.address_network(inet) FROM PUBLIC;
@@ -713,19 +716,23 @@ CREATE FUNCTION orion_private.auth_settings(
 COMMENT ON FUNCTION orion_private.auth_settings() IS 'Settings of this module as values; times in seconds';
 
 CREATE FUNCTION orion_private.email_normalize(email text) RETURNS text
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT CASE WHEN octet_length(email) <= 254 THEN lower(btrim(email) COLLATE "C") END;
+BEGIN
+	RETURN CASE WHEN octet_length(email) <= 254 THEN lower(btrim(email) COLLATE "C") END;
+END
 $function$;
 COMMENT ON FUNCTION orion_private.email_normalize(text) IS 'Lower case (ASCII, whatever the locale) without spaces around; null when longer than 254 bytes (RFC 5321 4.5.3.1.3)';
 
 CREATE FUNCTION orion_private.email_valid(email text) RETURNS boolean
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	SELECT email IS NOT NULL AND octet_length(email) <= 254
+BEGIN
+	RETURN email IS NOT NULL AND octet_length(email) <= 254
 		AND email ~ '^[^@[:space:][:cntrl:]"(),:;<>\\[\]]{1,64}@([[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])?\.)+[[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])$';
+END
 $function$;
 COMMENT ON FUNCTION orion_private.email_valid(text) IS 'Whether this has the form of a mail address: dotted domain, no quoted local part, no space or control character';
 REVOKE ALL ON FUNCTION orion_private.password_stale(text), orion_private.password_decoy(),

@@ -12,8 +12,11 @@
 
 #include "access/xlog.h"
 #include "executor/spi.h"
+#include "pgstat.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "audit/audit.h"
 #include "core/wake.h"
@@ -22,6 +25,9 @@
 #include "pool.h"
 #include "rest/idempotency.h"
 #include "token/revocation.h"
+
+#define REST_MS		200
+#define COLLECT_MS	30			/* what a crash may lose of attempts to log in */
 
 PGDLLEXPORT void orion_maintenance_main(Datum arg);
 
@@ -86,26 +92,51 @@ forget_idempotency_keys(void)
 	orion_pool_commit();
 }
 
+/* False when the extension is not installed. */
+static bool
+do_all(void)
+{
+	if (!look())
+		return false;
+	if (!RecoveryInProgress())
+	{
+		orion_token_maintain();
+		orion_auth_maintain();
+		orion_outbox_maintain();
+		orion_audit_maintain();
+		forget_idempotency_keys();
+	}
+	return true;
+}
+
+/*
+ * Every login wakes this worker.  So after a round the others of the work have a
+ * rest, and in between only attempts to log in are written, those of a moment in
+ * one transaction; whatever else somebody woke it for is done when the rest is over.
+ */
 static void
 maintain(void)
 {
 	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "orion maintenance", ALLOCSET_DEFAULT_SIZES);
+	TimestampTz next = 0;
 
 	while (orion_pool_continue())
 	{
+		long		timeout = next ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next) : 0;
+
 		MemoryContextSwitchTo(round);
-		if (!look())
-			break;
-		if (!RecoveryInProgress())
+		if (timeout == 0)
 		{
-			orion_token_maintain();
-			orion_auth_maintain();
-			orion_outbox_maintain();
-			orion_audit_maintain();
-			forget_idempotency_keys();
+			if (!do_all())
+				break;
+			next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REST_MS);
+			timeout = ORION_SAFETY_POLL_MS;
 		}
+		else if (!RecoveryInProgress())
+			orion_auth_maintain();
 		MemoryContextReset(round);
-		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COLLECT_MS, PG_WAIT_EXTENSION);
+		orion_pool_wait(-1, false, timeout);
 	}
 }
 

@@ -6,7 +6,7 @@
  * woken by that, writes it into the table in a transaction of its own.  When the
  * ring is full, and where no worker serves the database, the login writes the row
  * itself, and a rollback takes it along.  A crash loses what was not written yet:
- * milliseconds.  ORION_LOCK_ATTEMPTS guards the ring; only the worker moves its tail,
+ * some thirty milliseconds (maintenance.c).  ORION_LOCK_ATTEMPTS guards the ring; only the worker moves its tail,
  * after its commit, so an error there writes the same attempts again.
  */
 #include "postgres.h"
@@ -135,6 +135,21 @@ commit(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/* Prepared once: only the worker comes here. */
+static SPIPlanPtr
+kept_plan(const char *text, int nargs, Oid *types)
+{
+	static SPIPlanPtr plan = NULL;
+
+	if (!plan)
+	{
+		plan = SPI_prepare(text, nargs, types);
+		if (!plan || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare how to write attempts to log in");
+	}
+	return plan;
+}
+
 static void
 write_attempt(const Attempt *attempt)
 {
@@ -151,7 +166,7 @@ write_attempt(const Attempt *attempt)
 		' ', attempt->address[0] ? ' ' : 'n', attempt->agent[0] ? ' ' : 'n', '\0'
 	};
 
-	if (SPI_execute_with_args(insert, lengthof(types), types, values, nulls, false, 0) != SPI_OK_INSERT)
+	if (SPI_execute_plan(kept_plan(insert, lengthof(types), types), values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not write an attempt to log in");
 }
 

@@ -37,7 +37,7 @@ PROGRAM_FLAGS = -std=gnu11 -O1 -g $(WARNINGS) -fsanitize=address,undefined -fno-
 endif
 
 PG_CPPFLAGS  = -I$(srcdir)/src -I$(srcdir)/bgworkers $(WARNINGS) $(if $(ASSERT),-DUSE_ASSERT_CHECKING)
-SHLIB_LINK   = -lsodium -lcrypt -lcrypto -ldl
+SHLIB_LINK   = -lsodium -lcrypt -lcrypto -lz -ldl
 EXTRA_CLEAN  = $(PROGRAMS)
 with_llvm    = no	# bitcode doubles the build and no function of ours is inlined
 

@@ -21,6 +21,7 @@
 #include "utils/lsyscache.h"
 
 #include "record/record.h"
+#include "rest/compress.h"
 #include "rest/error.h"
 #include "rest/etag.h"
 #include "rest/json_text.h"
@@ -57,6 +58,17 @@ refuse_header(const char *name)
 				 "It is \"*\" or a list of entity tags in double quotes.", NULL);
 }
 
+/* The tag of a compressed answer stands for the same state as that of the plain one. */
+static const char *
+plain_tag(const char *tag, size_t len)
+{
+	size_t		suffix = strlen(ORION_GZIP_TAG);
+
+	if (len > suffix && memcmp(tag + len - suffix, ORION_GZIP_TAG, suffix) == 0)
+		len -= suffix;
+	return pnstrdup(tag, len);
+}
+
 /* [W/]"opaque": RFC 9110, section 8.8.3 */
 static const char *
 read_tag(const char *c, const char *name, Tags *tags)
@@ -72,7 +84,7 @@ read_tag(const char *c, const char *name, Tags *tags)
 	end = *c == '"' ? strchr(c + 1, '"') : NULL;
 	if (end == NULL)
 		refuse_header(name);
-	tag->text = pnstrdup(c + 1, end - c - 1);
+	tag->text = plain_tag(c + 1, end - c - 1);
 	return end + 1;
 }
 

@@ -18,6 +18,7 @@
 
 #include "apikey/apikey.h"
 #include "rest/batch.h"
+#include "rest/compress.h"
 #include "rest/cors.h"
 #include "rest/error.h"
 #include "rest/etag.h"
@@ -250,6 +251,7 @@ finish(OrionCall *call)
 	orion_trace_put(call);
 	if (call->method == ORION_HEAD || call->response->status == 204)
 		resetStringInfo(&call->response->body);
+	orion_compress(call);
 }
 
 void

@@ -14,6 +14,7 @@
 #include "utils/varlena.h"
 
 #include "rest/batch.h"
+#include "rest/compress.h"
 #include "rest/etag.h"
 #include "rest/settings.h"
 
@@ -173,6 +174,8 @@ orion_rest_settings_init(void)
 				&orion_rest_legacy_target_names, true);
 	DefineCustomIntVariable("orion.batch_max_operations", "Most operations of a batch.", NULL,
 							&orion_batch_max_operations, 100, 1, 10000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+	define_bool("orion.http_compression", "Compresses answers for clients that take gzip.",
+				&orion_http_compression, true);
 	define_bool("orion.rest_require_if_match", "Refuses changes of rows with a version that have no condition.",
 				&orion_rest_require_if_match, false);
 	define_enum("orion.rest_tx_end", "How transactions of requests end.",

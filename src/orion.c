@@ -17,6 +17,7 @@
 #include "rest/rest.h"
 #include "seal/seal.h"
 #include "token/token.h"
+#include "track/track.h"
 #include "audit/audit.h"
 #include "auth/auth.h"
 #include "apikey/apikey.h"
@@ -46,6 +47,7 @@ _PG_init(void)
 	orion_api_key_init();
 	orion_contract_init();
 	orion_outbox_init();
+	orion_track_init();
 	orion_rest_init();
 	orion_gateway_init();
 	orion_launcher_init();

@@ -28,9 +28,12 @@
 
 #if PG_VERSION_NUM >= 160000
 #include "catalog/pg_database.h"
+#include "catalog/pg_class.h"
 #define orion_owns_database(oid) object_ownercheck(DatabaseRelationId, (oid), GetUserId())
+#define orion_owns_relation(oid) object_ownercheck(RelationRelationId, (oid), GetUserId())
 #else
 #define orion_owns_database(oid) pg_database_ownercheck((oid), GetUserId())
+#define orion_owns_relation(oid) pg_class_ownercheck((oid), GetUserId())
 #endif
 
 #if PG_VERSION_NUM >= 180000

@@ -204,6 +204,19 @@ extern int64 orion_event_seq(HeapTuple row, TupleDesc desc);
 extern TimestampTz orion_event_occurred_at(HeapTuple row, TupleDesc desc);
 extern OrionEvent *orion_event_from_row(HeapTuple row, TupleDesc desc);
 
+/*
+ * Become the owner of Orion's tables, for callers that have no privilege on
+ * them.  An error needs no restoring: the abort does it.
+ */
+typedef struct OrionUser
+{
+	Oid			user;
+	int			context;
+} OrionUser;
+
+extern OrionUser orion_become_owner(void);
+extern void orion_become_again(OrionUser user);
+
 extern void orion_outbox_init(void);
 
 #endif							/* ORION_OUTBOX_H */

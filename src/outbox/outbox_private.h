@@ -19,17 +19,4 @@ extern int	orion_segment_of_table(void);
  */
 extern int	orion_segments_since(Datum snapshot);
 
-/*
- * Become the owner of Orion's tables, for callers that have no privilege on
- * them.  An error needs no restoring: the abort does it.
- */
-typedef struct OrionUser
-{
-	Oid			user;
-	int			context;
-} OrionUser;
-
-extern OrionUser orion_become_owner(void);
-extern void orion_become_again(OrionUser user);
-
 #endif							/* ORION_OUTBOX_PRIVATE_H */

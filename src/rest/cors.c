@@ -85,6 +85,20 @@ orion_cors_preflight(OrionCall *call)
 	return true;
 }
 
+/* Headers beyond those of PostgREST, as far as the answer has them. */
+static const char *
+more_headers(const OrionResponse *response)
+{
+	static const char *const names[] = {"ETag", "Link", "Idempotency-Replayed"};
+	char	   *more = "";
+
+	for (int i = 0; i < response->nheaders; i++)
+		for (int k = 0; k < lengthof(names); k++)
+			if (pg_strcasecmp(response->headers[i].name, names[k]) == 0)
+				more = psprintf("%s, %s", more, names[k]);
+	return more;
+}
+
 void
 orion_cors_put(OrionCall *call)
 {
@@ -94,8 +108,8 @@ orion_cors_put(OrionCall *call)
 		return;
 	if (allow_origin(call, origin) && origin)
 		orion_response_header(call->response, "Access-Control-Expose-Headers",
-							  "Content-Encoding, Content-Location, Content-Range, Content-Type, Date, "
-							  "Location, Server, Transfer-Encoding, Range-Unit, ETag, Link, Idempotency-Replayed");
+							  psprintf("Content-Encoding, Content-Location, Content-Range, Content-Type, Date, "
+									   "Location, Server, Transfer-Encoding, Range-Unit%s", more_headers(call->response)));
 }
 
 void

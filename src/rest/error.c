@@ -17,6 +17,7 @@
 
 #include "core/error.h"
 #include "rest/error.h"
+#include "rest/explain.h"
 #include "rest/response.h"
 
 /* Marks an ERROR whose answer is in "refusal"; never shown to anybody. */
@@ -141,16 +142,30 @@ orion_refuse_as_is(void)
 	pg_unreachable();
 }
 
+static void *
+alloc(void *context, size_t size)
+{
+	return palloc(size);
+}
+
 void
 orion_refuse_query(const OrionQueryError *error)
 {
+	OrionArena	arena = {.alloc = alloc};
+	char	   *details;
+	int			column;
+
 	if (error->text == NULL)
 		orion_refuse(400, "PGRST100", psprintf("failed to parse %s", error->what),
 					 psprintf("%s at byte %zu", error->problem, error->at + 1), NULL);
+	if (!orion_query_explain(&arena, error->rule, psprintf("%s%s", error->before, error->text), &column, &details))
+	{
+		column = error->at + 1;
+		details = pstrdup(error->problem);
+	}
 	orion_refuse(400, "PGRST100",
-				 psprintf("\"failed to parse %s (%s)\" (line 1, column %zu)",
-						  error->what, error->text, error->at + 1),
-				 error->problem, NULL);
+				 psprintf("\"failed to parse %s (%s)\" (line 1, column %d)", error->what, error->text, column),
+				 details, NULL);
 }
 
 static int

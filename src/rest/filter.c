@@ -6,12 +6,17 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/transam.h"
+#include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "nodes/value.h"
+#include "parser/parse_oper.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/syscache.h"
 
 #include "rest/error.h"
 #include "rest/read.h"
@@ -53,11 +58,16 @@ add_column(OrionStatement *st, const OrionRead *read, const char *column)
 	orion_statement_name(st, column);
 }
 
+static Oid	operand_type(const char *operator, Oid left, Oid right);
+
 static void
 add_steps(OrionStatement *st, const OrionStep *step)
 {
 	for (; step; step = step->next)
 	{
+		/* text has no such operator; Postgres says it best */
+		if (step->text &&step->next)
+			(void) operand_type(step->next->text ? "->>" : "->", TEXTOID, step->next->index ? INT4OID : UNKNOWNOID);
 		orion_statement_add(st, step->text ? " ->> " : " -> ");
 		if (step->index)
 			orion_statement_param(st, INT4OID, Int32GetDatum(step->number));
@@ -109,6 +119,40 @@ value_type(const OrionFilter *filter, Oid column)
 			return base < FirstNormalObjectId ? TEXTOID : base;
 		default:
 			return base;
+	}
+}
+
+/*
+ * What stands on the other side of an operator of a type that is not the system's
+ * own: an untyped literal, and Postgres decides, or says that there is no such operator.
+ */
+static Oid
+operand_type(const char *operator, Oid left, Oid right)
+{
+	Operator	found = oper(NULL, list_make1(makeString(pstrdup(operator))), left, right, false, -1);
+
+	right = ((Form_pg_operator) GETSTRUCT(found))->oprright;
+
+	ReleaseSysCache(found);
+	return IsPolymorphicType(right) || right == RECORDOID ? getBaseType(left) : getBaseType(right);
+}
+
+/* The operators by name: =, @>, ~~ for LIKE; NULL for what is none. */
+static const char *
+operator_name(OrionOperator op)
+{
+	switch (op)
+	{
+		case ORION_OP_LIKE:
+			return "~~";
+		case ORION_OP_ILIKE:
+			return "~~*";
+		case ORION_OP_IN:
+		case ORION_OP_IS:
+		case ORION_OP_ISDISTINCT:
+			return NULL;
+		default:
+			return operator_sql[op];
 	}
 }
 
@@ -265,7 +309,10 @@ add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 	}
 	type = orion_filter_field(st, read, &filter->name);
 	function = representation(filter, type);
-	type = value_type(filter, type);
+	if (type >= FirstNormalObjectId && function == NULL && operator_name(filter->op))
+		type = operand_type(operator_name(filter->op), type, UNKNOWNOID);
+	else
+		type = value_type(filter, type);
 	orion_statement_add(st, " ");
 	orion_statement_add(st, operator_sql[filter->op]);
 	orion_statement_add(st, " ");

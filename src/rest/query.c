@@ -15,6 +15,8 @@ typedef struct Parser
 {
 	const OrionArena *arena;
 	OrionQueryError *error;
+	OrionQueryRule rule;
+	const char *before;
 	const char *what;
 	const char *text;			/* terminated */
 	size_t		pos;
@@ -60,6 +62,8 @@ static const OperatorName operators[] = {
 static bool
 fail(Parser *p, const char *problem)
 {
+	p->error->rule = p->rule;
+	p->error->before = p->before ? p->before : "";
 	p->error->what = p->what;
 	p->error->text = p->text;
 	p->error->at = p->pos;
@@ -87,6 +91,19 @@ copy(Parser *p, const char *text, size_t len)
 	if (result)
 		memcpy(result, text, len);
 	return result;
+}
+
+/* What is read next, and how it is called in messages. */
+static void
+begin(Parser *p, OrionQueryRule rule, const char *what, const char *text)
+{
+	p->rule = rule;
+	p->before = NULL;
+	p->what = what;
+	p->text = text;
+
+	p->pos = 0;
+	p->depth = 0;
 }
 
 static bool
@@ -272,36 +289,58 @@ quoted(Parser *p)
 	return result;
 }
 
-/* A column or relation name: quoted, or up to a character of the grammar. */
-static char *
-name(Parser *p)
+/* Part of a name that is not quoted; bytes of other alphabets are letters. */
+static bool
+in_name(char c)
 {
-	size_t		start = p->pos;
-	char	   *result;
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+		c == '_' || c == '$' || c == ' ' || c == '-' || (unsigned char) c >= 0x80;
+}
 
-	if (p->text[p->pos] == '"')
-	{
-		result = quoted(p);
-		if (result && result[0] == '\0')
-		{
-			fail(p, "a name is empty");
-			return NULL;
-		}
-		return result;
-	}
-	for (;; p->pos++)
-	{
-		char		c = p->text[p->pos];
+/* Part of a key in a JSON path. */
+static bool
+in_key(char c)
+{
+	return c != '\0' && strchr("(:.,>)", c) == NULL;
+}
 
-		if (c == '\0' || strchr(",.:()!*\"", c) || (c == '-' && p->text[p->pos + 1] == '>'))
-			break;
-	}
-	if (p->pos == start)
+/* Up to a character that is no part, or an arrow; spaces around do not count. */
+static char *
+plain_name(Parser *p, bool (*part) (char c))
+{
+	size_t		start;
+	size_t		end;
+
+	while (accept(p, ' '))
+		;
+	start = p->pos;
+	while (part(p->text[p->pos]) && !(p->text[p->pos] == '-' && p->text[p->pos + 1] == '>'))
+		p->pos++;
+	for (end = p->pos; end > start && p->text[end - 1] == ' ';)
+		end--;
+	if (end == start || p->text[start] == '-')
 	{
 		fail(p, "a name was expected");
 		return NULL;
 	}
-	return copy(p, p->text +start, p->pos - start);
+	return copy(p, p->text +start, end - start);
+}
+
+/* A column or relation name, maybe quoted. */
+static char *
+name(Parser *p)
+{
+	char	   *result;
+
+	if (p->text[p->pos] != '"')
+		return plain_name(p, in_name);
+	result = quoted(p);
+	if (result && result[0] == '\0')
+	{
+		fail(p, "a name is empty");
+		return NULL;
+	}
+	return result;
 }
 
 /* A key that is a number, maybe negative, counts elements. */
@@ -320,6 +359,23 @@ read_index(OrionStep *step)
 		step->number = -step->number;
 }
 
+/* -2 */
+static char *
+negative_index(Parser *p)
+{
+	size_t		digits = strspn(p->text +p->pos + 1, "0123456789");
+	char	   *result;
+
+	if (digits == 0)
+	{
+		fail(p, "a digit was expected");
+		return NULL;
+	}
+	result = copy(p, p->text +p->pos, digits + 1);
+	p->pos += digits + 1;
+	return result;
+}
+
 /* ->key, ->>key, ->2, any number of them */
 static bool
 steps(Parser *p, OrionStep **first)
@@ -335,9 +391,12 @@ steps(Parser *p, OrionStep **first)
 			return false;
 		(*tail)->text = accept(p, '>');
 		plain = p->text[p->pos] != '"';
-		if (p->text[p->pos] == '-' && (p->text[p->pos + 1] < '0' || p->text[p->pos + 1] > '9'))
-			return fail(p, "a digit was expected");
-		(*tail)->key = name(p);
+		if (!plain)
+			(*tail)->key = quoted(p);
+		else if (p->text[p->pos] == '-')
+			(*tail)->key = negative_index(p);
+		else
+			(*tail)->key = plain_name(p, in_key);
 		if (!(*tail)->key)
 			return false;
 		if (plain)
@@ -405,18 +464,38 @@ operator_name(Parser *p)
 	return NULL;
 }
 
-/* An unquoted value ends at , or ) where inside is set, else at the end. */
+/*
+ * Between quotes, if the closing one ends the value; else quotes are characters.
+ * False: there are no such quotes.
+ */
+static bool
+quoted_value(Parser *p, char **result)
+{
+	size_t		end = p->pos + 1;
+
+	if (p->text[p->pos] != '"')
+		return false;
+	while (p->text[end] && p->text[end] != '"')
+		end += p->text[end] == '\\' && p->text[end + 1] ? 2 : 1;
+	if (p->text[end] != '"' || (p->text[end + 1] && strchr(",)", p->text[end + 1]) == NULL))
+		return false;
+	*result = quoted(p);
+	return true;
+}
+
+/* A value within parentheses ends at , or ), else at the end. */
 static char *
 value(Parser *p, bool inside)
 {
 	size_t		start = p->pos;
+	char	   *result;
 
 	if (!inside)
 		p->pos += strlen(p->text +p->pos);
 	else
 	{
-		if (p->text[p->pos] == '"')
-			return quoted(p);
+		if (quoted_value(p, &result))
+			return result;
 		/* an array literal keeps its commas */
 		if (p->text[p->pos] == '{')
 			p->pos += strcspn(p->text +p->pos, "}");
@@ -452,10 +531,8 @@ value_list(Parser *p, OrionFilter *filter)
 		return true;
 	do
 	{
-		char	   *one;
+		char	   *one = value(p, true);
 
-		spaces(p);
-		one = value(p, true);
 		if (!one || !count_item(p) || !grow_values(p, filter))
 			return false;
 		filter->values[filter->nvalues++] = one;
@@ -467,19 +544,16 @@ static bool
 is_value(Parser *p, OrionFilter *filter)
 {
 	static const char *const words[] = {"null", "not_null", "true", "false", "unknown"};
-	size_t		len = strcspn(p->text +p->pos, ",)");
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 	{
 		size_t		j = 0;
 
-		if (strlen(words[i]) != len)
-			continue;
-		while (j < len && (p->text[p->pos + j] | (words[i][j] == '_' ? 0 : 0x20)) == words[i][j])
+		while (words[i][j] && (p->text[p->pos + j] | (words[i][j] == '_' ? 0 : 0x20)) == words[i][j])
 			j++;
-		if (j == len)
+		if (words[i][j] == '\0')
 		{
-			p->pos += len;
+			p->pos += j;
 			filter->value = words[i];
 			return true;
 		}
@@ -642,16 +716,17 @@ bool
 orion_query_filter(const OrionArena *arena, const OrionParam *param,
 				   OrionQuery *query, OrionQueryError *error)
 {
-	Parser		p = {.arena = arena,.error = error,.what = "filter",.text = param->name};
+	Parser		p = {.arena = arena,.error = error};
 	OrionFilter *filter = make(&p, sizeof(OrionFilter));
 	OrionFilter **tail;
 	OrionPath  *path = NULL;
 
+	begin(&p, ORION_RULE_PATH, "tree path", param->name);
 	if (!filter || !dotted_field(&p, &path, &filter->name) || !at_end(&p))
 		return false;
-	p.text = param->value;
-	p.pos = 0;
-	if (!test(&p, filter, false) || !at_end(&p) || !filters_of(&p, query, path, &tail))
+	begin(&p, ORION_RULE_FILTER, "filter", param->value);
+	/* PostgREST takes no notice of what is behind a list or a word */
+	if (!test(&p, filter, false) || !filters_of(&p, query, path, &tail))
 		return false;
 	*tail = filter;
 	return true;
@@ -668,8 +743,9 @@ group_param(Parser *p, const char *word, bool negated, OrionPath *path, OrionQue
 		return false;
 	filter->negated = negated;
 	filter->kind = strcmp(word, "or") == 0 ? ORION_FILTER_OR : ORION_FILTER_AND;
-	p->what = "logic tree";
-	if (!members(p, filter) || !at_end(p) || !filters_of(p, query, path, &tail))
+	begin(p, ORION_RULE_LOGIC, "logic tree", p->text);
+	p->before = filter->negated ? (word[0] == 'o' ? "not.or" : "not.and") : word;
+	if (!members(p, filter) || !filters_of(p, query, path, &tail))
 		return false;
 	*tail = filter;
 	return true;
@@ -825,6 +901,9 @@ select_list(Parser *p, OrionSelect **first)
 		*tail = make(p, sizeof(OrionSelect));
 		if (!*tail || !count_item(p) || !select_item(p, *tail))
 			return false;
+		spaces(p);
+		if (!(*tail)->embed && p->text[p->pos] && strchr(",)", p->text[p->pos]) == NULL)
+			return fail(p, "unexpected text");
 		tail = &(*tail)->next;
 	} while (accept(p, ','));
 	p->depth--;
@@ -861,7 +940,7 @@ order_list(Parser *p, OrionOrder **first)
 {
 	OrionOrder **tail = first;
 
-	p->what = "order";
+	begin(p, ORION_RULE_ORDER, "order", p->text);
 	*first = NULL;
 	do
 	{
@@ -869,6 +948,7 @@ order_list(Parser *p, OrionOrder **first)
 		if (!*tail || !count_item(p) || !order_item(p, *tail))
 			return false;
 		tail = &(*tail)->next;
+		spaces(p);
 	} while (accept(p, ','));
 	return at_end(p);
 }
@@ -884,21 +964,23 @@ column_list(Parser *p, OrionQuery *query)
 		*tail = make(p, sizeof(OrionColumnName));
 		if (!*tail || !count_item(p))
 			return false;
+		spaces(p);
 		(*tail)->name = name(p);
 		if (!(*tail)->name)
 			return false;
 		tail = &(*tail)->next;
+		spaces(p);
 	} while (accept(p, ','));
-	return at_end(p);
+	return true;
 }
 
 static bool
 number(Parser *p, bool *has, int64_t *result)
 {
 	int64_t		n = 0;
-
 	bool		negative = accept(p, '-');
 
+	p->rule = ORION_RULE_NONE;
 	if (p->text[p->pos] == '\0')
 		return fail(p, "a number was expected");
 	for (; p->text[p->pos]; p->pos++)
@@ -982,34 +1064,27 @@ reserved_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *rese
 	const char *word = param->name;
 
 	*reserved = true;
-	p->text = param->value;
-	p->pos = 0;
-	p->depth = 0;
+	begin(p, ORION_RULE_NONE, word, param->value);
 	if (strcmp(word, "select") == 0)
 	{
-		p->what = "select parameter";
+		begin(p, ORION_RULE_SELECT, "select parameter", param->value);
 		query->select = NULL;
-		/* PostgREST: an empty select is all columns */
-		return param->value[0] == '\0' ||
-			(select_list(p, &query->select) && at_end(p));
+
+		/*
+		 * PostgREST: an empty select is all columns, and what is behind a
+		 * list no error
+		 */
+		return param->value[0] == '\0' || select_list(p, &query->select);
 	}
 	if (strcmp(word, "order") == 0)
-	{
 		return order_list(p, &query->order);
-	}
 	if (strcmp(word, "limit") == 0)
-	{
-		p->what = "limit";
 		return number(p, &query->has_limit, &query->limit);
-	}
 	if (strcmp(word, "offset") == 0)
-	{
-		p->what = "offset";
 		return number(p, &query->has_offset, &query->offset);
-	}
 	if (strcmp(word, "columns") == 0)
 	{
-		p->what = "columns parameter";
+		begin(p, ORION_RULE_NAMES, "columns parameter", param->value);
 		return column_list(p, query);
 	}
 	if (strcmp(word, "on_conflict") == 0)

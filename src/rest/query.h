@@ -197,8 +197,22 @@ typedef struct OrionQuery
 	int64_t		offset;
 } OrionQuery;
 
+/* Which part of the grammar a text belongs to; see explain.h. */
+typedef enum OrionQueryRule
+{
+	ORION_RULE_NONE,
+	ORION_RULE_SELECT,
+	ORION_RULE_FILTER,			/* operator and value */
+	ORION_RULE_LOGIC,
+	ORION_RULE_ORDER,
+	ORION_RULE_NAMES,
+	ORION_RULE_PATH,			/* the column of a filter */
+} OrionQueryRule;
+
 typedef struct OrionQueryError
 {
+	OrionQueryRule rule;
+	const char *before;			/* what the rule reads in front of text */
 	const char *what;			/* "filter", "select parameter", ... constant */
 	const char *text;			/* decoded text that was parsed; may be NULL */
 	size_t		at;				/* byte in it */

@@ -40,6 +40,23 @@ refuse_aggregate(const OrionSelect *item)
 		orion_refuse(400, "PGRST123", "Use of aggregate functions is not allowed", NULL, NULL);
 }
 
+/* As PostgREST once had it: "count" that is no column counts the rows. */
+static void
+read_count(const OrionRead *read, OrionSelect *item)
+{
+	OrionColumn column;
+
+	if (item->embed || item->steps || item->aggregate != ORION_AGGREGATE_NONE || item->name == NULL ||
+		strcmp(item->name, "count") != 0 || !OidIsValid(read->source->relid) ||
+		orion_source_find_column(read->source, item->name, &column))
+		return;
+	item->aggregate = ORION_AGGREGATE_COUNT;
+	item->name = NULL;
+	if (item->cast)
+		item->aggregate_cast = item->cast;
+	item->cast = NULL;
+}
+
 static OrionSource *
 target_source(const OrionRelationship *link)
 {
@@ -87,6 +104,7 @@ make_children(Maker *maker, OrionRead *read)
 	for (const OrionSelect *item = read->select; item; item = item->next)
 	{
 		refuse_aggregate(item);
+		read_count(read, unconstify(OrionSelect *, item));
 		if (!item->embed)
 			continue;
 		*tail = make_child(maker, read, item);

@@ -42,6 +42,9 @@
 /* Views over views: far more than anybody writes. */
 #define MAX_VIEW_DEPTH	32
 
+/* Ways in which one view shows one key. */
+#define MAX_CHOICES		64
+
 /* A base table and where its columns are in the relation looked at. */
 typedef struct Origin
 {
@@ -76,18 +79,20 @@ typedef struct Search
 	List	   *found;			/* OrionRelationship * */
 } Search;
 
-static const char *
-origin_column(const Origin *origin, Oid relid, AttrNumber attribute)
+/* The columns (char *) of the relation that show an attribute of the base; a view may have several. */
+static List *
+origin_columns(const Origin *origin, Oid relid, AttrNumber attribute)
 {
+	List	   *columns = NIL;
 	ListCell   *a;
 	ListCell   *c;
 
 	if (origin->self)
-		return get_attname(relid, attribute, false);
+		return list_make1(get_attname(relid, attribute, false));
 	forboth(a, origin->attributes, c, origin->columns)
 		if (lfirst_int(a) == attribute)
-		return lfirst(c);
-	return NULL;
+		columns = lappend(columns, lfirst(c));
+	return columns;
 }
 
 static void
@@ -277,16 +282,44 @@ incoming(Oid table)
 	return links;
 }
 
-/* The columns of a link's side in a relation; NULL when it does not show them all. */
+/*
+ * The columns of a link's side in a relation (const char **), as many ways as a view
+ * shows them; NIL when it does not show them all.
+ */
+static List *
+side_choices(const Origin *origin, Oid relid, const AttrNumber *attributes, int n)
+{
+	List	   *choices = list_make1(palloc0(n * sizeof(char *)));
+
+	for (int i = 0; i < n; i++)
+	{
+		List	   *columns = origin_columns(origin, relid, attributes[i]);
+		List	   *longer = NIL;
+		ListCell   *lc;
+		ListCell   *c;
+
+		foreach(lc, choices)
+			foreach(c, columns)
+		{
+			const char **choice = palloc(n * sizeof(char *));
+
+			memcpy(choice, lfirst(lc), n * sizeof(char *));
+			choice[i] = lfirst(c);
+			if (list_length(longer) < MAX_CHOICES)
+				longer = lappend(longer, choice);
+		}
+		choices = longer;
+	}
+	return choices;
+}
+
+/* The first of them; NULL when there is none. */
 static const char **
 side_columns(const Origin *origin, Oid relid, const AttrNumber *attributes, int n)
 {
-	const char **columns = palloc(n * sizeof(char *));
+	List	   *choices = side_choices(origin, relid, attributes, n);
 
-	for (int i = 0; i < n; i++)
-		if ((columns[i] = origin_column(origin, relid, attributes[i])) == NULL)
-			return NULL;
-	return columns;
+	return choices ? linitial(choices) : NULL;
 }
 
 static bool
@@ -347,13 +380,16 @@ consider_ends(Search *search, Oid target, List *origins, Oid table, const AttrNu
 	foreach(lc, origins)
 	{
 		const Origin *far = lfirst(lc);
+		ListCell   *choice;
 
 		if (far->base != table)
 			continue;
 		rel->target = target;
-		rel->far = side_columns(far, target, attributes, rel->n);
-		if (rel->far)
+		foreach(choice, side_choices(far, target, attributes, rel->n))
+		{
+			rel->far = lfirst(choice);
 			consider(search, rel);
+		}
 	}
 }
 
@@ -364,6 +400,7 @@ consider_link(Search *search, const Origin *near, const Link *link, bool forward
 	Oid			far_table = forward ? link->to : link->from;
 	const AttrNumber *near_attributes = forward ? link->from_columns : link->to_columns;
 	const AttrNumber *far_attributes = forward ? link->to_columns : link->from_columns;
+	ListCell   *lc;
 	OrionRelationship rel = {
 		.to_one = forward || link->unique,
 		.from_key = forward,
@@ -372,20 +409,22 @@ consider_link(Search *search, const Origin *near, const Link *link, bool forward
 		.n = link->n,
 	};
 
-	rel.near = side_columns(near, search->origin->relid, near_attributes, link->n);
-	if (rel.near == NULL)
-		return;
-	consider_ends(search, search->target, search->target_origins, far_table, far_attributes, &rel);
-	rel.legacy = true;
-	if (!near->self && search->target != search->origin->relid)
-		consider_ends(search, search->origin->relid, search->origins, far_table, far_attributes, &rel);
-	if (far_table != search->target && get_rel_namespace(far_table) == search->namespace)
+	foreach(lc, side_choices(near, search->origin->relid, near_attributes, link->n))
 	{
-		Origin		self = {.self = true};
+		rel.near = lfirst(lc);
+		rel.legacy = false;
+		consider_ends(search, search->target, search->target_origins, far_table, far_attributes, &rel);
+		rel.legacy = true;
+		if (!near->self && search->target != search->origin->relid)
+			consider_ends(search, search->origin->relid, search->origins, far_table, far_attributes, &rel);
+		if (far_table != search->target && get_rel_namespace(far_table) == search->namespace)
+		{
+			Origin		self = {.self = true};
 
-		rel.target = far_table;
-		rel.far = side_columns(&self, far_table, far_attributes, link->n);
-		consider(search, &rel);
+			rel.target = far_table;
+			rel.far = side_columns(&self, far_table, far_attributes, link->n);
+			consider(search, &rel);
+		}
 	}
 }
 
@@ -492,7 +531,22 @@ views_over(Oid table, Oid namespace)
 	return views;
 }
 
-/* A junction is a table of the schema, or a view of it over one that is elsewhere. */
+/* Does the table of a key have another one to what is behind the target? */
+static bool
+may_join(const Search *search, const Link *first)
+{
+	ListCell   *l;
+	ListCell   *o;
+
+	foreach(l, outgoing(first->from))
+		foreach(o, search->target_origins)
+		if (((Link *) lfirst(l))->to == ((Origin *) lfirst(o))->base &&
+			strcmp(((Link *) lfirst(l))->name, first->name) != 0)
+		return true;
+	return false;
+}
+
+/* A junction is a table of the schema, or a view of it over one anywhere. */
 static void
 consider_junctions(Search *search, const Origin *near, const Link *first)
 {
@@ -500,11 +554,14 @@ consider_junctions(Search *search, const Origin *near, const Link *first)
 	ListCell   *v;
 	ListCell   *o;
 
-	if (get_rel_namespace(first->from) == search->namespace)
-	{
-		consider_junction(search, near, first, first->from, &self);
+	/*
+	 * views are looked for in the catalog, so only where there is a point in
+	 * it
+	 */
+	if (!may_join(search, first))
 		return;
-	}
+	if (get_rel_namespace(first->from) == search->namespace)
+		consider_junction(search, near, first, first->from, &self);
 	foreach(v, views_over(first->from, search->namespace))
 		foreach(o, find_origins(lfirst_oid(v), 0))
 		if (((Origin *) lfirst(o))->base == first->from)
@@ -612,6 +669,36 @@ refuse_none(const Search *search)
 						  search->origin->name, search->name,
 						  search->hint ? psprintf(" using the hint '%s'", search->hint) : "", search->schema),
 				 NULL);
+}
+
+/* Of a view: the primary keys of the tables behind it, as far as it shows all their columns. */
+List *
+orion_relationship_key(Oid relid)
+{
+	char		relkind = get_rel_relkind(relid);
+	List	   *key = NIL;
+	ListCell   *o;
+	ListCell   *k;
+
+	if (relkind != RELKIND_VIEW && relkind != RELKIND_MATVIEW)
+		return orion_relation_primary_key(relid);
+	foreach(o, find_origins(relid, 0))
+	{
+		const Origin *origin = lfirst(o);
+		List	   *shown = NIL;
+		List	   *wanted = orion_relation_primary_key(origin->base);
+
+		foreach(k, wanted)
+		{
+			List	   *columns = origin_columns(origin, relid, get_attnum(origin->base, lfirst(k)));
+
+			if (columns != NIL)
+				shown = lappend(shown, linitial(columns));
+		}
+		if (list_length(shown) == list_length(wanted))
+			key = list_concat(key, shown);
+	}
+	return key;
 }
 
 OrionRelationship *

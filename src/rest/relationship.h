@@ -38,4 +38,7 @@ typedef struct OrionRelationship
 extern OrionRelationship *orion_relationship_find(const char *schema, const OrionSource *origin,
 												  const char *target, const char *hint);
 
+/* The columns (char *) that tell rows apart: the primary key, of a view those behind it. */
+extern List *orion_relationship_key(Oid relid);
+
 #endif							/* ORION_REST_RELATIONSHIP_H */

@@ -100,7 +100,7 @@ static void
 read_rows(OrionCall *call, const OrionSource *source)
 {
 	OrionStatement st;
-	OrionRead  *read = orion_read_make(call, source);
+	OrionRead  *read;
 	int64		total = -1;
 
 	/* without a limit the rows of the answer are all there are */
@@ -108,6 +108,7 @@ read_rows(OrionCall *call, const OrionSource *source)
 	bool		counted = call->prefer.count == ORION_COUNT_EXACT && limited;
 
 	orion_media_resolve(call, source->relid, InvalidOid);
+	read = orion_read_make(call, source);
 	read->typed = call->media.row != NULL;
 	if (call->prefer.count == ORION_COUNT_PLANNED)
 		total = planned_count(source, read);
@@ -178,7 +179,7 @@ orion_table_options(OrionCall *call, const char *name)
 	if (takes(commands, CMD_INSERT))
 		appendStringInfoString(&allow, ",POST");
 	if (takes(commands, CMD_INSERT) && takes(commands, CMD_UPDATE) &&
-		orion_relation_primary_key(source.relid) != NIL)
+		orion_relationship_key(source.relid) != NIL)
 		appendStringInfoString(&allow, ",PUT");
 	if (takes(commands, CMD_UPDATE))
 		appendStringInfoString(&allow, ",PATCH");

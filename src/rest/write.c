@@ -532,7 +532,7 @@ insert_rows(Write *w)
 	find_columns(w);
 	if (call->prefer.resolution != ORION_RESOLUTION_DEFAULT)
 		w->conflict = call->query.on_conflict ? split_names(call->query.on_conflict) :
-			orion_relation_primary_key(w->source->relid);
+			orion_relationship_key(w->source->relid);
 	call->upserts = w->conflict != NIL;
 	if (w->body.array && !w->body.object)
 	{
@@ -540,7 +540,7 @@ insert_rows(Write *w)
 		return;
 	}
 	if (call->prefer.returns == ORION_RETURN_HEADERS)
-		w->location = orion_relation_primary_key(w->source->relid);
+		w->location = orion_relationship_key(w->source->relid);
 	add_insert(w);
 	add_conflict(w);
 	(void) run_write(w);
@@ -595,7 +595,7 @@ put_row(Write *w)
 
 	if (call->query.has_limit || call->query.has_offset)
 		orion_refuse(400, "PGRST114", "limit/offset querystring parameters are not allowed for PUT", NULL, NULL);
-	w->conflict = orion_relation_primary_key(w->source->relid);
+	w->conflict = orion_relationship_key(w->source->relid);
 	orion_body_read(call, true, false, &w->body);
 	find_columns(w);
 	call->upserts = true;

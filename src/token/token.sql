@@ -214,7 +214,7 @@ CREATE FUNCTION @extschema@.orion_role() RETURNS text
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'orion_role';
 COMMENT ON FUNCTION @extschema@.orion_role() IS 'The claim "role"; null when nobody is signed in';
--- For Orion's own functions: a planted overload could make the calls above ambiguous.
+-- For Orion's own functions: an overload in that schema could make the calls above ambiguous.
 CREATE FUNCTION orion_private.claims() RETURNS jsonb
 	LANGUAGE c STABLE PARALLEL RESTRICTED
 	AS 'MODULE_PATHNAME', 'orion_claims';

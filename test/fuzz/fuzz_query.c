@@ -1,4 +1,4 @@
-// uses: src/rest/query.c
+// uses: src/rest/query.c src/rest/explain.c
 /*
  * fuzz_query.c
  *	  Any bytes as a query string: no crash, no read outside, and only UTF-8 comes out.
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rest/explain.h"
 #include "rest/query.h"
 
 static void *memory[200000];
@@ -62,6 +63,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const OrionArena arena = {alloc, NULL};
 	OrionQuery	query;
 	OrionQueryError error = {0};
+	int			column;
+	char	   *details;
 	bool		ok = orion_query_parse(&arena, (const char *) data, size, &query, &error);
 
 	for (OrionParam *param = ok ? query.params : NULL; ok && param; param = param->next)
@@ -71,6 +74,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		check_filters(query.filters);
 		check_select(query.select);
 	}
+	else if (error.text &&orion_query_explain(&arena, error.rule, error.text, &column, &details) && column < 1)
+		abort();
 	else if (!error.what || !error.problem || (error.text &&error.at > strlen(error.text)))
 		abort();
 	while (allocated > 0)

@@ -1,4 +1,4 @@
-// uses: src/rest/query.c
+// uses: src/rest/query.c src/rest/explain.c
 /*
  * test_query.c
  *	  The grammar of query strings: what a text means, and which texts mean nothing.
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "rest/explain.h"
 #include "rest/query.h"
 
 /* Allocations are kept in a list, so that the sanitizers see each one's borders. */
@@ -314,16 +315,17 @@ test_filters(void **state)
 		{"a.order=x.desc,y->z", "a/ order <x> desc order <y->z>"},
 		{"doc->a->>b=eq.1", "<doc>->a->>b eq <1>;"},
 		{"doc->0->-1->>\"2\"=eq.1", "<doc>->#0->#-1->>2 eq <1>;"},
-		{"doc->>--1=eq.1", "filter at 6: a digit was expected"},
+		{"doc->>--1=eq.1", "tree path at 6: a digit was expected"},
 		{"a=fts.x", "<a> fts <x>;"},
 		{"a=not.wfts(english).the%20x", "!<a> wfts in english <the x>;"},
 		{"a=plfts(x.y", "filter at 7: ) was expected"},
-		{"a=in.( 1, 2 )", "<a> in <1> <2 >;"},
+		{"a=in.( 1, 2 )", "<a> in <1> < 2 >;"},
 		{"a=in.(   )", "<a> in;"},
 		{"%C3%A9=eq.%F0%9F%98%80", "<é> eq <\xF0\x9F\x98\x80>;"},
 		{"id=eq.1'; DROP TABLE x; --", "<id> eq <1'; DROP TABLE x; -->;"},
-		{"a\"b=eq.1", "filter at 1: unexpected text"},
-		{"a'b;--=eq.1", "<a'b;--> eq <1>;"},
+		{"a\"b=eq.1", "tree path at 1: unexpected text"},
+		{"a'b;--=eq.1", "tree path at 1: unexpected text"},
+		{"\"a'b;--\"=eq.1", "<a'b;--> eq <1>;"},
 		{"a=b=eq.1", "filter at 0: an operator such as eq. was expected"},
 	};
 
@@ -348,9 +350,9 @@ test_groups(void **state)
 		{"or=()", "logic tree at 1: a name was expected"},
 		{"or=(a.eq.1", "logic tree at 7: ) was expected"},
 		{"or=a.eq.1", "logic tree at 0: ( was expected"},
-		{"or=(a.eq.1))", "logic tree at 8: unexpected text"},
+		{"or=(a.eq.1))", "OR[<a> eq <1>;];"},
 		{"or=(a)", "logic tree at 2: . was expected"},
-		{"or=(a.eq.\"x)", "logic tree at 9: the quote is not closed"},
+		{"or=(a.eq.\"x)", "OR[<a> eq <\"x>;];"},
 		{"or=(a.is.no)", "logic tree at 6: null, not_null, true, false or unknown was expected"},
 	};
 
@@ -385,7 +387,7 @@ test_select(void **state)
 		{"select=id::x(a)", "select parameter at 5: a type modifier was expected"},
 		{"select=a(b", "select parameter at 3: ) was expected"},
 		{"select=\"\"", "select parameter at 2: a name is empty"},
-		{"select=a'b\\", "<a'b\\>;"},
+		{"select=a'b\\", "select parameter at 1: unexpected text"},
 		{"select=id&select=name", "<name>;"},
 	};
 
@@ -402,7 +404,7 @@ test_order_and_limits(void **state)
 		{"order=\"a.desc\"", " order <a.desc>"},
 		{"order=a.up", "order at 1: unexpected text"},
 		{"order=", "order at 0: a name was expected"},
-		{"order=a;b", " order <a;b>"},
+		{"order=a;b", "order at 1: unexpected text"},
 		{"limit=10&offset=20", " limit 10 offset 20"},
 		{"limit=0", " limit 0"},
 		{"limit=9223372036854775807", " limit 9223372036854775807"},
@@ -433,7 +435,7 @@ test_hostile(void **state)
 		{"a=eq.%E2%82", "query string at 0: broken percent-encoding, a NUL byte or invalid UTF-8"},
 		{"a=eq.\xFF", "query string at 0: broken percent-encoding, a NUL byte or invalid UTF-8"},
 		{"a=eq.%2500", "<a> eq <%00>;"},
-		{"=eq.1", "filter at 0: a name was expected"},
+		{"=eq.1", "tree path at 0: a name was expected"},
 		{"a", "filter at 0: an operator such as eq. was expected"},
 		{"a=", "filter at 0: an operator such as eq. was expected"},
 		{"a=eq", "filter at 0: an operator such as eq. was expected"},
@@ -443,13 +445,13 @@ test_hostile(void **state)
 		{"a=is(any).null", "filter at 2: the operator takes no (any) or (all)"},
 		{"a=in.1", "filter at 3: ( was expected"},
 		{"a=in.(1", "filter at 5: ) was expected"},
-		{"a=in.(1)x", "filter at 6: unexpected text"},
-		{"a=in.(\"1)", "filter at 7: the quote is not closed"},
-		{"a=in.(\"1\\", "filter at 7: the quote is not closed"},
+		{"a=in.(1)x", "<a> in <1>;"},
+		{"a=in.(\"1)", "<a> in <\"1>;"},
+		{"a=in.(\"1\\", "filter at 7: ) was expected"},
 		{"a=is.nul", "filter at 3: null, not_null, true, false or unknown was expected"},
-		{"a=is.null'--", "filter at 3: null, not_null, true, false or unknown was expected"},
+		{"a=is.null'--", "<a> is <null>;"},
 		{"a=is.not\x7fnull", "filter at 3: null, not_null, true, false or unknown was expected"},
-		{"\"a=eq.1", "filter at 2: the quote is not closed"},
+		{"\"a=eq.1", "tree path at 2: the quote is not closed"},
 	};
 
 	CHECK(cases);
@@ -536,6 +538,67 @@ test_mutations(void **state)
 	free(text);
 }
 
+/* What is said of a text that a rule does not read. */
+static void
+test_explain(void **state)
+{
+	static const struct
+	{
+		OrionQueryRule rule;
+		const char *text;
+		int			column;
+		const char *details;
+	}			cases[] = {
+		{ORION_RULE_FILTER, "noop.0", 1, "unexpected \"o\" expecting \"not\" or operator (eq, gt, ...)"},
+		{ORION_RULE_FILTER, "", 1, "unexpected end of input expecting \"not\" or operator (eq, gt, ...)"},
+		{ORION_RULE_FILTER, "is.nil", 5, "unexpected \"i\" expecting isVal: (null, not_null, true, false, unknown)"},
+		{ORION_RULE_FILTER, "in.1", 4, "unexpected \"1\" expecting \"(\""},
+		{ORION_RULE_LOGIC, "or()", 4, "unexpected \")\" expecting field name (* or [a..z0..9_$]), negation operator (not) or logic operator (and, or)"},
+		{ORION_RULE_NAMES, "", 1, "unexpected end of input expecting field name (* or [a..z0..9_$])"},
+		{ORION_RULE_SELECT, "data->>--34", 9, "unexpected \"-\" expecting digit"},
+		{ORION_RULE_SELECT, "data->(!x", 7, "unexpected \"(\" expecting \"-\", digit or any non reserved character different from: .,>()"},
+		{ORION_RULE_SELECT, "\xc3\xa9->>--1", 6, "unexpected \"-\" expecting digit"},
+		{ORION_RULE_SELECT, "a,b(c)", 0, NULL},
+		{ORION_RULE_NONE, "a", 0, NULL},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		int			column = 0;
+		char	   *details = NULL;
+		bool		wrong = orion_query_explain(&arena, cases[i].rule, cases[i].text, &column, &details);
+
+		if (wrong != (cases[i].details != NULL))
+			fail_msg("%s: %s", cases[i].text, wrong ? details : "nothing is wrong");
+		if (!wrong)
+			continue;
+		assert_string_equal(details, cases[i].details);
+		assert_int_equal(column, cases[i].column);
+	}
+	release();
+}
+
+/* Any text ends somewhere, however deep it goes; it is only ever not explained. */
+static void
+test_explain_deep(void **state)
+{
+	char text[	20001];
+	int			column;
+	char	   *details;
+
+	for (int rule = ORION_RULE_SELECT; rule <= ORION_RULE_PATH; rule++)
+	{
+		memset(text, '(', 20000);
+		text[		20000] = '\0';
+
+		(void) orion_query_explain(&arena, rule, text, &column, &details);
+		for (int i = 0; i + 2 < 20000; i += 2)
+			memcpy(text +i, "a(", 3);
+		(void) orion_query_explain(&arena, rule, text, &column, &details);
+		release();
+	}
+}
+
 int
 main(void)
 {
@@ -548,6 +611,8 @@ main(void)
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_out_of_memory),
 		cmocka_unit_test(test_mutations),
+		cmocka_unit_test(test_explain),
+		cmocka_unit_test(test_explain_deep),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

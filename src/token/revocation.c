@@ -307,22 +307,30 @@ find(const pg_uuid_t *id, Revocation *found)
 	return find_row(id, found);
 }
 
+static bool
+issued_until(const OrionTokenSubject *subject, TimestampTz epoch)
+{
+	return time_t_to_timestamptz((pg_time_t) subject->issued_at) <= epoch;
+}
+
 /*
- * A user's epoch counts for tokens without a session; a session that ended has
- * an entry of its own, and times of whole seconds would not tell the tokens of a
- * sign-in right after from those before.
+ * A session's entry says that it ended, or with an epoch, that it proves a second
+ * factor no more: then the tokens that claim one are dead.  A user's epoch counts for
+ * tokens without a session; a session that ended has an entry of its own, and times of
+ * whole seconds would not tell the tokens of a sign-in right after from those before.
  */
 bool
 orion_token_revoked(const OrionTokenSubject *subject)
 {
 	Revocation	found;
 
-	if (subject->has_session && find(&subject->session, &found))
+	if (subject->has_session && find(&subject->session, &found) &&
+		(TIMESTAMP_IS_NOEND(found.epoch) || (subject->raised && issued_until(subject, found.epoch))))
 		return true;
 	if (!subject->has_user || !find(&subject->user, &found))
 		return false;
 	return TIMESTAMP_IS_NOEND(found.epoch) ||
-		(!subject->has_session && time_t_to_timestamptz((pg_time_t) subject->issued_at) <= found.epoch);
+		(!subject->has_session && issued_until(subject, found.epoch));
 }
 
 static bool
@@ -339,7 +347,10 @@ claim_uuid(const Jsonb *claims, const char *name, pg_uuid_t *id)
 void
 orion_token_subject(const Jsonb *claims, OrionTokenSubject *subject)
 {
+	char	   *level = orion_claims_string(claims, "aal");
+
 	memset(subject, 0, sizeof(OrionTokenSubject));
+	subject->raised = level && strcmp(level, "aal2") == 0;
 	subject->has_session = claim_uuid(claims, "session_id", &subject->session);
 	subject->has_user = claim_uuid(claims, "sub", &subject->user);
 }

@@ -19,6 +19,7 @@ typedef struct OrionTokenSubject
 	pg_uuid_t	user;			/* claim "sub" */
 	int64		issued_at;		/* claim "iat", seconds since 1970; 0: not
 								 * given */
+	bool		raised;			/* claim "aal" is "aal2" */
 } OrionTokenSubject;
 
 /* Leaves out what is no UUID: tokens of another issuer. */

@@ -4,7 +4,7 @@
 # module includes only earlier ones), the order of the SQL in orion--1.0.sql, the
 # order of the calls in _PG_init and the order of the regression tests.
 
-ORION_MODULES = core codec seal token audit auth session rbac apikey profile account record contract outbox track rest
+ORION_MODULES = core codec seal token audit auth session rbac apikey profile account mfa record contract outbox track rest
 
 # These need no PostgreSQL to be installed yet, and know nothing of what follows.
 DEV_GOALS = up down check check-17 try-clean bench indent
@@ -37,7 +37,7 @@ PROGRAM_FLAGS = -std=gnu11 -O1 -g $(WARNINGS) -fsanitize=address,undefined -fno-
 endif
 
 PG_CPPFLAGS  = -I$(srcdir)/src -I$(srcdir)/bgworkers $(WARNINGS) $(if $(ASSERT),-DUSE_ASSERT_CHECKING)
-SHLIB_LINK   = -lsodium -lcrypt -lcrypto -lz -ldl
+SHLIB_LINK   = -lsodium -lcrypt -lcrypto -lz -loath -lqrencode -ldl
 EXTRA_CLEAN  = $(PROGRAMS)
 with_llvm    = no	# bitcode doubles the build and no function of ours is inlined
 

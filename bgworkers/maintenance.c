@@ -21,6 +21,7 @@
 #include "audit/audit.h"
 #include "core/wake.h"
 #include "auth/auth.h"
+#include "mfa/mfa.h"
 #include "outbox/outbox.h"
 #include "pool.h"
 #include "rest/idempotency.h"
@@ -102,6 +103,7 @@ do_all(void)
 	{
 		orion_token_maintain();
 		orion_auth_maintain();
+		orion_mfa_maintain();
 		orion_outbox_maintain();
 		orion_audit_maintain();
 		forget_idempotency_keys();

@@ -21,6 +21,7 @@
 #include "audit/audit.h"
 #include "auth/auth.h"
 #include "apikey/apikey.h"
+#include "mfa/mfa.h"
 #include "contract/contract.h"
 #include "gateway_worker.h"
 #include "launcher.h"
@@ -45,6 +46,7 @@ _PG_init(void)
 	orion_audit_init();
 	orion_auth_init();
 	orion_api_key_init();
+	orion_mfa_init();
 	orion_contract_init();
 	orion_outbox_init();
 	orion_track_init();

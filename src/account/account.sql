@@ -80,12 +80,13 @@ BEGIN
 	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
 	WHERE t.user_id = u.id AND t.purpose = 'reset_password' AND t.used_at IS NULL;
 	PERFORM orion_private.sessions_end(u.id, spared, 'password');
+	PERFORM orion_private.trusted_devices_drop(u.id);
 	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
 	PERFORM orion_private.publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
 		'user', u.id::text);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, uses up other reset tokens, and publishes it';
+COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, and publishes it';
 
 CREATE FUNCTION @extschema@.orion_password_reset(token text, new_password text, OUT status text, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE

@@ -201,7 +201,7 @@ load(void)
 	static const char query[] =
 	"SELECT a.email, pg_catalog.text(a.network), a.outcome, a.attempted_at FROM orion_private.login_attempts a"
 	" WHERE a.attempted_at OPERATOR(pg_catalog.>=) $1 AND a.attempted_at OPERATOR(pg_catalog.<) $2"
-	" AND a.outcome OPERATOR(pg_catalog.<>) 'locked' ORDER BY a.attempted_at, a.id";
+	" AND a.outcome OPERATOR(pg_catalog.<>) ALL ('{locked,two_factor_required}'::pg_catalog.text[]) ORDER BY a.attempted_at, a.id";
 	Oid			types[] = {TIMESTAMPTZOID, TIMESTAMPTZOID};
 	TimestampTz from = GetCurrentTimestamp() - orion_auth_login_window * USECS_PER_SEC;
 	Datum		values[] = {TimestampTzGetDatum(from), TimestampTzGetDatum(orion_throttle_started())};

@@ -54,11 +54,13 @@ CREATE TABLE orion_private.sessions (
 	refreshed_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	access_expires_at timestamptz NOT NULL,
 	expires_at timestamptz NOT NULL,
+	downgraded_at timestamptz,
 	revoked_at timestamptz,
 	revoke_reason text
 );
 COMMENT ON TABLE orion_private.sessions IS 'One row a sign-in; refresh tokens follow from the sealed key and the counter and are not stored';
 COMMENT ON COLUMN orion_private.sessions.access_expires_at IS 'When the last of its access tokens expires';
+COMMENT ON COLUMN orion_private.sessions.downgraded_at IS 'When it fell back to aal1; aal2 tokens issued up to then are dead';
 CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
 CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
@@ -81,7 +83,7 @@ CREATE TABLE orion_private.login_attempts (
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	email text COLLATE "C",
 	user_id uuid,
-	outcome text NOT NULL CHECK (outcome IN ('ok', 'invalid_credentials', 'banned', 'locked', 'invalid_token')),
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'two_factor_required', 'invalid_credentials', 'invalid_code', 'banned', 'locked', 'invalid_token')),
 	address inet,
 	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
@@ -176,7 +178,9 @@ CREATE FUNCTION orion_private.access_token(u orion_private.users, session orion_
 	AS $function$
 DECLARE
 	s record := orion_private.auth_settings();
-	iat bigint := floor(extract(epoch FROM issued_at));
+	-- not the second of a downgrade, whose aal2 tokens are dead
+	iat bigint := greatest(floor(extract(epoch FROM issued_at)),
+		CASE WHEN session.aal = 'aal2' THEN floor(extract(epoch FROM session.downgraded_at)) + 1 END);
 BEGIN
 	-- the names of GoTrue's claims; large metadata would not fit into a header
 	RETURN @extschema@.orion_jwt_sign(jsonb_build_object(
@@ -217,6 +221,7 @@ COMMENT ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, t
 REVOKE ALL ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, device text, address inet, user_agent text,
+	earlier jsonb DEFAULT '[]', aal text DEFAULT 'aal1',
 	OUT session_id uuid, OUT access_token text, OUT refresh_token text, OUT expires_in int)
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -229,10 +234,10 @@ DECLARE
 BEGIN
 	session_id := gen_random_uuid();
 	key := orion_private.refresh_key(session_id);
-	INSERT INTO orion_private.sessions AS new (id, user_id, device_id, refresh_key, refresh_counter, amr, address, user_agent,
+	INSERT INTO orion_private.sessions AS new (id, user_id, device_id, refresh_key, refresh_counter, aal, amr, address, user_agent,
 		refreshed_at, access_expires_at, expires_at)
 	VALUES (session_id, u.id, orion_private.device_seen(u, device, address, user_agent), key, 1,
-		jsonb_build_array(jsonb_build_object('method', method, 'timestamp', floor(extract(epoch FROM issued_at)))),
+		session_open.aal, earlier || jsonb_build_array(jsonb_build_object('method', method, 'timestamp', floor(extract(epoch FROM issued_at)))),
 		session_open.address, session_open.user_agent, issued_at,
 		issued_at + make_interval(secs => s.access_token_ttl), now() + make_interval(secs => s.refresh_token_ttl))
 	RETURNING new.* INTO session;
@@ -241,8 +246,8 @@ BEGIN
 	expires_in := s.access_token_ttl;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text) IS 'A new session and its tokens';
-REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text, jsonb, text) IS 'A new session and its tokens; earlier: entries of amr for the methods before';
+REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text, jsonb, text) FROM PUBLIC;
 
 -- Registration and login
 
@@ -423,13 +428,13 @@ DECLARE
 BEGIN
 	last := greatest(
 		CASE WHEN s.login_max_pair > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
-			WHERE a.email = account AND a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
+			WHERE a.email = account AND a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'invalid_code', 'banned') AND a.attempted_at > since
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_pair - 1 LIMIT 1) END,
 		CASE WHEN s.login_max_account > 0 AND NOT known THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
-			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'banned') AND a.attempted_at > since
+			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'invalid_code', 'banned') AND a.attempted_at > since
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_account - 1 LIMIT 1) END,
 		CASE WHEN s.login_max_address > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
-			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'banned', 'invalid_token') AND a.attempted_at > oldest
+			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'invalid_code', 'banned', 'invalid_token') AND a.attempted_at > oldest
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_address - 1 LIMIT 1) END);
 	RETURN CASE WHEN last IS NULL THEN 0 ELSE greatest(ceil(extract(epoch FROM last - oldest))::int, 1) END;
 END
@@ -525,8 +530,9 @@ COMMENT ON FUNCTION orion_private.login_locked(orion_private.users, text, inet, 
 REVOKE ALL ON FUNCTION orion_private.login_locked(orion_private.users, text, inet, inet, text) FROM PUBLIC;
 
 CREATE FUNCTION @extschema@.orion_login(email text, password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL, device text DEFAULT NULL,
+	device_token text DEFAULT NULL,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid,
-	OUT retry_after int)
+	OUT retry_after int, OUT session_id text)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
@@ -538,6 +544,8 @@ DECLARE
 	account text := CASE WHEN orion_private.email_valid(normalized) THEN normalized END;
 	agent text := left(user_agent, 512);
 	new_hash text;
+	second_factor boolean;
+	trusted uuid;
 	u orion_private.users;
 	current orion_private.users;
 	opened record;
@@ -565,15 +573,30 @@ BEGIN
 		END IF;
 		-- Waits for whoever changes the password or bans the user, and then finds no row.
 		-- Not columns of the profile: neither the version nor user.updated.
-		UPDATE orion_private.users AS known SET last_login_at = clock_timestamp(), password_hash = new_hash
+		UPDATE orion_private.users AS known SET password_hash = new_hash,
+			last_login_at = CASE WHEN orion_private.two_factor_enabled(known.id) THEN known.last_login_at ELSE clock_timestamp() END
 		WHERE known.id = u.id AND known.password_hash = u.password_hash AND coalesce(known.banned_until, '-infinity') <= now()
 		RETURNING known.* INTO current;
 		EXIT WHEN current.id IS NOT NULL;
 		status := 'invalid_credentials';
 	END LOOP;
 
+	-- the row of the user is locked, so nobody sets a second factor up or drops it meanwhile
+	second_factor := status = 'ok' AND orion_private.two_factor_enabled(current.id);
+	IF second_factor THEN
+		trusted := orion_private.trusted_device_find(current.id, device_token);
+		IF trusted IS NULL THEN
+			status := 'two_factor_required';
+		END IF;
+	END IF;
 	PERFORM orion_private.attempt_record(account, u.id, status, from_address, agent);
-	IF status <> 'ok' THEN
+	IF status = 'two_factor_required' THEN
+		-- The failures stay counted: who has the password and no code gains no guesses by
+		-- signing in again.
+		retry_after := NULL;
+		session_id := orion_private.pending_session_open(current.id, 'password', left(device, 200));
+		RETURN;
+	ELSIF status <> 'ok' THEN
 		IF status <> 'locked' THEN
 			retry_after := NULL;
 			PERFORM orion_private.login_locked(u, account, network, from_address, agent);
@@ -582,10 +605,18 @@ BEGIN
 	END IF;
 	retry_after := NULL;
 	PERFORM orion_private.throttle_clear(account, network::text);
-	opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
+	IF second_factor THEN
+		-- aal1: the second factor was not shown in this session
+		opened := orion_private.session_open(current, 'trusted_device', left(device, 200), from_address, agent,
+			jsonb_build_array(jsonb_build_object('method', 'password', 'timestamp', floor(extract(epoch FROM clock_timestamp())))));
+		PERFORM orion_private.trusted_device_used(trusted, opened.session_id);
+	ELSE
+		opened := orion_private.session_open(current, 'password', left(device, 200), from_address, agent);
+	END IF;
 	PERFORM orion_private.publish('user.login', jsonb_build_object(
 		'id', current.id, 'sessionId', opened.session_id, 'method', 'password',
-		'address', host(from_address), 'userAgent', agent), 'user', current.id::text);
+		'address', host(from_address), 'userAgent', agent)
+		|| CASE WHEN second_factor THEN '{"secondFactor": "trusted_device"}' ELSE '{}' END::jsonb, 'user', current.id::text);
 	access_token := opened.access_token;
 	refresh_token := opened.refresh_token;
 	token_type := 'bearer';
@@ -593,11 +624,11 @@ BEGIN
 	user_id := current.id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text) IS 'Signs in with a password. Status ok, invalid_credentials, banned or locked (try again after retry_after seconds): returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
+COMMENT ON FUNCTION @extschema@.orion_login(text, text, inet, text, text, text) IS 'Signs in with a password. Status ok, two_factor_required (go on with session_id: orion_two_factor_login), invalid_credentials, banned or locked (try again after retry_after seconds): returned and not raised, so that the attempt stays on record. Pass the address of the client, not of the application server';
 
 -- For those who may say which address a request comes from; others use the HTTP routes.
-REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text)
+REVOKE ALL ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @extschema@.orion_login(text, text, inet, text, text, text)
 	TO orion_service, orion_admin;
 
 -- The profile: version, event, and what users see of themselves
@@ -802,16 +833,20 @@ CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
-	problem text := orion_private.body_problem(body, '{email,password}', '{deviceId}');
+	problem text := orion_private.body_problem(body, '{email,password}', '{deviceId,deviceToken}');
 	done record;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_login(body ->> 'email', body ->> 'password',
-		orion_private.request_address(request), request #>> '{headers,user-agent}', body ->> 'deviceId');
+		orion_private.request_address(request), request #>> '{headers,user-agent}', body ->> 'deviceId', body ->> 'deviceToken');
 	IF done.status = 'locked' THEN
 		RETURN orion_private.route_locked(done.retry_after);
+	ELSIF done.status = 'two_factor_required' THEN
+		PERFORM set_config('response.status', '202', true);
+		PERFORM set_config('response.headers', '[{"Cache-Control": "no-store"}]', true);
+		RETURN jsonb_build_object('sessionId', done.session_id, 'twoFactorRequired', true);
 	ELSIF done.status = 'banned' THEN
 		RETURN orion_private.route_error(403, done.status, 'the user is banned');
 	ELSIF done.status <> 'ok' THEN
@@ -822,7 +857,7 @@ BEGIN
 		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_login(jsonb) IS 'POST /api/auth/login {"email", "password"}: 200, 400 or 401';
+COMMENT ON FUNCTION orion_private.route_login(jsonb) IS 'POST /api/auth/login {"email", "password", "deviceId"?, "deviceToken"?}: 200, 202 with a second factor, 400, 401, 403 or 429';
 REVOKE ALL ON FUNCTION orion_private.route_register(jsonb), orion_private.route_login(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION orion_private.route_register(jsonb), orion_private.route_login(jsonb)
 	TO orion_anon, orion_user, orion_service, orion_admin;

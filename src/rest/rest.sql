@@ -104,6 +104,16 @@ INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('POST', '/api/auth/password-change', 'orion_private.route_password_change(jsonb)', 'Changes the password'),
 	('GET', '/.well-known/jwks.json', 'orion_private.route_jwks(jsonb)', 'Public keys of access tokens');
 INSERT INTO orion_private.routes (method, path, function, comment) VALUES
+	('GET', '/api/auth/2fa', 'orion_private.route_two_factor(jsonb)', 'The second factor of the user'),
+	('POST', '/api/auth/2fa/setup', 'orion_private.route_two_factor_setup(jsonb)', 'A secret for an authenticator app'),
+	('POST', '/api/auth/2fa/verify', 'orion_private.route_two_factor_verify(jsonb)', 'Confirms the app, completes a sign-in, raises a session'),
+	('POST', '/api/auth/2fa/verify-backup', 'orion_private.route_two_factor_verify_backup(jsonb)', 'The same with a backup code'),
+	('POST', '/api/auth/2fa/disable', 'orion_private.route_two_factor_disable(jsonb)', 'Removes the second factor'),
+	('POST', '/api/auth/2fa/backup-codes', 'orion_private.route_backup_codes(jsonb)', 'New backup codes'),
+	('GET', '/api/auth/2fa/trusted-devices', 'orion_private.route_trusted_devices(jsonb)', 'Devices that need no second factor'),
+	('DELETE', '/api/auth/2fa/trusted-devices', 'orion_private.route_trusted_device_revoke(jsonb)', 'Trusts no device any more'),
+	('DELETE', '/api/auth/2fa/trusted-devices/{id}', 'orion_private.route_trusted_device_revoke(jsonb)', 'Trusts a device no more');
+INSERT INTO orion_private.routes (method, path, function, comment) VALUES
 	('GET', '/api/user/api-keys', 'orion_private.route_api_key_list(jsonb)', 'API keys of the user'),
 	('POST', '/api/user/api-keys', 'orion_private.route_api_key_create(jsonb)', 'Makes an API key'),
 	('DELETE', '/api/user/api-keys', 'orion_private.route_api_key_revoke(jsonb)', 'Revokes an API key'),

@@ -35,6 +35,7 @@ BEGIN
 	WHERE s.user_id = sessions_end.user_id AND s.revoked_at IS NULL AND s.expires_at > now()
 		AND s.id IS DISTINCT FROM spared;
 	GET DIAGNOSTICS ended = ROW_COUNT;
+	PERFORM orion_private.pending_sessions_drop(sessions_end.user_id);
 	IF spared IS NULL THEN
 		-- tokens without a session: orion.auth_access_token_ttl is at most a day
 		PERFORM orion_private.revoke(sessions_end.user_id, clock_timestamp(), now() + interval '1 day 1 minute');

@@ -236,7 +236,7 @@ CREATE TABLE orion_private.revocations (
 	until timestamptz NOT NULL
 );
 -- revocation.c reads the columns by their number
-COMMENT ON TABLE orion_private.revocations IS 'Sessions that ended and users that were signed out: access tokens issued before epoch are dead; the row is needed until the last of them would have expired';
+COMMENT ON TABLE orion_private.revocations IS 'Sessions that ended (epoch infinity) or fell back to aal1, and users that were signed out: access tokens issued before epoch, of a downgraded session those of aal2, are dead; the row is needed until the last of them would have expired';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.revocations', '');
 
 CREATE FUNCTION orion_private.revocation_note(id uuid, epoch timestamptz, until timestamptz) RETURNS void

@@ -30,6 +30,11 @@ INSERT INTO orion_private.audit_log (occurred_at, action) VALUES (now() + interv
 sql('before', q{SELECT orion_login('ann@example.com', 'wrong', '192.0.2.7')});
 my $key = sql('before', "SELECT key FROM orion_api_key_create('$ann', 'kept')");
 my $follower = sql('before', q{SELECT user_id FROM orion_register('bob@example.com', 'correct horse battery')});
+sql('before', qq{
+INSERT INTO orion_private.two_factors (user_id, secret, confirmed_at, last_step) SELECT '$ann', sealed, now(), 7 FROM orion_private.totp_setup('$ann', 'ann');
+SELECT orion_private.backup_codes_make('$ann');
+INSERT INTO orion_private.trusted_devices (user_id, device_id, digest, expires_at) SELECT user_id, id, sha256('x'), now() + interval '1 day' FROM orion_private.devices WHERE user_id = '$ann';
+SELECT orion_private.pending_session_open('$ann', 'password', NULL)});
 sql('before', "INSERT INTO orion_private.follows VALUES ('$follower', '$ann')");
 
 my $dump = $node->data_dir . '/../dump.sql';
@@ -39,7 +44,8 @@ $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->co
 for my $what ('SELECT orion_roles(id), orion_permissions(id) FROM orion_private.users ORDER BY email',
 	'SELECT preferences, version FROM orion_private.preferences ORDER BY user_id', 'SELECT follower_id, user_id FROM orion_private.follows',
 	'SELECT id, tableoid::regclass, action, actor, new FROM orion_private.audit_log ORDER BY id',
-	"SELECT orion_api_key_authenticate('$key')", 'SELECT count(*) FROM orion_private.user_roles')
+	'SELECT * FROM orion_private.two_factors', 'SELECT * FROM orion_private.backup_codes ORDER BY digest', 'SELECT * FROM orion_private.trusted_devices',
+	'SELECT * FROM orion_private.pending_sessions', "SELECT orion_api_key_authenticate('$key')", 'SELECT count(*) FROM orion_private.user_roles')
 {
 	is(sql('after', $what), sql('before', $what), "the same: $what" =~ s/ork_\w+/.../r);
 }

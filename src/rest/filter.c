@@ -19,6 +19,7 @@
 #include "utils/syscache.h"
 
 #include "rest/error.h"
+#include "rest/keyset.h"
 #include "rest/read.h"
 
 /* SQL of each operator, in the order of OrionOperator. */
@@ -400,6 +401,8 @@ orion_filter_where(OrionStatement *st, const OrionRead *read)
 			joint = " AND ";
 		}
 	}
+	if (read->keyset)
+		orion_keyset_where(st, read, joint);
 }
 
 static void

@@ -32,6 +32,7 @@ typedef struct OrionRead
 	bool		has_offset;
 	int64		limit;
 	int64		offset;
+	struct OrionKeyset *keyset; /* of the root: where its page begins */
 	OrionRelationship *link;	/* to the parent; not the root */
 	bool		inner;
 	bool		spread;

@@ -13,6 +13,7 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 
+#include "rest/keyset.h"
 #include "rest/media.h"
 #include "rest/response.h"
 #include "rest/read.h"
@@ -97,11 +98,12 @@ put_location(OrionCall *call)
 }
 
 static void
-read_rows(OrionCall *call, const OrionSource *source)
+read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 {
 	OrionStatement st;
 	OrionRead  *read;
 	int64		total = -1;
+	int64		rows;
 
 	/* without a limit the rows of the answer are all there are */
 	bool		limited = call->query.has_limit || call->query.has_offset || orion_rest_max_rows >= 0;
@@ -123,6 +125,8 @@ read_rows(OrionCall *call, const OrionSource *source)
 		add_counted(&st, source, read, -1);
 		orion_statement_add(&st, ") AS c)");
 	}
+	read->keyset = keyset;		/* all that match are counted, the page begins
+								 * further down */
 	orion_statement_add(&st, " FROM (");
 	orion_read_begin(&st, read);
 	orion_statement_add(&st, source->quoted);
@@ -136,14 +140,17 @@ read_rows(OrionCall *call, const OrionSource *source)
 	orion_statement_run(&st, true);
 	if (call->prefer.count == ORION_COUNT_EXACT)
 		total = orion_result_int(counted ? 2 : 0, -1);
+	rows = orion_result_int(0, 0);
 	put_location(call);
 	orion_result_page_of(call, total);
+	orion_keyset_link(call, read, rows);
 }
 
 void
 orion_table_serve(OrionCall *call, const char *name)
 {
 	OrionSource source;
+	OrionKeyset *keyset;
 
 	orion_relation_find(call->schema, name, &source);
 	call->relid = source.relid;
@@ -154,8 +161,9 @@ orion_table_serve(OrionCall *call, const char *name)
 		orion_write_serve(call, &source);
 		return;
 	}
+	keyset = orion_keyset_begin(call, &source);
 	orion_call_filters(call, NULL, NULL);
-	read_rows(call, &source);
+	read_rows(call, &source, keyset);
 }
 
 /* The commands (bits 1 << CmdType) that the relation takes, by itself, rules or triggers. */

@@ -20,6 +20,9 @@
 #include "rest/explain.h"
 #include "rest/response.h"
 
+#define RETRY_SECONDS	"5"		/* when the server lacks something, and may
+								 * have it soon */
+
 /* Marks an ERROR whose answer is in "refusal"; never shown to anybody. */
 #define ERRCODE_REFUSED		MAKE_SQLSTATE('O','R','9','9','9')
 
@@ -281,6 +284,13 @@ answer_refusal(OrionResponse *response, const Refusal *r)
 		orion_response_header(response, "Retry-After", psprintf("%d", r->retry_after));
 }
 
+/* "Failing row contains" of tables of ours: with hashes and sealed keys. */
+static bool
+shows_private_row(const ErrorData *error)
+{
+	return error->schema_name && strcmp(error->schema_name, "orion_private") == 0;
+}
+
 static void
 answer_error(OrionResponse *response, const ErrorData *error, bool authenticated)
 {
@@ -290,9 +300,11 @@ answer_error(OrionResponse *response, const ErrorData *error, bool authenticated
 		return;
 	}
 	orion_response_error(response, status_of(error, authenticated), unpack_sql_state(error->sqlerrcode),
-						 error->message, error->detail, error->hint);
+						 error->message, shows_private_row(error) ? NULL : error->detail, error->hint);
 	if (response->status == 401)
 		orion_response_header(response, "WWW-Authenticate", "Bearer");
+	else if (response->status == 503)
+		orion_response_header(response, "Retry-After", RETRY_SECONDS);
 }
 
 /* Whether it is the server's own trouble; raised by a function it is not. */

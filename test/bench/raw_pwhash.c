@@ -4,11 +4,12 @@
  *	  How many Argon2id hashes a second this machine makes: what a login can reach.
  *
  * raw_pwhash MEMORY PASSES PROCESSES SECONDS; memory in KiB.  Prints hashes a second
- * of all processes together.
+ * of all processes together, and microseconds of processor time for each.
  */
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,7 +29,7 @@ hash_for(size_t memory, unsigned long long passes, double seconds, int fd)
 {
 	char		hash[crypto_pwhash_STRBYTES];
 	double		begin;
-	double		rate;
+	double		done[2];
 	long		n = 0;
 
 	if (crypto_pwhash_str(hash, "correct horse", 13, passes, memory) != 0)
@@ -40,14 +41,17 @@ hash_for(size_t memory, unsigned long long passes, double seconds, int fd)
 			exit(1);
 		n++;
 	} while (now() - begin < seconds);
-	rate = n / (now() - begin);
-	exit(write(fd, &rate, sizeof(rate)) != sizeof(rate));
+	done[0] = n / (now() - begin);
+	done[1] = n + 1;			/* the one that made the hash, too */
+	exit(write(fd, done, sizeof(done)) != sizeof(done));
 }
 
 int
 main(int argc, char **argv)
 {
 	double		sum = 0;
+	double		count = 0;
+	struct rusage used;
 	int			fds[2];
 	int			processes;
 
@@ -64,13 +68,15 @@ main(int argc, char **argv)
 	}
 	for (int i = 0; i < processes; i++)
 	{
-		double		rate;
+		double		done[2];
 		int			status;
 
-		if (wait(&status) < 0 || status != 0 || read(fds[0], &rate, sizeof(rate)) != sizeof(rate))
+		if (wait(&status) < 0 || status != 0 || read(fds[0], done, sizeof(done)) != sizeof(done))
 			return 1;
-		sum += rate;
+		sum += done[0];
+		count += done[1];
 	}
-	printf("%.3f\n", sum);
+	getrusage(RUSAGE_CHILDREN, &used);
+	printf("%.3f %.1f\n", sum, (used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6) / count * 1e6);
 	return 0;
 }

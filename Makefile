@@ -4,7 +4,7 @@
 # module includes only earlier ones), the order of the SQL in orion--1.0.sql, the
 # order of the calls in _PG_init and the order of the regression tests.
 
-ORION_MODULES = core codec seal token audit auth session rbac apikey profile account mfa record contract outbox track rest
+ORION_MODULES = core codec seal token audit auth session rbac apikey profile account mfa record contract outbox track webhook rest
 
 # These need no PostgreSQL to be installed yet, and know nothing of what follows.
 DEV_GOALS = up down check check-17 try-clean bench indent
@@ -29,7 +29,7 @@ PROGRAM_CODE  = bgworkers/frame.c $(wildcard src/codec/*.c)
 GATEWAY_SRCS  = $(wildcard bgworkers/gateway/*.c) bgworkers/ring.c $(PROGRAM_CODE)
 COURIER_SRCS  = $(wildcard bgworkers/courier/*.c) $(PROGRAM_CODE)
 GATEWAY_LIBS  = -lmicrohttpd -ljansson -lgnutls
-COURIER_LIBS  = -lhiredis -lrabbitmq -ljansson -lssl -lcrypto
+COURIER_LIBS  = -lhiredis -lrabbitmq -ljansson -lssl -lcrypto -lcurl -lsodium
 WARNINGS      = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 PROGRAM_FLAGS = -std=gnu11 -O2 -g $(WARNINGS) -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE -pie
 ifdef SANITIZE	# make SANITIZE=1 programs

@@ -78,6 +78,17 @@ typedef enum OrionFrameType
 								 * behind '+', or '-' for none */
 	ORION_FRAME_NOTED = 25,		/* id = event number: its REJECT is stored,
 								 * and the event may be forgotten */
+
+	/* the same two, for webhooks: attempts end in any order */
+	ORION_FRAME_DELIVER = 30,	/* id = number of the attempt (1, 2, ... per
+								 * connection); fields: message id, URL,
+								 * secrets (separated by spaces), allowed
+								 * networks (by commas), u64 1 = plain HTTP
+								 * too, u64 timeout in ms, body */
+	ORION_FRAME_DELIVERED = 31, /* the attempt is over; fields: u64 HTTP
+								 * status (0: no answer), u64 Retry-After in
+								 * s, u64 duration in ms, what went wrong,
+								 * beginning of the answer's body (UTF-8) */
 } OrionFrameType;
 
 /* A received frame; body points into the buffer it was parsed from. */

@@ -26,6 +26,7 @@
 #include "pool.h"
 #include "rest/idempotency.h"
 #include "token/revocation.h"
+#include "webhook/webhook.h"
 
 #define REST_MS		200
 #define COLLECT_MS	30			/* what a crash may lose of attempts to log in */
@@ -93,6 +94,16 @@ forget_idempotency_keys(void)
 	orion_pool_commit();
 }
 
+static void
+maintain_webhooks(void)
+{
+	if (!orion_webhook_maintenance_is_due())
+		return;
+	orion_pool_begin("orion: forgetting old webhooks");
+	orion_webhook_maintain();
+	orion_pool_commit();
+}
+
 /* False when the extension is not installed. */
 static bool
 do_all(void)
@@ -107,6 +118,7 @@ do_all(void)
 		orion_outbox_maintain();
 		orion_audit_maintain();
 		forget_idempotency_keys();
+		maintain_webhooks();
 	}
 	return true;
 }

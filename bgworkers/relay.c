@@ -59,6 +59,14 @@ differs(const OrionSink *a, const OrionSink *b)
 		(a->config && strcmp(a->config, b->config) != 0);
 }
 
+/* Either of the two: a relay has one at most. */
+static void
+stop_courier(void)
+{
+	orion_relay_courier_stop(cursor);
+	orion_relay_webhook_stop();
+}
+
 /* Reads the sink anew, and its cursor the first time. */
 static void
 load(void)
@@ -73,7 +81,7 @@ load(void)
 		cursor = orion_cursor_load(sink->id);
 	orion_pool_commit();
 	if (old && differs(old, sink))
-		orion_relay_courier_stop(cursor);
+		stop_courier();
 	orion_sink_free(old);
 }
 
@@ -148,16 +156,18 @@ relay(void)
 																 * stop us */
 		else if (sink->paused)
 		{
-			orion_relay_courier_stop(cursor);
+			stop_courier();
 			orion_relay_report(ORION_STATE_PAUSED, NULL);
 			orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
 		}
 		else if (sink->config == NULL)
 			run_handler();
+		else if (strcmp(sink->kind, "webhook") == 0)
+			orion_relay_webhook(sink, cursor);
 		else
 			orion_relay_courier(sink, cursor);
 	}
-	orion_relay_courier_stop(cursor);
+	stop_courier();
 }
 
 void

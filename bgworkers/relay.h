@@ -22,4 +22,8 @@ extern void orion_relay_courier(OrionSink *sink, OrionCursor *cursor);
 /* Stops the courier, if one runs: the sink was paused, changed or dropped. */
 extern void orion_relay_courier_stop(OrionCursor *cursor);
 
+/* The same for the sink of webhooks, whose courier works in another way. */
+extern void orion_relay_webhook(OrionSink *sink, OrionCursor *cursor);
+extern void orion_relay_webhook_stop(void);
+
 #endif							/* ORION_RELAY_H */

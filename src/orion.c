@@ -18,6 +18,7 @@
 #include "seal/seal.h"
 #include "token/token.h"
 #include "track/track.h"
+#include "webhook/webhook.h"
 #include "audit/audit.h"
 #include "auth/auth.h"
 #include "apikey/apikey.h"
@@ -50,6 +51,7 @@ _PG_init(void)
 	orion_contract_init();
 	orion_outbox_init();
 	orion_track_init();
+	orion_webhook_init();
 	orion_rest_init();
 	orion_gateway_init();
 	orion_launcher_init();

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "sink.h"
+#include "webhook.h"
 
 #define RELAY_FD		3
 #define FRAME_MAX		(256 * 1024 * 1024) /* more than a jsonb can print */
@@ -57,6 +58,8 @@ typedef struct Courier
 	bool		connected;
 	bool		ready;			/* READY was sent */
 	bool		troubled;
+	json_t	   *webhooks;		/* settings of the sink of webhooks, which has
+								 * a loop of its own */
 	char		trouble[512];	/* last text sent */
 	uint64_t	head_at_connect;
 	int			failures;		/* in a row */
@@ -233,6 +236,11 @@ take_config(const char *string, size_t len)
 		refuse_config("config: must be a JSON object with the keys \"sink\", \"kind\" and \"config\"");
 		return;
 	}
+	if (strcmp(kind, "webhook") == 0)
+	{
+		courier.webhooks = settings;
+		return;
+	}
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
 	{
 		if (strcmp(kinds[i]->kind, kind) == 0)
@@ -301,6 +309,8 @@ serve_relay(void)
 		if (n > 0)
 		{
 			orion_buffer_consume(&courier.in, n);
+			if (courier.webhooks)
+				return true;
 			continue;
 		}
 		if (orion_buffer_len(&courier.in) == 0 && courier.in.cap > BUFFER_KEEP)
@@ -365,6 +375,11 @@ run(void)
 		courier.sink.now = now_ms();
 		if (!serve_relay())
 			return;
+		if (courier.webhooks)
+		{
+			orion_webhook_run(courier.webhooks, &courier.in, &courier.out, RELAY_FD);
+			return;
+		}
 		if (courier.configured && !courier.broken)
 		{
 			serve_sink(revents);

@@ -121,6 +121,15 @@ to_utf8(char *str)
 	return str ? pg_server_to_any(str, strlen(str), PG_UTF8) : NULL;
 }
 
+char *
+orion_event_payload(HeapTuple row, TupleDesc desc)
+{
+	bool		isnull;
+	Jsonb	   *jsonb = DatumGetJsonbP(SPI_getbinval(row, desc, COL_PAYLOAD, &isnull));
+
+	return to_utf8(JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb)));
+}
+
 OrionEvent *
 orion_event_from_row(HeapTuple row, TupleDesc desc)
 {

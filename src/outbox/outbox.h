@@ -94,7 +94,7 @@ typedef struct OrionSink
 	MemoryContext context;
 	int32		id;
 	char	   *name;
-	char	   *kind;			/* redis, rabbitmq, sql */
+	char	   *kind;			/* redis, rabbitmq, sql, webhook */
 	char	   *pattern;
 	bool		paused;
 	char	   *config;			/* unsealed JSON; holds passwords; NULL for
@@ -203,6 +203,7 @@ extern char *orion_event_type(HeapTuple row, TupleDesc desc);
 extern int64 orion_event_seq(HeapTuple row, TupleDesc desc);
 extern TimestampTz orion_event_occurred_at(HeapTuple row, TupleDesc desc);
 extern OrionEvent *orion_event_from_row(HeapTuple row, TupleDesc desc);
+extern char *orion_event_payload(HeapTuple row, TupleDesc desc);	/* JSON, UTF-8 */
 
 /*
  * Become the owner of Orion's tables, for callers that have no privilege on

@@ -60,7 +60,7 @@ COMMENT ON TABLE orion_private.system_origin IS 'Whose transaction ids the outbo
 CREATE TABLE orion_private.sinks (
 	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	name text NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
-	kind text NOT NULL CHECK (kind IN ('redis', 'rabbitmq', 'sql')),
+	kind text NOT NULL CHECK (kind IN ('redis', 'rabbitmq', 'sql', 'webhook')),
 	pattern text NOT NULL DEFAULT '#',
 	paused bool NOT NULL DEFAULT false,
 	config bytea,
@@ -332,7 +332,7 @@ BEGIN
 	IF kind IS NULL OR kind NOT IN ('redis', 'rabbitmq') THEN
 		RAISE EXCEPTION 'unknown kind of sink: "%"', kind
 			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'The kinds are redis and rabbitmq; SQL handlers are added with orion_subscribe().';
+				HINT = 'The kinds are redis and rabbitmq; SQL handlers are added with orion_subscribe(), webhooks with orion_webhook_create().';
 	END IF;
 	IF config IS NULL OR jsonb_typeof(config) <> 'object' OR jsonb_typeof(config -> 'url') IS DISTINCT FROM 'string' THEN
 		RAISE EXCEPTION 'the configuration of a sink must be an object with a "url"'

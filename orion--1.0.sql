@@ -3807,7 +3807,7 @@ CREATE TABLE orion_private.two_factors (
 COMMENT ON TABLE orion_private.two_factors IS 'The authenticator app of a user; its secret is sealed';
 COMMENT ON COLUMN orion_private.two_factors.confirmed_at IS 'Null: set up, and asked for nothing until the first code has come';
 COMMENT ON COLUMN orion_private.two_factors.last_step IS 'Time step (30 s) of the last code that was used: no code of it or of an earlier one counts again';
-COMMENT ON COLUMN orion_private.two_factors.failures IS 'Wrong codes, of any kind, since the last right one';
+COMMENT ON COLUMN orion_private.two_factors.failures IS 'Wrong codes, of any kind, from addresses that never had a right one, since the last right one from such an address';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.two_factors', '');
 
 CREATE TABLE orion_private.backup_codes (
@@ -3942,11 +3942,13 @@ CREATE FUNCTION orion_private.trusted_device_used(id uuid, session_id uuid) RETU
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
+	UPDATE orion_private.users AS u SET last_login_at = clock_timestamp()
+	FROM orion_private.sessions AS s WHERE s.id = trusted_device_used.session_id AND u.id = s.user_id;
 	UPDATE orion_private.trusted_devices AS t SET last_used_at = clock_timestamp(), device_id = s.device_id
 	FROM orion_private.sessions AS s WHERE s.id = trusted_device_used.session_id AND t.id = trusted_device_used.id;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.trusted_device_used(uuid, uuid) IS 'Notes the use of a trusted device, which is from now on the one of this session';
+COMMENT ON FUNCTION orion_private.trusted_device_used(uuid, uuid) IS 'Notes a sign-in by a trusted device, which is from now on the one of this session';
 
 CREATE FUNCTION orion_private.trusted_devices_drop(user_id uuid) RETURNS int
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -4054,28 +4056,23 @@ REVOKE ALL ON FUNCTION orion_private.session_user_lock(), orion_private.session_
 
 -- Trying a factor. The caller holds the lock on the row of the user.
 
-CREATE FUNCTION orion_private.two_factor_wait(u orion_private.users, network inet) RETURNS int
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+-- The window of the limits is over after minutes, and then there are as many guesses
+-- again. Whoever guesses here has the password, so each lock is twice as long. Strangers
+-- cannot lock out who has shown a second factor from here before, and the successes of
+-- this one give the strangers no new guesses: what comes from here is not counted.
+CREATE FUNCTION orion_private.two_factor_known(factor orion_private.two_factors, network inet) RETURNS boolean
+	LANGUAGE plpgsql STABLE PARALLEL SAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-DECLARE
-	until timestamptz;
-	wait int := orion_private.login_wait(u.email, network, false);
 BEGIN
-	SELECT f.locked_until INTO until FROM orion_private.two_factors AS f
-	WHERE f.user_id = u.id AND f.locked_until > clock_timestamp();
-	-- as with passwords: strangers cannot lock out who has signed in from here before
-	IF until IS NULL OR EXISTS (SELECT FROM orion_private.sessions AS s
-			WHERE s.user_id = u.id AND orion_private.address_network(s.address) = network) THEN
-		RETURN wait;
-	END IF;
-	RETURN greatest(wait, ceil(extract(epoch FROM until - clock_timestamp()))::int, 1);
+	-- sessions from before the factor prove nothing: somebody else may have had the password
+	RETURN EXISTS (SELECT FROM orion_private.sessions AS s WHERE s.user_id = factor.user_id
+		AND (s.created_at >= factor.confirmed_at OR s.aal = 'aal2')
+		AND orion_private.address_network(s.address) = network);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.two_factor_wait(orion_private.users, inet) IS 'Seconds until the next code may be tried; 0: now';
+COMMENT ON FUNCTION orion_private.two_factor_known(orion_private.two_factors, inet) IS 'Whether the second factor was shown from this network before';
 
--- The window of the limits is over after minutes, and then there are as many guesses
--- again. Whoever guesses here has the password, so each lock is twice as long.
 CREATE FUNCTION orion_private.two_factor_failed(user_id uuid) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -4102,6 +4099,7 @@ CREATE FUNCTION orion_private.second_factor(u orion_private.users, code text, ty
 DECLARE
 	network inet := orion_private.address_network(address);
 	factor orion_private.two_factors;
+	known boolean;
 	step bigint;
 	sent bytea;
 	codes_left int;
@@ -4112,7 +4110,9 @@ BEGIN
 		status := 'not_enabled';
 		RETURN;
 	END IF;
-	retry_after := orion_private.two_factor_wait(u, network);
+	known := orion_private.two_factor_known(factor, network);
+	retry_after := greatest(orion_private.login_wait(u.email, network, false),
+		CASE WHEN NOT known THEN ceil(extract(epoch FROM factor.locked_until - clock_timestamp()))::int END);
 	IF retry_after > 0 THEN
 		-- the code is not even looked at
 		status := 'locked';
@@ -4135,7 +4135,9 @@ BEGIN
 	IF status <> 'ok' THEN
 		IF status = 'invalid_code' THEN
 			retry_after := NULL;
-			PERFORM orion_private.two_factor_failed(u.id);
+			IF NOT known THEN
+				PERFORM orion_private.two_factor_failed(u.id);
+			END IF;
 		END IF;
 		PERFORM orion_private.attempt_record(u.email, u.id, status, address, user_agent);
 		PERFORM orion_private.audit('auth.two_factor_tried', 'user', u.id::text, status, metadata => jsonb_build_object('method', method),
@@ -4147,7 +4149,7 @@ BEGIN
 	END IF;
 	retry_after := NULL;
 	UPDATE orion_private.two_factors AS f SET last_step = coalesce(step, f.last_step), last_used_at = clock_timestamp(),
-		failures = 0, locked_until = NULL
+		failures = CASE WHEN known THEN f.failures ELSE 0 END, locked_until = CASE WHEN known THEN f.locked_until END
 	WHERE f.user_id = u.id;
 	IF code IS NULL THEN
 		UPDATE orion_private.backup_codes AS b SET used_at = clock_timestamp() WHERE b.user_id = u.id AND b.digest = sent;
@@ -4160,7 +4162,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.second_factor(orion_private.users, text, text, inet, text) IS 'Uses a code of the app, or a backup code, up. Status ok, invalid_code, locked or not_enabled; wrong ones count like wrong passwords';
-REVOKE ALL ON FUNCTION orion_private.two_factor_wait(orion_private.users, inet), orion_private.two_factor_failed(uuid),
+REVOKE ALL ON FUNCTION orion_private.two_factor_known(orion_private.two_factors, inet), orion_private.two_factor_failed(uuid),
 	orion_private.second_factor(orion_private.users, text, text, inet, text) FROM PUBLIC;
 
 -- The password counts in a session that has shown a second factor; else whoever has
@@ -4313,6 +4315,9 @@ BEGIN
 	UPDATE orion_private.two_factors AS f SET confirmed_at = clock_timestamp(), last_used_at = clock_timestamp(), last_step = step, failures = 0
 	WHERE f.user_id = u.id;
 	backup_codes := orion_private.backup_codes_make(u.id);
+	-- A sign-in with an older snapshot (REPEATABLE READ) would not see the factor; now it
+	-- fails at the row of the user.
+	UPDATE orion_private.users AS k SET last_login_at = k.last_login_at WHERE k.id = u.id;
 	-- the others were opened without a second factor
 	PERFORM orion_private.sessions_end(u.id, orion_private.current_session(), 'two_factor');
 	PERFORM orion_private.audit('auth.two_factor_enabled', 'user', u.id::text);
@@ -4336,7 +4341,7 @@ BEGIN
 		RETURN was_confirmed IS NOT NULL;
 	END IF;
 	UPDATE orion_private.sessions AS s SET aal = 'aal1', amr = orion_private.amr_without(s.amr, '{totp,backup_code}')
-	WHERE s.user_id = u.id AND s.revoked_at IS NULL AND s.expires_at > now() AND s.aal = 'aal2';
+	WHERE s.user_id = u.id AND s.revoked_at IS NULL AND s.aal = 'aal2';
 	PERFORM orion_private.audit('auth.two_factor_disabled', 'user', u.id::text, metadata => jsonb_build_object('method', method));
 	PERFORM orion_private.publish('auth.two_factor_disabled', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
 		'user', u.id::text);
@@ -4413,6 +4418,7 @@ BEGIN
 	tried := orion_private.second_factor(u, code, backup_code, from_address, agent);
 	IF tried.status = 'ok' AND u.banned_until > now() THEN
 		status := 'banned';
+		PERFORM orion_private.attempt_record(u.email, u.id, status, from_address, agent);
 		RETURN;
 	ELSIF tried.status <> 'ok' THEN
 		status := tried.status;
@@ -4575,6 +4581,7 @@ BEGIN
 	IF uid IS NULL THEN
 		RAISE EXCEPTION 'nobody is signed in' USING ERRCODE = 'PT401';
 	END IF;
+	PERFORM orion_private.require_session();
 	SELECT f.confirmed_at, f.last_used_at INTO enabled_at, last_used_at
 	FROM orion_private.two_factors AS f WHERE f.user_id = uid AND f.confirmed_at IS NOT NULL;
 	enabled := enabled_at IS NOT NULL;
@@ -4701,6 +4708,7 @@ DECLARE
 	code text;
 	typed text;
 	codes text[];
+	wait int;
 	answer jsonb;
 	done record;
 BEGIN
@@ -4717,6 +4725,10 @@ BEGIN
 	END IF;
 	pending := body ->> 'sessionId' IS NOT NULL;
 	IF pending THEN
+		wait := orion_private.token_wait(request, false);
+		IF wait > 0 THEN
+			RETURN orion_private.route_locked(wait);
+		END IF;
 		done := @extschema@.orion_two_factor_login(body ->> 'sessionId', code, typed, trust::boolean,
 			orion_private.request_address(request), request #>> '{headers,user-agent}');
 	ELSE
@@ -4727,6 +4739,9 @@ BEGIN
 		done := @extschema@.orion_two_factor_verify(code, typed, trust::boolean,
 			orion_private.request_address(request), request #>> '{headers,user-agent}');
 		codes := done.backup_codes;
+	END IF;
+	IF done.status = 'invalid_session' THEN
+		wait := orion_private.token_wait(request, true);
 	END IF;
 	IF done.status <> 'ok' THEN
 		RETURN orion_private.two_factor_error(done.status, done.retry_after, NOT pending);
@@ -4744,7 +4759,7 @@ $function$;
 COMMENT ON FUNCTION orion_private.two_factor_verify_answer(jsonb, text) IS 'Completes a sign-in, or raises the session, by what stands in this field';
 
 CREATE FUNCTION orion_private.route_two_factor(request jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
@@ -4874,7 +4889,7 @@ $function$;
 COMMENT ON FUNCTION orion_private.route_backup_codes(jsonb) IS 'POST /api/auth/2fa/backup-codes {"code" | "backupCode" | "password"}: 200, 400, 401, 403, 409 or 429';
 
 CREATE FUNCTION orion_private.route_trusted_devices(request jsonb) RETURNS jsonb
-	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE

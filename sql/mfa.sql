@@ -28,8 +28,9 @@ SELECT convert_from(pg_temp.unbase32('MZXW6YTB'), 'UTF8') AS rfc_4648;
 
 -- what an app is given
 SELECT id, length(sealed) AS sealed_bytes, secret ~ '^[A-Z2-7]{32}$' AS base32, regexp_replace(uri, secret, 'SECRET') AS uri,
-	qr_code ~ '^<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 (\d+) \1" .*</svg>$' AS svg, xmlparse(document qr_code) IS NOT NULL AS xml
+	qr_code ~ '^<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 (\d+) \1" .* d="M4 4h7v1h-7z.*</svg>$' AS svg, xmlparse(document qr_code) IS NOT NULL AS xml
 	FROM (VALUES ('11111111-1111-1111-1111-111111111111'::uuid)) AS v (id), orion_private.totp_setup(id, 'ann+x@example.com');
+SELECT length(uri) FROM orion_private.totp_setup('11111111-1111-1111-1111-111111111111', repeat('+', 254));
 SELECT orion_private.totp_setup('11111111-1111-1111-1111-111111111111', repeat('x', 3000));
 
 -- the step before and the one after, and none that was used
@@ -221,8 +222,20 @@ SELECT count(orion_private.two_factor_failed(:'ann')::text) FROM generate_series
 SELECT failures, locked_until - clock_timestamp() BETWEEN '29 min' AND '30 min' AS half_an_hour FROM orion_private.two_factors;
 SELECT count(orion_private.two_factor_failed(:'ann')::text) FROM generate_series(1, 200);
 SELECT failures, locked_until - clock_timestamp() BETWEEN '23 h' AND '24 h' AS a_day FROM orion_private.two_factors;
--- but not for an address the user has signed in from
-UPDATE orion_private.sessions SET address = '192.0.2.7';
+-- but not for an address that has shown the factor; that one's successes give others no guesses
+INSERT INTO orion_private.sessions (user_id, refresh_key, address, created_at, access_expires_at, expires_at)
+	VALUES (:'ann', '', '192.0.2.7', now() - interval '1 hour', now(), now());
+UPDATE orion_private.two_factors SET confirmed_at = now();
+UPDATE orion_private.two_factors SET last_step = 0;
 SELECT status FROM orion_two_factor_login(:'pending', pg_temp.app(:'secret'), address => '192.0.2.7');
-SELECT failures FROM orion_private.two_factors;
+UPDATE orion_private.sessions SET address = '192.0.2.7' WHERE aal = 'aal2';
+SELECT status FROM orion_two_factor_login(:'pending', 'no', address => '192.0.2.7');
+SELECT status FROM orion_two_factor_login(:'pending', pg_temp.app(:'secret'), address => '192.0.2.7');
+SELECT failures, locked_until > clock_timestamp() AS locked FROM orion_private.two_factors;
+SELECT session_id AS pending FROM orion_login('ann@example.com', 'correct horse', '192.0.2.8') \gset
+UPDATE orion_private.two_factors SET last_step = 0;
+SELECT status FROM orion_two_factor_login(:'pending', pg_temp.app(:'secret'), address => '192.0.2.8');
+UPDATE orion_private.two_factors SET locked_until = clock_timestamp();
+SELECT status FROM orion_two_factor_login(:'pending', pg_temp.app(:'secret'), address => '192.0.2.8');
+SELECT failures, locked_until FROM orion_private.two_factors;
 ROLLBACK;

@@ -235,6 +235,7 @@ check_issuer(char **newval, void **extra, GucSource source)
 void
 orion_mfa_init(void)
 {
+	orion_totp_init();
 	DefineCustomStringVariable("orion.mfa_issuer",
 							   "What authenticator apps show as the name of this service.", NULL,
 							   &orion_mfa_issuer, "Orion",

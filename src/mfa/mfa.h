@@ -16,4 +16,7 @@ extern void orion_mfa_maintain(void);
 
 extern void orion_mfa_init(void);
 
+/* Start of totp.c. */
+extern void orion_totp_init(void);
+
 #endif							/* ORION_MFA_H */

@@ -55,7 +55,7 @@ orion_qr_svg(const char *content)
 	{
 		initStringInfo(&svg);
 		appendStringInfo(&svg, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" shape-rendering=\"crispEdges\">"
-						 "<path fill=\"#fff\" d=\"M0 0h%dv%dH0z\"/><path fill=\"#000\" d=\"", width, width, width, width);
+						 "<path fill=\"white\" d=\"M0 0h%dv%dH0z\"/><path d=\"", width, width, width, width);
 		append_modules(&svg, code);
 		appendStringInfoString(&svg, "\"/></svg>");
 	}

@@ -233,3 +233,12 @@ orion_totp_setup(PG_FUNCTION_ARGS)
 	values[3] = CStringGetTextDatum(orion_qr_svg(uri));
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
+
+void
+orion_totp_init(void)
+{
+	int			rc = oath_init();
+
+	if (rc != OATH_OK)
+		ereport(ERROR, (errmsg("could not initialize liboath: %s", oath_strerror(rc))));
+}

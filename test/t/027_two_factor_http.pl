@@ -161,6 +161,7 @@ ok(works($ann->{accessToken}), 'its former token goes on');
 is($stack->http('GET', '/api/auth/sessions', token => $other->{accessToken})->{status}, 401, 'other sessions have ended') for 1 .. 3;
 answers(post('2fa/setup', {}, $done->{accessToken}), 409, 'already_enabled', 'setup: again');
 my $state = answers($stack->http('GET', '/api/auth/2fa', token => $done->{accessToken}), 200, undef, 'the state');
+is($stack->sql("SELECT last_login_at IS NULL FROM orion_private.users WHERE email = 'bob\@example.com'"), 't', 'registration is no login');
 ok($state->{enabled} && $state->{backupCodesLeft} == 10 && $state->{trustedDevices} == 0 && $state->{enabledAt} && $state->{lastUsedAt}, 'is told');
 ok(!$stack->http('GET', '/api/auth/2fa', token => $bob->{accessToken})->{json}{enabled}, 'that of others is not');
 is($stack->sql("SELECT (secret <> '') || ' ' || (SELECT count(*) FROM orion_private.backup_codes AS b WHERE b::text ~ '$done->{backupCodes}[0]') FROM orion_private.two_factors"), 'true 0', 'backup codes are kept as digests');
@@ -275,6 +276,7 @@ is($stack->sql(q{SELECT expires_at - created_at BETWEEN '29 days 23:59:59' AND '
 is($stack->sql("SELECT count(*) FROM orion_private.trusted_devices WHERE digest = sha256('$device')"), 1, 'of which SHA-256 is kept');
 my $direct = answers(sign_in('ann@example.com', deviceId => 'laptop', deviceToken => $device), 200, undef, 'the next login asks for no second factor');
 is(claims($direct->{accessToken}), 'aal1 password,trusted_device', 'and claims none');
+is($stack->sql(q{SELECT last_login_at > now() - interval '20 seconds' FROM orion_private.users WHERE email = 'ann@example.com'}), 't', 'it is a login');
 is(claims(post('refresh', { refreshToken => $direct->{refreshToken} })->{json}{accessToken}), 'aal1 password,trusted_device', 'refreshed neither');
 answers(sign_in('ann@example.com', deviceToken => $device, password => 'wrong'), 401, 'invalid_credentials', 'it is no password');
 answers(sign_in('ann@example.com', deviceToken => 'x'), 202, undef, 'another token is none');
@@ -414,6 +416,14 @@ answers(sign_in('bob@example.com'), 202, undef, 'the password does not');
 $stack->sql(q{UPDATE orion_private.two_factors SET locked_until = clock_timestamp()});
 answers(post('2fa/verify', { sessionId => $pending, code => fresh($bobs) }), 200, undef, 'and when it is over');
 is($stack->sql(q{SELECT failures FROM orion_private.two_factors}), 0, 'the row begins anew');
+
+# ids of pending sessions that are none count as failures of the address
+set('orion.auth_login_max_address', '3');
+$stack->until_true(sub { post('2fa/verify', { sessionId => 'guess', code => '123456' })->{status} == 429 });
+my @unknown = map { post('2fa/verify', { sessionId => "guess $_", code => '123456' })->{status} } 1 .. 5;
+is($unknown[-1], 429, 'guessed ids lock the address');
+ok(!grep({ $_ != 401 && $_ != 429 } @unknown), 'after failures');
+$stack->sql('ALTER SYSTEM SET orion.auth_login_max_address = 0');
 
 # --- upkeep ---------------------------------------------------------------------------------------------------
 

@@ -196,7 +196,7 @@ static void
 complete_order(OrionCall *call, const OrionSource *source)
 {
 	OrionOrder **tail = &call->query.order;
-	List	   *key = orion_relation_primary_key(source->relid);
+	List	   *key = orion_relationship_key(source->relid);
 	bool		descending = false;
 	ListCell   *lc;
 

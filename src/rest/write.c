@@ -27,11 +27,13 @@
 #include "rest/error.h"
 #include "rest/etag.h"
 #include "rest/media.h"
+#include "rest/nested.h"
 #include "rest/read.h"
 #include "rest/response.h"
 #include "rest/result.h"
 #include "rest/settings.h"
 #include "rest/statement.h"
+#include "rest/write.h"
 
 /*
  * Counts the rows that an upsert found there already: evaluated for each of them,
@@ -42,23 +44,8 @@
 	"pg_catalog.current_setting('request.updated', true), ''), '0')::pg_catalog.int8" \
 	" OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true) IS NOT NULL"
 
-typedef struct Write
-{
-	OrionCall  *call;
-	const OrionSource *source;
-	OrionBody	body;
-	List	   *names;			/* char *: columns that the body sets */
-	List	   *conflict;		/* char *: what tells that a row is there
-								 * already */
-	List	   *location;		/* char *: primary key that Location is made
-								 * of */
-	OrionRead  *read;			/* of the representation, or NULL */
-	OrionMatch	match;			/* If-Match and If-None-Match */
-	OrionStatement st;
-} Write;
-
-static void
-refuse_column(const OrionSource *source, const char *name)
+void
+orion_write_refuse_column(const OrionSource *source, const char *name)
 {
 	orion_refuse(400, "PGRST204",
 				 psprintf("Could not find the '%s' column of '%s' in the schema cache", name, source->name),
@@ -67,7 +54,7 @@ refuse_column(const OrionSource *source, const char *name)
 
 /* The columns a body sets: those of columns=, else its keys. */
 static void
-find_columns(Write *w)
+find_columns(OrionWrite *w)
 {
 	OrionColumn column;
 	ListCell   *lc;
@@ -78,7 +65,7 @@ find_columns(Write *w)
 		w->names = lappend(w->names, unconstify(char *, c->name));
 	foreach(lc, w->names)
 		if (!orion_source_find_column(w->source, lfirst(lc), &column))
-		refuse_column(w->source, lfirst(lc));
+		orion_write_refuse_column(w->source, lfirst(lc));
 }
 
 /* The function that makes a value of a domain out of json; NULL: json_to_record does it. */
@@ -120,7 +107,7 @@ add_names(OrionStatement *st, List *names, const char *prefix)
  * when it has none.  From the catalog, where its owner put it.
  */
 static char *
-default_of(const Write *w, const char *name)
+default_of(const OrionWrite *w, const char *name)
 {
 	Relation	relation = relation_open(w->source->relid, AccessShareLock);
 	AttrNumber	attno = get_attnum(w->source->relid, name);
@@ -134,7 +121,7 @@ default_of(const Write *w, const char *name)
 
 /* The value of a column: r."name", through its parser, or its default where the key is missing. */
 static void
-add_value(Write *w, const char *name)
+add_value(OrionWrite *w, const char *name)
 {
 	OrionStatement *st = &w->st;
 	OrionColumn column;
@@ -165,7 +152,7 @@ add_value(Write *w, const char *name)
 }
 
 static void
-add_record_columns(Write *w)
+add_record_columns(OrionWrite *w)
 {
 	ListCell   *lc;
 
@@ -186,7 +173,7 @@ add_record_columns(Write *w)
 
 /* " FROM ...": the rows of the body as r, and where defaults are looked for each object as e.v */
 static void
-add_record(Write *w, const char *text, bool array)
+add_record(OrionWrite *w, const char *text, bool array)
 {
 	OrionStatement *st = &w->st;
 
@@ -209,8 +196,8 @@ add_record(Write *w, const char *text, bool array)
  * The columns of the representation, computed ones among them: what is returned
  * needs the privilege to be read, so no column more.
  */
-static void
-add_represented(Write *w)
+void
+orion_write_add_represented(OrionWrite *w)
 {
 	OrionStatement *st = &w->st;
 	const char *joint = "";
@@ -236,11 +223,11 @@ add_represented(Write *w)
 
 /* RETURNING what the answer needs. */
 static void
-add_returning(Write *w)
+add_returning(OrionWrite *w)
 {
 	orion_statement_add(&w->st, " RETURNING ");
 	if (w->read)
-		add_represented(w);
+		orion_write_add_represented(w);
 	else if (w->location != NIL)
 		add_names(&w->st, w->location, "t.");
 	else
@@ -248,8 +235,8 @@ add_returning(Write *w)
 }
 
 /* The row of the answer around a statement in "WITH w AS (". */
-static void
-add_answer(Write *w)
+void
+orion_write_add_answer(OrionWrite *w)
 {
 	OrionStatement *st = &w->st;
 	ListCell   *lc;
@@ -290,8 +277,8 @@ append_escaped(StringInfo out, const char *text)
 }
 
 /* Location of the one row inserted: <prefix>/<table>?key=eq.value&... */
-static void
-put_location(Write *w)
+void
+orion_write_put_location(OrionWrite *w)
 {
 	StringInfoData url;
 	ListCell   *lc;
@@ -329,7 +316,7 @@ rows_updated(void)
 
 /* 201 when something is new; merging and PUT may find all there already. */
 static int
-write_status(const Write *w, int64 rows)
+write_status(const OrionWrite *w, int64 rows)
 {
 	OrionCall  *call = w->call;
 	int			other = call->prefer.returns == ORION_RETURN_REPRESENTATION ? 200 : 204;
@@ -352,8 +339,8 @@ check_affected(const OrionCall *call, int64 rows)
 }
 
 /* Status and Content-Range of a write that touched rows. */
-static void
-finish_write(Write *w, int64 rows)
+void
+orion_write_finish(OrionWrite *w, int64 rows)
 {
 	OrionCall  *call = w->call;
 
@@ -367,7 +354,7 @@ finish_write(Write *w, int64 rows)
 
 /* Runs a write whose text begins with "WITH w AS (" and lacks its end; the number of rows. */
 static int64
-run_write(Write *w)
+run_write(OrionWrite *w)
 {
 	int64		rows;
 
@@ -381,7 +368,7 @@ run_write(Write *w)
 		w->read->typed = w->call->media.row != NULL;
 	}
 	add_returning(w);
-	add_answer(w);
+	orion_write_add_answer(w);
 	if (w->call->media.plan)
 	{
 		orion_media_explain(w->call, &w->st);
@@ -393,7 +380,7 @@ run_write(Write *w)
 		orion_etag_after(&w->match, rows, w->call->method == ORION_PUT ? rows_updated() : rows);
 	if (w->call->method == ORION_PUT && rows == 0)
 		orion_refuse(400, "PGRST115", "Payload values do not match URL in primary key column(s)", NULL, NULL);
-	finish_write(w, rows);
+	orion_write_finish(w, rows);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
 		orion_result_body(w->call, 1, orion_media_empty(w->call));
@@ -401,14 +388,14 @@ run_write(Write *w)
 			orion_etag_put(w->call);
 	}
 	if (w->location != NIL && rows == 1)
-		put_location(w);
+		orion_write_put_location(w);
 	return rows;
 }
 
 static void
-answer_nothing_done(Write *w)
+answer_nothing_done(OrionWrite *w)
 {
-	finish_write(w, 0);
+	orion_write_finish(w, 0);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
 		orion_media_resolve(w->call, InvalidOid, InvalidOid);
@@ -455,7 +442,7 @@ has_name(List *names, const char *name)
 
 /* " ON CONFLICT (...) DO ..." for upserts; the key itself stays as it is. */
 static void
-add_conflict(Write *w)
+add_conflict(OrionWrite *w)
 {
 	OrionStatement *st = &w->st;
 	List	   *changed = NIL;
@@ -488,9 +475,43 @@ add_conflict(Write *w)
 	orion_etag_where(st, &w->match, " AND ");
 }
 
-/* "WITH w AS (INSERT INTO ... SELECT ... FROM the body", and nothing after it. */
+/* The columns of the body, and those that are known already. */
 static void
-add_insert(Write *w)
+add_with_constants(OrionWrite *w)
+{
+	OrionStatement *st = &w->st;
+	const char *joint = w->names == NIL ? "" : ", ";
+	ListCell   *lc;
+
+	orion_statement_add(st, " (");
+	add_names(st, w->names, "");
+	foreach(lc, w->constants)
+	{
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : joint);
+		orion_statement_name(st, ((OrionConstant *) lfirst(lc))->name);
+	}
+	orion_statement_add(st, ") SELECT ");
+	foreach(lc, w->names)
+	{
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : "");
+		add_value(w, lfirst(lc));
+	}
+	foreach(lc, w->constants)
+	{
+		const OrionConstant *constant = lfirst(lc);
+
+		orion_statement_add(st, foreach_current_index(lc) > 0 ? ", " : joint);
+		if (constant->value)
+			orion_statement_input(st, constant->type, constant->value);
+		else
+			orion_statement_add(st, "NULL");
+	}
+	if (w->names != NIL)
+		add_record(w, w->body.text, false);
+}
+
+void
+orion_write_add_insert(OrionWrite *w)
 {
 	OrionStatement *st = &w->st;
 	ListCell   *lc;
@@ -499,6 +520,11 @@ add_insert(Write *w)
 	orion_statement_add(st, "WITH w AS (INSERT INTO ");
 	orion_statement_add(st, w->source->quoted);
 	orion_statement_add(st, " AS t");
+	if (w->constants != NIL)
+	{
+		add_with_constants(w);
+		return;
+	}
 	if (w->names == NIL && w->body.array)
 	{
 		/* as many rows of defaults as there are empty objects */
@@ -524,11 +550,16 @@ add_insert(Write *w)
 }
 
 static void
-insert_rows(Write *w)
+insert_rows(OrionWrite *w)
 {
 	OrionCall  *call = w->call;
 
 	orion_body_read(call, true, false, &w->body);
+	if (orion_nested_asked(w))
+	{
+		orion_nested_insert(w);
+		return;
+	}
 	find_columns(w);
 	if (call->prefer.resolution != ORION_RESOLUTION_DEFAULT)
 		w->conflict = call->query.on_conflict ? split_names(call->query.on_conflict) :
@@ -541,14 +572,14 @@ insert_rows(Write *w)
 	}
 	if (call->prefer.returns == ORION_RETURN_HEADERS)
 		w->location = orion_relationship_key(w->source->relid);
-	add_insert(w);
+	orion_write_add_insert(w);
 	add_conflict(w);
 	(void) run_write(w);
 }
 
 /* " WHERE ..." of the query string, over the relation that changes. */
 static void
-add_where(Write *w)
+add_where(OrionWrite *w)
 {
 	OrionRead	target = {.source = w->source,.alias = "t"};
 
@@ -567,7 +598,7 @@ refuse_put_filters(void)
 
 /* " WHERE r.key = $n AND ...", of the query string: PUT names exactly one row. */
 static void
-add_put_where(Write *w)
+add_put_where(OrionWrite *w)
 {
 	int			n = 0;
 
@@ -588,7 +619,7 @@ add_put_where(Write *w)
 }
 
 static void
-put_row(Write *w)
+put_row(OrionWrite *w)
 {
 	OrionCall  *call = w->call;
 	ListCell   *lc;
@@ -602,14 +633,14 @@ put_row(Write *w)
 	foreach(lc, w->conflict)
 		if (!has_name(w->names, lfirst(lc)))
 		orion_refuse(400, "PGRST115", "Payload values do not match URL in primary key column(s)", NULL, NULL);
-	add_insert(w);
+	orion_write_add_insert(w);
 	add_put_where(w);
 	add_conflict(w);
 	(void) run_write(w);
 }
 
 static void
-update_rows(Write *w)
+update_rows(OrionWrite *w)
 {
 	OrionStatement *st = &w->st;
 	ListCell   *lc;
@@ -638,7 +669,7 @@ update_rows(Write *w)
 }
 
 static void
-delete_rows(Write *w)
+delete_rows(OrionWrite *w)
 {
 	OrionStatement *st = &w->st;
 
@@ -653,7 +684,7 @@ delete_rows(Write *w)
 void
 orion_write_serve(OrionCall *call, const OrionSource *source)
 {
-	Write		w = {.call = call,.source = source};
+	OrionWrite	w = {.call = call,.source = source};
 
 	if (call->method == ORION_PUT)
 	{

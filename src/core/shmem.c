@@ -45,6 +45,7 @@ init_shared(void)
 	orion_shared->lock = orion_shmem_lock(ORION_LOCK_CORE);
 	pg_atomic_init_u32(&orion_shared->sinks_generation, 1);
 	pg_atomic_init_u32(&orion_shared->routes_generation, 1);
+	pg_atomic_init_u32(&orion_shared->role_settings_generation, 0);
 	pg_atomic_init_u32(&orion_shared->outbox_segment, 0);
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 	{

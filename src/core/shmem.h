@@ -97,6 +97,8 @@ typedef struct OrionShared
 										 * sink or subscription */
 	pg_atomic_uint32 routes_generation; /* +1 at each committed change of the
 										 * route table */
+	pg_atomic_uint32 role_settings_generation;	/* +1 at each committed change
+												 * of pg_db_role_setting */
 	pg_atomic_uint32 outbox_segment;	/* where new events go; 0 = not known,
 										 * ask the table */
 } OrionShared;

@@ -76,6 +76,8 @@ wake_for(int reasons)
 {
 	if (reasons & ORION_WAKE_ROUTES)
 		pg_atomic_fetch_add_u32(&orion_shared->routes_generation, 1);
+	if (reasons & ORION_WAKE_ROLES)
+		pg_atomic_fetch_add_u32(&orion_shared->role_settings_generation, 1);
 	if (reasons & ORION_WAKE_SINKS)
 	{
 		pg_atomic_fetch_add_u32(&orion_shared->sinks_generation, 1);
@@ -131,6 +133,20 @@ brings_or_takes_extension(Node *statement)
 		return ((DropStmt *) statement)->removeType == OBJECT_EXTENSION &&
 			names_orion(((DropStmt *) statement)->objects);
 	return false;
+}
+
+/* ALTER ROLE or DATABASE ... SET; a role's settings go with it. */
+static bool
+changes_role_settings(Node *statement)
+{
+	return IsA(statement, AlterRoleSetStmt) || IsA(statement, AlterDatabaseSetStmt) || IsA(statement, DropRoleStmt);
+}
+
+static bool
+commits_prepared(Node *statement)
+{
+	return IsA(statement, TransactionStmt) &&
+		((TransactionStmt *) statement)->kind == TRANS_STMT_COMMIT_PREPARED;
 }
 
 /* The database that a command needs to itself, or NULL. */
@@ -223,6 +239,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 
 	if (brings_or_takes_extension(statement))
 		orion_wake_at_commit(ORION_WAKE_EXTENSION);
+	if (changes_role_settings(statement))
+		orion_wake_at_commit(ORION_WAKE_ROLES);
+	if (commits_prepared(statement))
+		orion_wake_at_commit(ORION_WAKE_EVENTS | ORION_WAKE_SINKS | ORION_WAKE_ROUTES | ORION_WAKE_ROLES);
 
 	if (database && orion_database && strcmp(database, orion_database) == 0 && may_clear(database))
 	{

@@ -4,8 +4,8 @@
  *
  * Nobody polls for work.  A transaction that makes work says so here; after its
  * commit is visible to others the latches are set.  A rollback wakes nobody.
- * Prepared transactions (2PC) wake nobody either: workers look every few
- * seconds as well (ORION_SAFETY_POLL_MS).
+ * What a prepared transaction (2PC) has done is not known when it is committed:
+ * COMMIT PREPARED counts as if it had done everything.
  */
 #ifndef ORION_WAKE_H
 #define ORION_WAKE_H
@@ -22,6 +22,8 @@ typedef enum OrionWakeReason
 	ORION_WAKE_ROUTES = 1 << 2, /* route table changed */
 	ORION_WAKE_EXTENSION = 1 << 3,	/* CREATE or DROP EXTENSION: launcher and
 									 * maintenance */
+	ORION_WAKE_ROLES = 1 << 4,	/* settings of roles changed: nobody, but
+								 * caches look at the generation */
 } OrionWakeReason;
 
 /* Wake the workers concerned when this transaction commits. Cheap, idempotent. */

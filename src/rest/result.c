@@ -49,6 +49,13 @@ orion_result_text(int n)
 }
 
 void
+orion_result_refuse_size(void)
+{
+	orion_refuse(500, "54000", psprintf("the answer has more than %d kB", orion_rest_max_answer_size), NULL,
+				 "Ask for fewer rows or columns, or raise orion.rest_max_answer_size.");
+}
+
+void
 orion_result_body(OrionCall *call, int n, const char *instead)
 {
 	bool		isnull;
@@ -63,8 +70,7 @@ orion_result_body(OrionCall *call, int n, const char *instead)
 	}
 	/* each copy on the way to the client takes as much memory again */
 	if (toast_raw_datum_size(datum) > (Size) orion_rest_max_answer_size * 1024)
-		orion_refuse(500, "54000", psprintf("the answer has more than %d kB", orion_rest_max_answer_size), NULL,
-					 "Ask for fewer rows or columns, or raise orion.rest_max_answer_size.");
+		orion_result_refuse_size();
 	json = PG_DETOAST_DATUM_PACKED(datum);
 	appendBinaryStringInfo(&call->response->body, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
 }
@@ -111,21 +117,35 @@ answer_behind(OrionCall *call, int64 offset, int64 total)
 	orion_result_range(call, 0, 0, total);
 }
 
-void
-orion_result_page_of(OrionCall *call, int64 total)
+/* Status and Content-Range of a page; false when it is behind the last row: answered. */
+static bool
+put_page(OrionCall *call, int64 rows, int64 total)
 {
-	int64		rows = orion_result_int(0, 0);
 	int64		offset = call->query.has_offset ? call->query.offset : 0;
 
 	orion_result_check_one(call, rows);
 	if (total >= 0 && offset > total)
 	{
 		answer_behind(call, offset, total);
-		return;
+		return false;
 	}
 	call->response->status = total >= 0 && rows < total ? 206 : 200;
 	orion_result_range(call, offset, rows, total);
-	orion_result_body(call, 1, orion_media_empty(call));
+	return true;
+}
+
+void
+orion_result_page_of(OrionCall *call, int64 total)
+{
+	if (put_page(call, orion_result_int(0, 0), total))
+		orion_result_body(call, 1, orion_media_empty(call));
+}
+
+void
+orion_result_page_written(OrionCall *call, int64 rows, int64 total)
+{
+	if (put_page(call, rows, total))
+		orion_response_header(call->response, "Content-Type", orion_media_type(call));
 }
 
 void

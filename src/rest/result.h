@@ -16,6 +16,9 @@ extern char *orion_result_text(int n);
 /* Makes column n (json) the body of the answer; instead is for null. */
 extern void orion_result_body(OrionCall *call, int n, const char *instead);
 
+/* The answer is longer than orion.rest_max_answer_size. */
+extern void orion_result_refuse_size(void) pg_attribute_noreturn();
+
 /* Refuses (406) when one object was asked for and there is not one row. */
 extern void orion_result_check_one(const OrionCall *call, int64 rows);
 
@@ -30,6 +33,9 @@ extern void orion_result_page(OrionCall *call);
 
 /* The same with the total known otherwise; -1: not known. */
 extern void orion_result_page_of(OrionCall *call, int64 total);
+
+/* The same with so many rows, whose body is written already. */
+extern void orion_result_page_written(OrionCall *call, int64 rows, int64 total);
 
 /* Range: narrows limit and offset of the query; refuses (416) what no range can be. */
 extern void orion_call_range(OrionCall *call);

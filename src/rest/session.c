@@ -13,6 +13,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_db_role_setting.h"
 #include "catalog/pg_type.h"
@@ -37,6 +38,7 @@
 
 #include "audit/audit.h"
 #include "core/compat.h"
+#include "core/shmem.h"
 #include "core/plan.h"
 #include "rest/error.h"
 #include "rest/relation.h"
@@ -241,39 +243,80 @@ apply_settings(ArrayType *array, bool (*allowed) (const char *name))
 	}
 }
 
+/* What ALTER ROLE ... SET said of a role, and of the role in this database; NULL: nothing. */
+typedef struct RoleSettings
+{
+	Oid			role;
+	uint32		generation;
+	ArrayType  *config[2];
+} RoleSettings;
+
+/* The array kept beyond the transaction, or NULL. */
+static ArrayType *
+read_role_setting(Relation settings, Oid database, Oid role)
+{
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	ArrayType  *config = NULL;
+
+	ScanKeyInit(&keys[0], Anum_pg_db_role_setting_setdatabase, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(database));
+	ScanKeyInit(&keys[1], Anum_pg_db_role_setting_setrole, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(role));
+	scan = systable_beginscan(settings, DbRoleSettingDatidRolidIndexId, true, NULL, 2, keys);
+	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
+										 RelationGetDescr(settings), &isnull);
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		if (!isnull)
+			config = DatumGetArrayTypePCopy(value);
+		MemoryContextSwitchTo(old);
+	}
+	systable_endscan(scan);
+	return config;
+}
+
+static void
+read_role_settings(RoleSettings *entry, Oid role)
+{
+	/* before the look: a change that it does not see makes another generation */
+	uint32		generation = pg_atomic_read_u32(&orion_shared->role_settings_generation);
+	Relation	settings = table_open(DbRoleSettingRelationId, AccessShareLock);
+
+	entry->role = InvalidOid;	/* should this fail half-way */
+	for (int i = 0; i < lengthof(entry->config); i++)
+	{
+		if (entry->config[i])
+			pfree(entry->config[i]);
+		entry->config[i] = NULL;
+	}
+	entry->config[0] = read_role_setting(settings, InvalidOid, role);
+	entry->config[1] = read_role_setting(settings, MyDatabaseId, role);
+	table_close(settings, AccessShareLock);
+	entry->generation = generation;
+	entry->role = role;
+}
+
 /*
- * ALTER ROLE ... SET, of the role and of the role in this database.  Two probes of
- * an index: nothing would tell a cache that the table has changed.
+ * The catalog has no cache of PostgreSQL's that would be told of changes; wake.c counts
+ * them.  A standby replays them uncounted, so it looks each time.
  */
 static void
 set_role_settings(Oid role)
 {
-	Relation	settings = table_open(DbRoleSettingRelationId, AccessShareLock);
-	Oid			databases[] = {InvalidOid, MyDatabaseId};
+	static RoleSettings cache[16];
+	RoleSettings *entry = &cache[role % lengthof(cache)];
 
-	for (int i = 0; i < lengthof(databases); i++)
-	{
-		ScanKeyData keys[2];
-		SysScanDesc scan;
-		HeapTuple	tuple;
-
-		ScanKeyInit(&keys[0], Anum_pg_db_role_setting_setdatabase, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(databases[i]));
-		ScanKeyInit(&keys[1], Anum_pg_db_role_setting_setrole, BTEqualStrategyNumber, F_OIDEQ,
-					ObjectIdGetDatum(role));
-		scan = systable_beginscan(settings, DbRoleSettingDatidRolidIndexId, true, NULL, 2, keys);
-		while (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		{
-			bool		isnull;
-			Datum		config = heap_getattr(tuple, Anum_pg_db_role_setting_setconfig,
-											  RelationGetDescr(settings), &isnull);
-
-			if (!isnull)
-				apply_settings(DatumGetArrayTypeP(config), harmless);
-		}
-		systable_endscan(scan);
-	}
-	table_close(settings, AccessShareLock);
+	if (entry->role != role || RecoveryInProgress() ||
+		entry->generation != pg_atomic_read_u32(&orion_shared->role_settings_generation))
+		read_role_settings(entry, role);
+	for (int i = 0; i < lengthof(entry->config); i++)
+		if (entry->config[i])
+			apply_settings(entry->config[i], harmless);
 }
 
 /* What settings named default_... and statement_timeout mean for a transaction that has begun. */

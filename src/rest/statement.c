@@ -89,14 +89,19 @@ orion_statement_type(OrionStatement *st, const char *name)
 	orion_statement_add(st, orion_type_name(type, typmod));
 }
 
+SPIPlanPtr
+orion_statement_plan(const OrionStatement *st)
+{
+	return orion_plan_get(st->text.data, st->text.len, st->nparams, st->types);
+}
+
 void
 orion_statement_run(OrionStatement *st, bool read_only)
 {
 	int			result;
 
 	if (orion_rest_prepared_statements)
-		result = SPI_execute_plan(orion_plan_get(st->text.data, st->text.len, st->nparams, st->types),
-								  st->values, st->nulls, read_only, 0);
+		result = SPI_execute_plan(orion_statement_plan(st), st->values, st->nulls, read_only, 0);
 	else
 		result = SPI_execute_with_args(st->text.data, st->nparams, st->types, st->values, st->nulls,
 									   read_only, 0);

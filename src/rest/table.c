@@ -18,6 +18,7 @@
 #include "rest/response.h"
 #include "rest/read.h"
 #include "rest/result.h"
+#include "rest/rows.h"
 #include "rest/settings.h"
 
 /* "SELECT 1 FROM ..." of the rows that count= counts; at most that many, -1: all */
@@ -108,6 +109,7 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	/* without a limit the rows of the answer are all there are */
 	bool		limited = call->query.has_limit || call->query.has_offset || orion_rest_max_rows >= 0;
 	bool		counted = call->prefer.count == ORION_COUNT_EXACT && limited;
+	bool		written;
 
 	orion_media_resolve(call, source->relid, InvalidOid);
 	read = orion_read_make(call, source);
@@ -116,9 +118,15 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 		total = planned_count(source, read);
 	else if (call->prefer.count == ORION_COUNT_ESTIMATED)
 		total = estimated_count(source, read);
+	written = !counted && orion_rows_possible(call);
 	orion_statement_init(&st);
-	orion_statement_add(&st, "SELECT pg_catalog.count(*), ");
-	orion_media_body(&st, call);
+	if (written)
+		orion_statement_add(&st, "SELECT pg_catalog.row_to_json(w.*)");
+	else
+	{
+		orion_statement_add(&st, "SELECT pg_catalog.count(*), ");
+		orion_media_body(&st, call);
+	}
 	if (counted)
 	{
 		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM (");
@@ -135,6 +143,14 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	if (call->media.plan)
 	{
 		orion_media_explain(call, &st);
+		return;
+	}
+	if (written)
+	{
+		int64		rows = orion_rows_run(call, &st);
+
+		put_location(call);
+		orion_result_page_written(call, rows, call->prefer.count == ORION_COUNT_EXACT ? rows : total);
 		return;
 	}
 	orion_statement_run(&st, true);

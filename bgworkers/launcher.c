@@ -42,6 +42,7 @@ typedef struct Wanted
 {
 	OrionWorkerKind kind;
 	int32		index;
+	int32		part;
 	const char *name;
 } Wanted;
 
@@ -67,12 +68,13 @@ typedef struct WantedList
 } WantedList;
 
 static void
-want(WantedList *list, OrionWorkerKind kind, int32 index, const char *name)
+want(WantedList *list, OrionWorkerKind kind, int32 index, int32 part, const char *name)
 {
 	Wanted	   *item = &list->items[list->count++];
 
 	item->kind = kind;
 	item->index = index;
+	item->part = part;
 	item->name = name;
 }
 
@@ -82,16 +84,16 @@ list_wanted(WantedList *list, TimestampTz now)
 	list->count = 0;
 	if (orion_database == NULL || orion_database[0] == '\0' || orion_shared->hold_until > now)
 		return;
-	want(list, ORION_WORKER_MAINTENANCE, 0, "");
+	want(list, ORION_WORKER_MAINTENANCE, 0, 0, "");
 	if (!orion_shared->extension_ready)
 		return;
-	want(list, ORION_WORKER_GATEWAY, 0, "");
+	want(list, ORION_WORKER_GATEWAY, 0, 0, "");
 	for (int i = 0; i < orion_executor_count; i++)
-		want(list, ORION_WORKER_EXECUTOR, i, "");
+		want(list, ORION_WORKER_EXECUTOR, i, 0, "");
 	if (RecoveryInProgress())
 		return;
 	for (int i = 0; i < orion_shared->nsinks; i++)
-		want(list, ORION_WORKER_RELAY, orion_shared->sinks[i].id, orion_shared->sinks[i].name);
+		want(list, ORION_WORKER_RELAY, orion_shared->sinks[i].id, orion_shared->sinks[i].part, orion_shared->sinks[i].name);
 }
 
 static OrionWorkerSlot *
@@ -101,7 +103,7 @@ find_slot(const Wanted *wanted)
 	{
 		OrionWorkerSlot *slot = &orion_shared->slots[i];
 
-		if (slot->in_use && slot->kind == wanted->kind && slot->index == wanted->index)
+		if (slot->in_use && slot->kind == wanted->kind && slot->index == wanted->index && slot->part == wanted->part)
 			return slot;
 	}
 	return NULL;
@@ -119,6 +121,7 @@ new_slot(const Wanted *wanted)
 		slot->in_use = true;
 		slot->kind = wanted->kind;
 		slot->index = wanted->index;
+		slot->part = wanted->part;
 		strlcpy(slot->name, wanted->name, sizeof(slot->name));
 		slot->proc = NULL;
 		slot->pid = slot->program_pid = 0;
@@ -130,6 +133,8 @@ new_slot(const Wanted *wanted)
 		slot->last_error[0] = '\0';
 		pg_atomic_write_u64(&slot->lag_events, 0);
 		pg_atomic_write_u64(&slot->lag_since, 0);
+		pg_atomic_write_u64(&slot->attempts, 0);
+		pg_atomic_write_u64(&slot->rate, 0);
 		return slot;
 	}
 	return NULL;
@@ -169,7 +174,8 @@ is_wanted(const OrionWorkerSlot *slot, const WantedList *wanted)
 {
 	for (int i = 0; i < wanted->count; i++)
 	{
-		if (slot->kind == wanted->items[i].kind && slot->index == wanted->items[i].index)
+		if (slot->kind == wanted->items[i].kind && slot->index == wanted->items[i].index &&
+			slot->part == wanted->items[i].part)
 			return true;
 	}
 	return false;
@@ -271,7 +277,9 @@ start_worker(int which)
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "orion");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "%s", kinds[slot->kind].function);
 	snprintf(worker.bgw_type, sizeof(worker.bgw_type), "%s", kinds[slot->kind].type);
-	if (slot->name[0])
+	if (slot->part > 0)
+		snprintf(worker.bgw_name, sizeof(worker.bgw_name), "%s %s/%d", kinds[slot->kind].type, slot->name, slot->part + 1);
+	else if (slot->name[0])
 		snprintf(worker.bgw_name, sizeof(worker.bgw_name), "%s %s", kinds[slot->kind].type, slot->name);
 	else
 		snprintf(worker.bgw_name, sizeof(worker.bgw_name), "%s %d", kinds[slot->kind].type, slot->index);

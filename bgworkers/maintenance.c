@@ -54,7 +54,8 @@ read_sinks(OrionSinkName *sinks)
 {
 	int			nsinks;
 
-	if (SPI_execute("SELECT id, name FROM orion_private.sinks ORDER BY id", true, ORION_MAX_SINKS) != SPI_OK_SELECT)
+	if (SPI_execute("SELECT id, part, name FROM orion_private.sinks,"
+					" LATERAL pg_catalog.generate_series(0, workers - 1) AS part ORDER BY id, part", true, ORION_MAX_SINKS) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the sinks");
 	nsinks = (int) SPI_processed;
 	memset(sinks, 0, nsinks * sizeof(OrionSinkName));
@@ -64,7 +65,8 @@ read_sinks(OrionSinkName *sinks)
 		bool		isnull;
 
 		sinks[i].id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-		strlcpy(sinks[i].name, SPI_getvalue(row, SPI_tuptable->tupdesc, 2), NAMEDATALEN);
+		sinks[i].part = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+		strlcpy(sinks[i].name, SPI_getvalue(row, SPI_tuptable->tupdesc, 3), NAMEDATALEN);
 	}
 	return nsinks;
 }
@@ -84,6 +86,17 @@ look(void)
 	orion_pool_commit();
 	publish_sinks(sinks, nsinks, exists);
 	return exists;
+}
+
+/* In orion.workers for as long as it lasts. */
+static void
+report_alarm(const char *alarm)
+{
+	static bool raised = false;
+
+	if (alarm || raised)
+		orion_pool_report(alarm ? ORION_STATE_DEGRADED : ORION_STATE_RUNNING, alarm);
+	raised = alarm != NULL;
 }
 
 static void
@@ -108,14 +121,21 @@ maintain_webhooks(void)
 static bool
 do_all(void)
 {
+	static bool was_standby = false;
+
 	if (!look())
 		return false;
-	if (!RecoveryInProgress())
+	if (RecoveryInProgress())
+		was_standby = true;
+	else
 	{
+		if (was_standby)
+			orion_wake_launcher();	/* promoted: relays are wanted now */
+		was_standby = false;
 		orion_token_maintain();
 		orion_auth_maintain();
 		orion_mfa_maintain();
-		orion_outbox_maintain();
+		report_alarm(orion_outbox_maintain());
 		orion_audit_maintain();
 		forget_idempotency_keys();
 		maintain_webhooks();

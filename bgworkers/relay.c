@@ -11,6 +11,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
@@ -27,7 +29,7 @@ static OrionCursor *cursor = NULL;
 static uint32 generation = 0;	/* of the sinks, when sink was read */
 static TimestampTz loaded_at = 0;
 
-static OrionWorkerState reported_state = ORION_STATE_RUNNING;
+static OrionWorkerState reported_state = ORION_STATE_STOPPED;	/* nothing yet */
 static char reported_text[ORION_ERROR_LEN] = "";
 
 void
@@ -48,6 +50,30 @@ orion_relay_lag(int64 events, TimestampTz since)
 {
 	pg_atomic_write_u64(&orion_my_slot->lag_events, events);
 	pg_atomic_write_u64(&orion_my_slot->lag_since, events > 0 ? since : 0);
+}
+
+void
+orion_relay_attempts(uint64 attempts)
+{
+	pg_atomic_write_u64(&orion_my_slot->attempts, attempts);
+}
+
+/* An average in which an event counts less the longer ago it was. */
+void
+orion_relay_progress(uint64 delivered)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz at = (TimestampTz) pg_atomic_read_u64(&orion_my_slot->rate_at);
+	uint64		bits = pg_atomic_read_u64(&orion_my_slot->rate);
+	double		rate;
+
+	if (delivered == 0)
+		return;
+	memcpy(&rate, &bits, sizeof(rate));
+	rate = rate * exp(-(double) (now - at) / USECS_PER_SEC / ORION_RATE_SECONDS) + (double) delivered / ORION_RATE_SECONDS;
+	memcpy(&bits, &rate, sizeof(bits));
+	pg_atomic_write_u64(&orion_my_slot->rate, bits);
+	pg_atomic_write_u64(&orion_my_slot->rate_at, now);
 }
 
 /* True when what the courier was told has changed. */
@@ -76,12 +102,26 @@ load(void)
 	generation = pg_atomic_read_u32(&orion_shared->sinks_generation);
 	loaded_at = GetCurrentTimestamp();
 	orion_pool_begin("orion: reading the sink");
-	sink = orion_sink_load(orion_my_slot->index);
-	if (sink && cursor == NULL)
-		cursor = orion_cursor_load(sink->id);
-	orion_pool_commit();
-	if (old && differs(old, sink))
+	sink = orion_sink_load(orion_my_slot->index, orion_my_slot->part);
+	if (old && (differs(old, sink) || (cursor && sink->epoch != orion_cursor_epoch(cursor))))
 		stop_courier();
+	if (sink && cursor && sink->epoch != orion_cursor_epoch(cursor))
+	{
+		if (strcmp(sink->kind, "webhook") == 0) /* it has a book of what is
+												 * under way */
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the position was changed by an administrator")));
+		orion_cursor_free(cursor);
+		cursor = NULL;
+		orion_relay_courier_forget();
+	}
+	if (sink && cursor == NULL)
+		cursor = orion_cursor_load(sink->id, sink->part);
+	if (cursor)
+		orion_cursor_look_again(cursor);
+	orion_handler_look_again();
+	orion_pool_commit();
 	orion_sink_free(old);
 }
 
@@ -94,11 +134,18 @@ is_stale(void)
 		TimestampDifferenceExceeds(loaded_at, GetCurrentTimestamp(), ORION_SAFETY_POLL_MS);
 }
 
+/*
+ * An event may be fatal for its relay (a handler that does not let itself be stopped).
+ * After a failure the next events have a transaction each, so that the position comes
+ * up to that event and orion_skip() finds it.
+ */
+#define CAREFUL_EVENTS	2000
+
 static void
 run_handler(void)
 {
-	long		wait_ms;
-	bool		more;
+	static int	careful = CAREFUL_EVENTS;
+	OrionHandlerRun run;
 	int64		backlog = 0;
 
 	if (sink->problem)
@@ -107,15 +154,19 @@ run_handler(void)
 		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
 		return;
 	}
-	orion_relay_report(ORION_STATE_RUNNING, NULL);
 	orion_pool_begin("orion: calling the handler");
-	more = orion_handler_run(sink, cursor, &wait_ms);
-	if (orion_cursor_is_open(cursor))
+	if (careful > 0 && orion_my_slot->failures > 0)
+		careful--;
+	orion_handler_run(sink, cursor, careful > 0 && orion_my_slot->failures > 0 ? 1 : sink->batch, &run);
+	if (orion_cursor_is_open(cursor) && !orion_cursor_replays(cursor))
 		backlog = orion_outbox_backlog(orion_cursor_read_seq(cursor));
+	orion_relay_report(ORION_STATE_RUNNING, run.error);
 	orion_pool_commit();
+	orion_relay_attempts(run.attempts);
+	orion_relay_progress(run.handled);
 	orion_relay_lag(backlog, GetCurrentTimestamp());
-	if (!more)
-		orion_pool_wait(-1, false, wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(wait_ms, ORION_SAFETY_POLL_MS));
+	if (!run.more)
+		orion_pool_wait(-1, false, run.wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(run.wait_ms, ORION_SAFETY_POLL_MS));
 }
 
 /*

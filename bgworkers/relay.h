@@ -16,8 +16,15 @@ extern void orion_relay_report(OrionWorkerState state, const char *text);
 /* What orion.workers shows as lag; since 0 means none. */
 extern void orion_relay_lag(int64 events, TimestampTz since);
 
+/* What orion.sinks shows: events delivered just now, failures in a row of what is next. */
+extern void orion_relay_progress(uint64 delivered);
+extern void orion_relay_attempts(uint64 attempts);
+
 /* One round of a sink served by orion-courier, including the wait. */
 extern void orion_relay_courier(OrionSink *sink, OrionCursor *cursor);
+
+/* The cursor was loaded anew: what was known of its position is void. */
+extern void orion_relay_courier_forget(void);
 
 /* Stops the courier, if one runs: the sink was paused, changed or dropped. */
 extern void orion_relay_courier_stop(OrionCursor *cursor);

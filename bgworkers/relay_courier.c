@@ -74,6 +74,12 @@ forget_courier(OrionCursor *cursor)
 }
 
 void
+orion_relay_courier_forget(void)
+{
+	acked_seq = stored_seq = highest_seq = 0;
+}
+
+void
 orion_relay_courier_stop(OrionCursor *cursor)
 {
 	if (child.pid == 0)
@@ -98,6 +104,7 @@ lose_courier(OrionCursor *cursor, const char *problem)
 	if (stalled_since == 0)
 		stalled_since = GetCurrentTimestamp();
 	orion_pool_count_restart();
+	orion_relay_attempts(pg_atomic_read_u64(&orion_my_slot->attempts) + 1);
 	orion_relay_report(ORION_STATE_DEGRADED, report);
 }
 
@@ -189,6 +196,7 @@ on_ready(const OrionSink *sink, OrionCursor *cursor, const char *position, size_
 	ready = true;
 	child.failures = 0;
 	stalled_since = 0;
+	orion_relay_attempts(0);
 	orion_relay_report(ORION_STATE_RUNNING, NULL);
 	if (!stores_position(sink))
 		return;
@@ -202,6 +210,7 @@ on_ack(const OrionSink *sink, OrionCursor *cursor, uint64 number)
 	if (number > acked && stores_position(sink))
 		orion_cursor_confirm(cursor, in_flight[number % MAX_EVENTS].seq);
 	orion_cursor_count(cursor, number - acked);
+	orion_relay_progress(number - acked);
 	while (acked < number)
 		bytes -= in_flight[++acked % MAX_EVENTS].bytes;
 	acked_seq = acked == sent ? orion_cursor_read_seq(cursor) : in_flight[acked % MAX_EVENTS].seq;
@@ -220,7 +229,7 @@ on_reject(const OrionSink *sink, OrionCursor *cursor, uint64 number, const char 
 
 	if (orion_cursor_fetch(cursor, in_flight[number % MAX_EVENTS].seq) == 1)
 		orion_dead_letter(sink->id, orion_cursor_window(cursor),
-						  orion_event_from_row(SPI_tuptable->vals[0], SPI_tuptable->tupdesc), text);
+						  orion_event_from_row(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, false), text);
 	orion_pool_commit();
 	orion_frame_begin(&child.out, ORION_FRAME_NOTED, number);
 	orion_frame_end(&child.out);
@@ -239,6 +248,7 @@ on_trouble(const char *text, size_t len)
 		stalled_since = GetCurrentTimestamp();
 	else if (len == 0)
 		stalled_since = 0;
+	orion_relay_attempts(len > 0 ? pg_atomic_read_u64(&orion_my_slot->attempts) + 1 : 0);
 	orion_relay_report(len > 0 ? ORION_STATE_DEGRADED : ORION_STATE_RUNNING, copy);
 }
 
@@ -334,9 +344,9 @@ put_rows(const OrionSink *sink, OrionCursor *cursor, int n)
 			break;
 		}
 		MemoryContextReset(context);
-		if (!orion_topic_match(sink->pattern, orion_event_type(rows->vals[i], rows->tupdesc)))
+		if (!orion_cursor_wants(cursor, sink->pattern, rows->vals[i], rows->tupdesc))
 			continue;
-		event = orion_event_from_row(rows->vals[i], rows->tupdesc);
+		event = orion_event_from_row(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor));
 		entry = &in_flight[++sent % MAX_EVENTS];
 		put_event(cursor, event);
 		entry->seq = event->seq;

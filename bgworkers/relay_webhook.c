@@ -606,7 +606,7 @@ place(OrionBookEndpoint *endpoint, Event *event)
 }
 
 static void
-take_event(HeapTuple row, TupleDesc desc)
+take_event(HeapTuple row, TupleDesc desc, bool replayed)
 {
 	Event		event = {.row = row,.desc = desc};
 	char	   *type = orion_event_type(row, desc);
@@ -619,7 +619,7 @@ take_event(HeapTuple row, TupleDesc desc)
 		if (endpoint->config == NULL || occurred_at < endpoint->config->created_at || !orion_webhook_wants(endpoint->config, type))
 			continue;
 		if (event.event == NULL)
-			event.event = orion_event_from_row(row, desc);
+			event.event = orion_event_from_row(row, desc, replayed);
 		if (passes_filter(endpoint->config, &event))
 			place(endpoint, &event);
 	}
@@ -662,7 +662,8 @@ take_rows(OrionCursor *cursor, int n)
 			break;
 		}
 		MemoryContextReset(context);
-		take_event(rows->vals[i], rows->tupdesc);
+		if (orion_cursor_wants(cursor, "#", rows->vals[i], rows->tupdesc))
+			take_event(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor));
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

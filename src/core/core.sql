@@ -42,7 +42,7 @@ COMMENT ON ROLE orion_authenticator IS 'Orion: the role that executors connect a
 CREATE FUNCTION orion_private.workers(
 	OUT kind text, OUT name text, OUT pid int, OUT program_pid int, OUT state text,
 	OUT since timestamptz, OUT restarts bigint, OUT last_error text,
-	OUT lag_events bigint, OUT lag interval)
+	OUT lag_events bigint, OUT lag interval, OUT sink_id int, OUT part int, OUT attempts bigint, OUT rate float8)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_workers';
@@ -50,7 +50,9 @@ COMMENT ON FUNCTION orion_private.workers() IS 'What every Orion worker is doing
 REVOKE ALL ON FUNCTION orion_private.workers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION orion_private.workers() TO orion_admin, pg_monitor;
 
-CREATE VIEW orion.workers AS SELECT * FROM orion_private.workers();
+CREATE VIEW orion.workers AS
+	SELECT kind, name, pid, program_pid, state, since, restarts, last_error, lag_events, lag
+	FROM orion_private.workers();
 COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last error; for relays the number of events not yet delivered and the age of the oldest';
 GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;
 

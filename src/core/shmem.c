@@ -51,6 +51,9 @@ init_shared(void)
 	{
 		pg_atomic_init_u64(&orion_shared->slots[i].lag_events, 0);
 		pg_atomic_init_u64(&orion_shared->slots[i].lag_since, 0);
+		pg_atomic_init_u64(&orion_shared->slots[i].attempts, 0);
+		pg_atomic_init_u64(&orion_shared->slots[i].rate, 0);
+		pg_atomic_init_u64(&orion_shared->slots[i].rate_at, 0);
 	}
 }
 

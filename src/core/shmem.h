@@ -17,9 +17,11 @@
 #include "storage/proc.h"
 
 #define ORION_MAX_EXECUTORS	64
-#define ORION_MAX_SINKS		64
+#define ORION_MAX_SINKS		64	/* relays: a SQL handler may have several */
 #define ORION_MAX_SLOTS		(2 + ORION_MAX_EXECUTORS + ORION_MAX_SINKS)
 #define ORION_ERROR_LEN		256
+#define ORION_RATE_SECONDS	10	/* how long an event counts in the rate: time
+								 * constant of its decay */
 
 typedef enum OrionWorkerKind
 {
@@ -27,7 +29,7 @@ typedef enum OrionWorkerKind
 								 * sinks, rotates segments */
 	ORION_WORKER_GATEWAY,		/* index 0; runs the program orion-gateway */
 	ORION_WORKER_EXECUTOR,		/* index 0 .. orion.executor_count - 1 */
-	ORION_WORKER_RELAY,			/* index = sink id */
+	ORION_WORKER_RELAY,			/* index = sink id, part */
 } OrionWorkerKind;
 
 typedef enum OrionWorkerState
@@ -50,6 +52,7 @@ typedef struct OrionWorkerSlot
 	bool		stop;			/* leave quietly at the next look */
 	OrionWorkerKind kind;
 	int32		index;
+	int32		part;			/* relays: which of the sink's workers, from 0 */
 	char		name[NAMEDATALEN];	/* sink name for relays, else empty */
 	uint32		generation;		/* +1 at each launch, so a late process of an
 								 * older launch knows */
@@ -70,11 +73,16 @@ typedef struct OrionWorkerSlot
 									 * last seen */
 	pg_atomic_uint64 lag_since; /* relays: TimestampTz of the oldest of them,
 								 * 0 when none */
+	pg_atomic_uint64 attempts;	/* relays: failures in a row of what is next */
+	pg_atomic_uint64 rate;		/* relays: events a second as of rate_at, the
+								 * bits of a double */
+	pg_atomic_uint64 rate_at;	/* relays: TimestampTz */
 } OrionWorkerSlot;
 
 typedef struct OrionSinkName
 {
 	int32		id;
+	int32		part;
 	char		name[NAMEDATALEN];
 } OrionSinkName;
 
@@ -87,7 +95,8 @@ typedef struct OrionShared
 	bool		extension_ready;	/* maintenance saw CREATE EXTENSION's
 									 * objects */
 	int32		nsinks;
-	OrionSinkName sinks[ORION_MAX_SINKS];	/* the desired relays */
+	OrionSinkName sinks[ORION_MAX_SINKS];	/* the desired relays, an entry
+											 * each */
 	TimestampTz hold_until;		/* DROP DATABASE under way: start nothing
 								 * earlier */
 	OrionWorkerSlot slots[ORION_MAX_SLOTS];

@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -17,7 +19,7 @@
 #include "core/shmem.h"
 #include "core/workers.h"
 
-#define WORKERS_COLUMNS	10
+#define WORKERS_COLUMNS	14
 
 PG_FUNCTION_INFO_V1(orion_workers);
 
@@ -40,6 +42,8 @@ static const char *const state_names[] = {
 static Datum
 slot_name(const OrionWorkerSlot *slot)
 {
+	if (slot->name[0] && slot->part > 0)
+		return CStringGetTextDatum(psprintf("%s/%d", slot->name, slot->part + 1));
 	if (slot->name[0])
 		return CStringGetTextDatum(slot->name);
 	if (slot->kind == ORION_WORKER_EXECUTOR)
@@ -53,6 +57,18 @@ lag_interval(TimestampTz oldest)
 	return DirectFunctionCall2(timestamp_mi,
 							   TimestampTzGetDatum(GetCurrentTimestamp()),
 							   TimestampTzGetDatum(oldest));
+}
+
+/* Events a second, on average over the last seconds: what happened longer ago counts less. */
+static double
+rate_now(OrionWorkerSlot *slot)
+{
+	uint64		bits = pg_atomic_read_u64(&slot->rate);
+	TimestampTz at = (TimestampTz) pg_atomic_read_u64(&slot->rate_at);
+	double		rate;
+
+	memcpy(&rate, &bits, sizeof(rate));
+	return rate * exp(-(double) (GetCurrentTimestamp() - at) / USECS_PER_SEC / ORION_RATE_SECONDS);
 }
 
 static void
@@ -78,6 +94,11 @@ put_slot(ReturnSetInfo *rsinfo, OrionWorkerSlot *slot)
 	nulls[8] = !is_relay;
 	nulls[9] = !is_relay || oldest == 0;
 	values[9] = nulls[9] ? (Datum) 0 : lag_interval(oldest);
+	values[10] = Int32GetDatum(slot->index);
+	values[11] = Int32GetDatum(slot->part);
+	values[12] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->attempts));
+	values[13] = Float8GetDatum(rate_now(slot));
+	nulls[10] = nulls[11] = nulls[12] = nulls[13] = !is_relay;
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

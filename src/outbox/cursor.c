@@ -25,6 +25,15 @@
  * back to the one the position is in and walks through the following again, with
  * their numbers, tags and rows as they were.
  *
+ * Besides what is new, a window may hold what an administrator asked for again: a
+ * range of the outbox (orion_private.replays, a chunk a window) or dead letters
+ * (orion_private.redrives).  Such windows lie between those of the live cursor, which
+ * they do not move; they have numbers, tags and a stored range like others.
+ *
+ * orion_skip() moves a stored cursor from outside and counts up its epoch.  A relay
+ * that still works by the old one fails when it stores, together with what its SQL
+ * handlers did.
+ *
  * A window may hold millions of rows.  When it is opened, one sorted scan turns
  * its seqs into at most MAX_RUNS runs; gaps are closed as far as needed to stay
  * below that, which is harmless because the rows of a run are tested again when
@@ -48,6 +57,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "codec/topic.h"
 #include "core/shmem.h"
 #include "outbox/outbox.h"
 #include "outbox/outbox_private.h"
@@ -61,6 +71,8 @@
 #define KEEP_TEXT		"10 minutes"
 #define SCAN_CHUNK		10000	/* rows fetched at a time while looking for
 								 * runs */
+#define AGAIN_ROWS		1000	/* of a window with what was asked for again:
+								 * what is new waits for it */
 
 typedef struct Run
 {
@@ -68,21 +80,41 @@ typedef struct Run
 	int64		last;
 } Run;
 
+typedef enum WindowKind
+{
+	WINDOW_LIVE,
+	WINDOW_REPLAY,				/* rows first .. last of the outbox, for
+								 * replay_id */
+	WINDOW_REDRIVE,				/* rows first .. last of redrives */
+} WindowKind;
+
 struct OrionCursor
 {
 	MemoryContext context;
 	int32		sink_id;
-	Datum		from;			/* pg_snapshot */
+	int32		part;
+	int64		epoch;			/* as loaded */
+	Datum		from;			/* pg_snapshot; of the live cursor */
 	Datum		upto;			/* pg_snapshot, 0 when no window is open */
 	int64		window;			/* number of the open window, or of the last
 								 * one */
 	int64		tag;			/* of the same; 0: there was none */
+	WindowKind	kind;			/* of the same */
+	int64		first;			/* of windows that are not live */
+	int64		last;
+	int64		replay_id;
+	char	   *replay_pattern;
+	TimestampTz replay_from;
+	TimestampTz replay_to;
+	bool		look_for_again; /* something may have been asked for */
 	int64		confirmed_window;	/* what the sink confirmed last */
 	int64		confirmed_seq;
 	bool		keeps_windows;
 	bool		replaying;		/* the next window may be a kept one */
 	TimestampTz cleaned_at;
 	int64		seq;			/* rows up to here have been read */
+	int64		passed;			/* highest seq of live windows that were
+								 * closed */
 	int64		delivered;		/* events not yet added to the stored count */
 	int			mask;			/* segments of the window, bit 0 is segment 1 */
 	bool		dirty;			/* window or number differ from what is stored */
@@ -101,6 +133,7 @@ typedef enum QueryKind
 {
 	QUERY_SEQS,					/* $1 from, $2 upto, $3 seq: the seqs above $3 */
 	QUERY_ROWS,					/* $1 from, $2 upto, $3 first, $4 last: rows */
+	QUERY_RANGE,				/* $3 first, $4 last: the seqs between */
 	QUERY_KINDS,
 } QueryKind;
 
@@ -115,10 +148,14 @@ static const char *const arms[QUERY_KINDS] = {
 	" correlation_id, causation_id, metadata, occurred_at FROM orion_private.outbox_%d"
 	" WHERE seq >= $3 AND seq <= $4"
 	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2)",
+	"SELECT seq FROM orion_private.outbox_%d WHERE seq >= $3 AND seq <= $4",
 };
 
 /* seq + 0: not through the index on seq, which would walk all that is not new. */
-static const char *const tails[QUERY_KINDS] = {" ORDER BY seq + 0", " ORDER BY seq"};
+static const char *const tails[QUERY_KINDS] = {" ORDER BY seq + 0", " ORDER BY seq", " ORDER BY seq"};
+
+/* A snapshot in which no row of the outbox is visible, restored ones included. */
+#define NOTHING "3:3:"
 
 static SPIPlanPtr
 plan_for(QueryKind kind, int mask)
@@ -174,19 +211,61 @@ column(int number, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
 }
 
-OrionCursor *
-orion_cursor_load(int32 sink_id)
+static Datum
+nothing(void)
 {
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(sink_id)};
+	return OidInputFunctionCall(F_PG_SNAPSHOT_IN, NOTHING, InvalidOid, -1);
+}
+
+/* The snapshot in which the rows of the open window are not visible yet. */
+static Datum
+window_from(const OrionCursor *cursor)
+{
+	return cursor->kind == WINDOW_LIVE ? cursor->from : nothing();
+}
+
+static int64
+int64_column(int number)
+{
+	bool		isnull;
+	Datum		value = column(number, &isnull);
+
+	return isnull ? 0 : DatumGetInt64(value);
+}
+
+/* What a replay asks for besides its range, from the columns that follow number. */
+static void
+set_replay(OrionCursor *cursor, int number)
+{
+	bool		isnull;
+	Datum		pattern = column(number, &isnull);
+
+	if (cursor->replay_pattern)
+		pfree(cursor->replay_pattern);
+	cursor->replay_pattern = NULL;
+	if (isnull)
+		return;
+	cursor->replay_pattern = MemoryContextStrdup(cursor->context, TextDatumGetCString(pattern));
+	cursor->replay_from = DatumGetTimestampTz(column(number + 1, &isnull));
+	cursor->replay_to = DatumGetTimestampTz(column(number + 2, &isnull));
+}
+
+OrionCursor *
+orion_cursor_load(int32 sink_id, int32 part)
+{
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(sink_id), Int32GetDatum(part)};
 	MemoryContext context;
 	OrionCursor *cursor;
 	Datum		upto;
 	bool		isnull;
 
-	if (SPI_execute_with_args("SELECT from_snapshot, upto_snapshot, window_no, seq, tag,"
-							  " confirmed_window, confirmed_seq FROM orion_private.cursors WHERE sink_id = $1",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT c.from_snapshot, c.upto_snapshot, c.window_no, c.seq, c.tag,"
+							  " c.confirmed_window, c.confirmed_seq, c.epoch, c.kind::pg_catalog.int8,"
+							  " c.first_seq, c.last_seq, c.replay_id, r.pattern, r.from_time, r.to_time"
+							  " FROM orion_private.cursors c LEFT JOIN orion_private.replays r ON r.id = c.replay_id"
+							  " WHERE c.sink_id = $1 AND c.part = $2",
+							  lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the cursor of sink %d", sink_id);
 	if (SPI_processed == 0)
 		return NULL;
@@ -194,6 +273,8 @@ orion_cursor_load(int32 sink_id)
 	cursor = MemoryContextAllocZero(context, sizeof(OrionCursor));
 	cursor->context = context;
 	cursor->sink_id = sink_id;
+	cursor->part = part;
+	cursor->look_for_again = true;
 	set_snapshot(cursor, &cursor->from, column(1, &isnull));
 	upto = column(2, &isnull);
 	if (!isnull)
@@ -203,6 +284,12 @@ orion_cursor_load(int32 sink_id)
 	cursor->tag = DatumGetInt64(column(5, &isnull));
 	cursor->confirmed_window = DatumGetInt64(column(6, &isnull));
 	cursor->confirmed_seq = DatumGetInt64(column(7, &isnull));
+	cursor->epoch = int64_column(8);
+	cursor->kind = (WindowKind) int64_column(9);
+	cursor->first = int64_column(10);
+	cursor->last = int64_column(11);
+	cursor->replay_id = int64_column(12);
+	set_replay(cursor, 13);
 	return cursor;
 }
 
@@ -286,34 +373,81 @@ find_runs(OrionCursor *cursor, Datum upto, int64 seq)
 	SPI_cursor_close(portal);
 }
 
+/* The rows of a window that is no live one are a single run. */
+static void
+set_run(OrionCursor *cursor, int64 seq)
+{
+	forget_runs(cursor);
+	cursor->runs_after = seq;
+	cursor->runs = MemoryContextAlloc(cursor->context, sizeof(Run));
+	cursor->runs[0].first = cursor->first;
+	cursor->runs[0].last = cursor->last;
+	cursor->nruns = 1;
+}
+
+static void
+find_rows(OrionCursor *cursor)
+{
+	if (cursor->kind != WINDOW_REDRIVE)
+		cursor->mask = orion_segments_since(window_from(cursor));
+	if (cursor->kind == WINDOW_LIVE)
+		find_runs(cursor, cursor->upto, cursor->seq);
+	else
+		set_run(cursor, cursor->seq);
+}
+
 static bool
 same_snapshot(Datum a, Datum b)
 {
 	return datumIsEqual(a, b, false, -1);
 }
 
+/* No row of the cursor's epoch: another one, or the sink was dropped, which is no error. */
+static void
+check_moved(const OrionCursor *cursor)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(cursor->sink_id)};
+
+	if (SPI_execute_with_args("SELECT FROM orion_private.cursors WHERE sink_id = $1",
+							  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the cursor of sink %d", cursor->sink_id);
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the position was changed by an administrator")));
+}
+
 void
 orion_cursor_store(OrionCursor *cursor, int64 seq)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID};
+	Oid			types[] = {INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID,
+	INT4OID, INT8OID, INT4OID, INT8OID, INT8OID, INT8OID, INT8OID};
+	int64		passed = cursor->kind == WINDOW_LIVE ? Max(cursor->passed, seq) : cursor->passed;
 	Datum		values[] = {Int32GetDatum(cursor->sink_id), cursor->from, cursor->upto,
 		Int64GetDatum(cursor->window), Int64GetDatum(seq), Int64GetDatum(cursor->delivered),
-	Int64GetDatum(cursor->tag), Int64GetDatum(cursor->confirmed_window), Int64GetDatum(cursor->confirmed_seq)};
-	char		nulls[] = {' ', ' ', cursor->upto ? ' ' : 'n', ' ', ' ', ' ', ' ', ' ', ' '};
+		Int64GetDatum(cursor->tag), Int64GetDatum(cursor->confirmed_window), Int64GetDatum(cursor->confirmed_seq),
+		Int32GetDatum(cursor->part), Int64GetDatum(cursor->epoch), Int32GetDatum(cursor->kind),
+	Int64GetDatum(cursor->first), Int64GetDatum(cursor->last), Int64GetDatum(cursor->replay_id), Int64GetDatum(passed)};
+	char		nulls[] = {' ', ' ', cursor->upto ? ' ' : 'n', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 
 	if (plan == NULL)
 	{
 		plan = SPI_prepare("UPDATE orion_private.cursors SET from_snapshot = $2, upto_snapshot = $3,"
 						   " window_no = $4, seq = $5, delivered = delivered + $6,"
 						   " tag = $7, confirmed_window = $8, confirmed_seq = $9,"
-						   " updated_at = pg_catalog.now() WHERE sink_id = $1",
+						   " passed_seq = greatest(passed_seq, $16),"
+						   " kind = $12, first_seq = $13, last_seq = $14, replay_id = $15,"
+						   " updated_at = pg_catalog.now() WHERE sink_id = $1 AND part = $10 AND epoch = $11",
 						   lengthof(types), types);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the update of cursors: %s", SPI_result_code_string(SPI_result));
 	}
 	if (SPI_execute_plan(plan, values, nulls, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not store the cursor of sink %d", cursor->sink_id);
+	if (SPI_processed == 0)
+		check_moved(cursor);
 	cursor->dirty = cursor->moved = false;
 	cursor->delivered = 0;
 	cursor->stored_at = GetCurrentTimestamp();
@@ -332,18 +466,22 @@ static void
 keep_window(OrionCursor *cursor)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4OID, INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID};
+	Oid			types[] = {INT4OID, INT8OID, INT8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT4OID, INT8OID, INT8OID, INT8OID};
 	Datum		values[] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(cursor->window),
-	Int64GetDatum(cursor->tag), cursor->from, cursor->upto};
+		Int64GetDatum(cursor->tag), cursor->from, cursor->upto, Int32GetDatum(cursor->kind),
+	Int64GetDatum(cursor->first), Int64GetDatum(cursor->last), Int64GetDatum(cursor->replay_id)};
 
 	if (!cursor->keeps_windows)
 		return;
 	if (plan == NULL)
 	{
-		plan = SPI_prepare("INSERT INTO orion_private.cursor_windows AS w (sink_id, window_no, tag, from_snapshot, upto_snapshot)"
-						   " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (sink_id, window_no) DO UPDATE SET"
+		plan = SPI_prepare("INSERT INTO orion_private.cursor_windows AS w"
+						   " (sink_id, window_no, tag, from_snapshot, upto_snapshot, kind, first_seq, last_seq, replay_id)"
+						   " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (sink_id, window_no) DO UPDATE SET"
 						   " tag = excluded.tag, from_snapshot = excluded.from_snapshot,"
-						   " upto_snapshot = excluded.upto_snapshot, opened_at = excluded.opened_at",
+						   " upto_snapshot = excluded.upto_snapshot, opened_at = excluded.opened_at,"
+						   " kind = excluded.kind, first_seq = excluded.first_seq, last_seq = excluded.last_seq,"
+						   " replay_id = excluded.replay_id",
 						   lengthof(types), types);
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare the keeping of windows: %s", SPI_result_code_string(SPI_result));
@@ -359,6 +497,21 @@ keep_window(OrionCursor *cursor)
 		elog(ERROR, "could not drop kept windows of sink %d", cursor->sink_id);
 }
 
+#define KEPT_COLUMNS "w.kind::pg_catalog.int8, w.first_seq, w.last_seq, w.replay_id, r.pattern, r.from_time, r.to_time"
+#define KEPT_TABLES \
+	"orion_private.cursor_windows w LEFT JOIN orion_private.replays r ON r.id = w.replay_id"
+
+/* From KEPT_COLUMNS, the first of which is number. */
+static void
+set_kept_kind(OrionCursor *cursor, int number)
+{
+	cursor->kind = (WindowKind) int64_column(number);
+	cursor->first = int64_column(number + 1);
+	cursor->last = int64_column(number + 2);
+	cursor->replay_id = int64_column(number + 3);
+	set_replay(cursor, number + 4);
+}
+
 /* After going back: makes the next of the kept windows the open one.  False: there is none. */
 static bool
 open_kept_window(OrionCursor *cursor)
@@ -369,8 +522,8 @@ open_kept_window(OrionCursor *cursor)
 
 	if (!cursor->replaying)
 		return false;
-	if (SPI_execute_with_args("SELECT window_no, tag, upto_snapshot FROM orion_private.cursor_windows"
-							  " WHERE sink_id = $1 AND window_no > $2 ORDER BY window_no",
+	if (SPI_execute_with_args("SELECT w.window_no, w.tag, w.upto_snapshot, " KEPT_COLUMNS " FROM " KEPT_TABLES
+							  " WHERE w.sink_id = $1 AND w.window_no > $2 ORDER BY w.window_no",
 							  2, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kept windows of sink %d", cursor->sink_id);
 	cursor->replaying = SPI_processed > 0;
@@ -379,10 +532,10 @@ open_kept_window(OrionCursor *cursor)
 	cursor->window = DatumGetInt64(column(1, &isnull));
 	cursor->tag = DatumGetInt64(column(2, &isnull));
 	set_snapshot(cursor, &cursor->upto, column(3, &isnull));
-	cursor->seq = 0;
-	cursor->mask = orion_segments_since(cursor->from);
-	find_runs(cursor, cursor->upto, 0);
-	orion_cursor_store(cursor, 0);
+	set_kept_kind(cursor, 4);
+	cursor->seq = cursor->kind == WINDOW_LIVE ? 0 : cursor->first - 1;
+	find_rows(cursor);
+	orion_cursor_store(cursor, cursor->seq);
 	return true;
 }
 
@@ -404,18 +557,112 @@ name_window(OrionCursor *cursor)
 	} while (cursor->tag == 0);
 }
 
+/* Makes first .. last the open window. */
+static void
+begin_again(OrionCursor *cursor, WindowKind kind, int64 first, int64 last, Datum upto)
+{
+	cursor->kind = kind;
+	cursor->first = first;
+	cursor->last = last;
+	cursor->seq = first - 1;
+	set_snapshot(cursor, &cursor->upto, upto);
+	name_window(cursor);
+	find_rows(cursor);
+	keep_window(cursor);
+	orion_cursor_store(cursor, cursor->seq);
+}
+
+/* Opens a window with dead letters that are to be sent again.  False: there are none. */
+static bool
+open_redrive(OrionCursor *cursor)
+{
+	Oid			types[] = {INT4OID, INT8OID, INT8OID};
+	Datum		values[3] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(AGAIN_ROWS)};
+	int64		first;
+	int64		last;
+
+	if (SPI_execute_with_args("SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM"
+							  " (SELECT seq FROM orion_private.redrives WHERE sink_id = $1 AND window_no IS NULL"
+							  " ORDER BY seq LIMIT $2) s", 2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read orion_private.redrives");
+	first = int64_column(1);
+	last = int64_column(2);
+	if (first == 0)
+		return false;
+	begin_again(cursor, WINDOW_REDRIVE, first, last, cursor->from);
+	values[1] = Int64GetDatum(cursor->window);
+	values[2] = Int64GetDatum(last);
+	if (SPI_execute_with_args("UPDATE orion_private.redrives SET window_no = $2"
+							  " WHERE sink_id = $1 AND window_no IS NULL AND seq <= $3",
+							  lengthof(types), types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not take dead letters");
+	return true;
+}
+
+/* Opens a window with the next part of a replay.  False: there is nothing to replay. */
+static bool
+open_replay(OrionCursor *cursor)
+{
+	Oid			types[] = {INT4OID, INT4OID, INT8OID};
+	Datum		values[3] = {Int32GetDatum(cursor->sink_id), Int32GetDatum(cursor->part)};
+	Datum		range[4];
+	Datum		upto;
+	int64		next;
+	int64		end;
+	bool		isnull;
+
+	if (SPI_execute_with_args("SELECT id, pattern, from_time, to_time, next_seq, to_seq, upto_snapshot"
+							  " FROM orion_private.replays"
+							  " WHERE sink_id = $1 AND part = $2 AND next_seq <= to_seq ORDER BY id",
+							  2, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read orion_private.replays");
+	if (SPI_processed == 0)
+		return false;
+	cursor->replay_id = int64_column(1);
+	set_replay(cursor, 2);
+	next = int64_column(5);
+	end = int64_column(6);
+	upto = copy_snapshot(cursor, column(7, &isnull));
+	range[0] = range[1] = upto;
+	range[2] = Int64GetDatum(next);
+	range[3] = Int64GetDatum(end);
+	cursor->mask = orion_segments_since(nothing());
+	if (SPI_execute_plan(plan_for(QUERY_RANGE, cursor->mask), range, NULL, true, AGAIN_ROWS) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the outbox");
+	if (SPI_processed == AGAIN_ROWS)
+		end = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[AGAIN_ROWS - 1], SPI_tuptable->tupdesc, 1, &isnull));
+	begin_again(cursor, WINDOW_REPLAY, next, end, upto);
+	pfree(DatumGetPointer(upto));
+	values[0] = Int64GetDatum(cursor->replay_id);
+	values[1] = Int64GetDatum(end + 1);
+	types[0] = types[1] = INT8OID;
+	if (SPI_execute_with_args("UPDATE orion_private.replays SET next_seq = $2 WHERE id = $1",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not note the progress of a replay");
+	return true;
+}
+
+/* What was asked for again, dead letters first. */
+static bool
+open_again(OrionCursor *cursor)
+{
+	if (!cursor->look_for_again)
+		return false;
+	cursor->look_for_again = open_redrive(cursor) || open_replay(cursor);
+	return cursor->look_for_again;
+}
+
+static bool open_live(OrionCursor *cursor);
+
 bool
 orion_cursor_open(OrionCursor *cursor)
 {
-	Datum		upto;
+	bool		was_live = cursor->kind == WINDOW_LIVE;
 
 	if (cursor->upto)
 	{
 		if (cursor->runs == NULL)
-		{
-			cursor->mask = orion_segments_since(cursor->from);
-			find_runs(cursor, cursor->upto, cursor->seq);
-		}
+			find_rows(cursor);
 		if (cursor->dirty)
 		{
 			keep_window(cursor);
@@ -425,6 +672,18 @@ orion_cursor_open(OrionCursor *cursor)
 	}
 	if (open_kept_window(cursor))
 		return true;
+	/* turn and turn about, so that neither waits for all of the other */
+	if (was_live && open_again(cursor))
+		return true;
+	return open_live(cursor) || (!was_live && open_again(cursor));
+}
+
+/* Opens a window with what is new.  False: nothing is. */
+static bool
+open_live(OrionCursor *cursor)
+{
+	Datum		upto;
+
 	/* An own transaction id would count as visible in its own snapshot. */
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
@@ -440,6 +699,7 @@ orion_cursor_open(OrionCursor *cursor)
 		return false;
 	}
 	set_snapshot(cursor, &cursor->upto, upto);
+	cursor->kind = WINDOW_LIVE;
 	name_window(cursor);
 	cursor->seq = 0;
 	keep_window(cursor);
@@ -447,11 +707,33 @@ orion_cursor_open(OrionCursor *cursor)
 	return true;
 }
 
+/* Dead letters as rows like those of the outbox. */
+static int
+read_redrives(OrionCursor *cursor, int64 first, int64 last, int max)
+{
+	Oid			types[] = {INT4OID, INT8OID, INT8OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(cursor->sink_id), Int64GetDatum(cursor->window),
+	Int64GetDatum(first), Int64GetDatum(last)};
+
+	if (SPI_execute_with_args("SELECT seq, (event ->> 'eventId')::pg_catalog.uuid, event ->> 'aggregateType',"
+							  " event ->> 'aggregateId', event ->> 'eventType', event -> 'payload',"
+							  " (event ->> 'version')::pg_catalog.int4, event ->> 'correlationId',"
+							  " event ->> 'causationId', event -> 'metadata',"
+							  " (event ->> 'timestamp')::pg_catalog.timestamptz"
+							  " FROM orion_private.redrives WHERE sink_id = $1 AND window_no = $2"
+							  " AND seq >= $3 AND seq <= $4 ORDER BY seq",
+							  lengthof(types), types, values, NULL, false, max) != SPI_OK_SELECT)
+		elog(ERROR, "could not read orion_private.redrives");
+	return (int) SPI_processed;
+}
+
 static int
 read_range(OrionCursor *cursor, int64 first, int64 last, int max)
 {
-	Datum		values[] = {cursor->from, cursor->upto, Int64GetDatum(first), Int64GetDatum(last)};
+	Datum		values[] = {window_from(cursor), cursor->upto, Int64GetDatum(first), Int64GetDatum(last)};
 
+	if (cursor->kind == WINDOW_REDRIVE)
+		return read_redrives(cursor, first, last, max);
 	if (SPI_execute_plan(plan_for(QUERY_ROWS, cursor->mask), values, NULL, true, max) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the outbox");
 	return (int) SPI_processed;
@@ -484,6 +766,38 @@ orion_cursor_fetch(OrionCursor *cursor, int64 seq)
 	return cursor->upto ? read_range(cursor, seq, seq, 1) : 0;
 }
 
+bool
+orion_cursor_wants(const OrionCursor *cursor, const char *pattern, HeapTuple row, TupleDesc desc)
+{
+	const char *type = orion_event_type(row, desc);
+	TimestampTz at;
+
+	if (!orion_topic_match(pattern, type) && cursor->kind != WINDOW_REDRIVE)
+		return false;
+	if (cursor->kind != WINDOW_REPLAY || cursor->replay_pattern == NULL)
+		return true;
+	at = orion_event_occurred_at(row, desc);
+	return at >= cursor->replay_from && at < cursor->replay_to && orion_topic_match(cursor->replay_pattern, type);
+}
+
+bool
+orion_cursor_replays(const OrionCursor *cursor)
+{
+	return cursor->upto != 0 && cursor->kind == WINDOW_REPLAY;
+}
+
+void
+orion_cursor_look_again(OrionCursor *cursor)
+{
+	cursor->look_for_again = true;
+}
+
+int64
+orion_cursor_epoch(const OrionCursor *cursor)
+{
+	return cursor->epoch;
+}
+
 void
 orion_cursor_count(OrionCursor *cursor, int64 delivered)
 {
@@ -494,8 +808,14 @@ void
 orion_cursor_close(OrionCursor *cursor)
 {
 	forget_runs(cursor);
-	pfree(DatumGetPointer(cursor->from));
-	cursor->from = cursor->upto;
+	if (cursor->kind == WINDOW_LIVE)
+	{
+		cursor->passed = Max(cursor->passed, cursor->seq);
+		pfree(DatumGetPointer(cursor->from));
+		cursor->from = cursor->upto;
+	}
+	else
+		pfree(DatumGetPointer(cursor->upto));
 	cursor->upto = (Datum) 0;
 	cursor->dirty = true;
 }
@@ -547,8 +867,8 @@ orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag)
 			return is_behind ? ORION_POSITION_LOST : ORION_POSITION_AHEAD;
 		}
 	}
-	if (SPI_execute_with_args("SELECT from_snapshot, upto_snapshot FROM orion_private.cursor_windows"
-							  " WHERE sink_id = $1 AND window_no = $2 AND tag = $3",
+	if (SPI_execute_with_args("SELECT w.from_snapshot, w.upto_snapshot, " KEPT_COLUMNS " FROM " KEPT_TABLES
+							  " WHERE w.sink_id = $1 AND w.window_no = $2 AND w.tag = $3",
 							  3, types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read kept windows of sink %d", cursor->sink_id);
 	if (SPI_processed == 1 && window <= cursor->window)
@@ -556,6 +876,7 @@ orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag)
 		if (!is_behind)
 			return ORION_POSITION_EXPECTED;
 		go_back(cursor, column(1, &isnull), column(2, &isnull), window, tag, seq);
+		set_kept_kind(cursor, 3);
 		return ORION_POSITION_LOST;
 	}
 	orion_cursor_skip_to_window(cursor, window);

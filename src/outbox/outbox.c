@@ -11,6 +11,7 @@
 int			orion_outbox_max_payload = 10240;
 int			orion_outbox_retention = 1440;
 int			orion_outbox_segment_size = 4096;
+int			orion_outbox_hold_limit = 16384;
 int			orion_outbox_max_attempts = 8;
 int			orion_outbox_handler_timeout = 30000;
 char	   *orion_outbox_correlation_id = NULL;
@@ -42,6 +43,11 @@ orion_outbox_init(void)
 							"Size at which the outbox goes on to its next segment before the time has come.",
 							"The outbox has eight segments.",
 							&orion_outbox_segment_size, 4096, 1, 1024 * 1024,
+							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.outbox_hold_limit",
+							"How much of the outbox a sink that is behind may hold before an alarm is raised.",
+							"Nothing is dropped. 0 turns the alarm off.",
+							&orion_outbox_hold_limit, 16384, 0, 1024 * 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
 	DefineCustomIntVariable("orion.outbox_max_attempts",
 							"How often an event is given to a failing SQL handler before it becomes a dead letter.",

@@ -22,6 +22,7 @@
 extern int	orion_outbox_max_payload;	/* kB */
 extern int	orion_outbox_retention; /* minutes */
 extern int	orion_outbox_segment_size;	/* MB */
+extern int	orion_outbox_hold_limit;	/* MB, 0 = none */
 extern int	orion_outbox_max_attempts;
 extern int	orion_outbox_handler_timeout;	/* ms, 0 = none */
 extern char *orion_outbox_correlation_id;	/* of events that come without */
@@ -69,9 +70,10 @@ extern void orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *i
  * Keeps the ring of segments turning: publishes the current one in shared
  * memory, rotates by time and size, seals what was left, truncates what every
  * cursor has passed.  The maintenance worker calls it every few seconds outside
- * of a transaction.  Errors are the caller's.
+ * of a transaction.  Errors are the caller's.  Returns what an administrator should
+ * know, in static memory, or NULL.
  */
-extern void orion_outbox_maintain(void);
+extern const char *orion_outbox_maintain(void);
 
 typedef struct OrionCursor OrionCursor;
 
@@ -97,6 +99,12 @@ typedef struct OrionSink
 	char	   *kind;			/* redis, rabbitmq, sql, webhook */
 	char	   *pattern;
 	bool		paused;
+	int32		part;			/* which of its workers this is, from 0 */
+	int32		workers;
+	int32		batch;			/* sql: events of one transaction at most */
+	int32		max_attempts;
+	int32		timeout_ms;		/* sql: of one event, 0 = none */
+	int64		epoch;			/* of the stored cursor */
 	char	   *config;			/* unsealed JSON; holds passwords; NULL for
 								 * sql */
 	Oid			handler;		/* sql: the function, InvalidOid when it is
@@ -106,16 +114,27 @@ typedef struct OrionSink
 } OrionSink;
 
 /* In a transaction with SPI. NULL when the sink is gone. */
-extern OrionSink *orion_sink_load(int32 sink_id);
+extern OrionSink *orion_sink_load(int32 sink_id, int32 part);
 extern void orion_sink_free(OrionSink *sink);	/* wipes the configuration */
 
 /*
- * Gives the next events of a SQL sink to its handler, and parked ones that are
- * due; stores the cursor in the same transaction, which the caller commits.
- * Returns true when there may be more at once, and in *wait_ms the time until
- * the next parked event is due (-1: none).
+ * Gives the next events of a SQL sink to its handler, at most max, and parked ones that
+ * are due; stores the cursor in the same transaction, which the caller commits.
  */
-extern bool orion_handler_run(OrionSink *sink, OrionCursor *cursor, long *wait_ms);
+typedef struct OrionHandlerRun
+{
+	bool		more;			/* there may be more at once */
+	long		wait_ms;		/* until the next parked event is due, -1:
+								 * none */
+	int			handled;		/* calls that came back well */
+	int			attempts;		/* of the parked event with the most of them */
+	char	   *error;			/* of the same; NULL: none is parked */
+} OrionHandlerRun;
+
+extern void orion_handler_run(OrionSink *sink, OrionCursor *cursor, int max, OrionHandlerRun *run);
+
+/* Parked events may have come or gone. */
+extern void orion_handler_look_again(void);
 
 /* Records that a sink refused an event for good. */
 extern void orion_dead_letter(int32 sink_id, int64 window, const OrionEvent *event, const char *error);
@@ -126,7 +145,7 @@ extern void orion_dead_letter(int32 sink_id, int64 window, const OrionEvent *eve
  * SPI and a snapshot (orion_pool_begin).
  */
 /* The sink's cursor as stored; NULL when the sink is gone. */
-extern OrionCursor *orion_cursor_load(int32 sink_id);
+extern OrionCursor *orion_cursor_load(int32 sink_id, int32 part);
 extern void orion_cursor_free(OrionCursor *cursor);
 
 /*
@@ -147,6 +166,18 @@ extern int	orion_cursor_fetch(OrionCursor *cursor, int64 seq);
 
 /* Stores the cursor, with everything up to seq delivered. */
 extern void orion_cursor_store(OrionCursor *cursor, int64 seq);
+
+/* True when the row just read is for a sink with this pattern. */
+extern bool orion_cursor_wants(const OrionCursor *cursor, const char *pattern, HeapTuple row, TupleDesc desc);
+
+/* True in a window of events that are sent once more: they are marked. */
+extern bool orion_cursor_replays(const OrionCursor *cursor);
+
+/* Dead letters or a replay may have been asked for. */
+extern void orion_cursor_look_again(OrionCursor *cursor);
+
+/* Changes when somebody else has moved the stored cursor: load it anew. */
+extern int64 orion_cursor_epoch(const OrionCursor *cursor);
 
 /* Adds to the count of delivered events; stored with the next store. */
 extern void orion_cursor_count(OrionCursor *cursor, int64 delivered);
@@ -202,7 +233,17 @@ extern int64 orion_outbox_backlog(int64 seq);
 extern char *orion_event_type(HeapTuple row, TupleDesc desc);
 extern int64 orion_event_seq(HeapTuple row, TupleDesc desc);
 extern TimestampTz orion_event_occurred_at(HeapTuple row, TupleDesc desc);
-extern OrionEvent *orion_event_from_row(HeapTuple row, TupleDesc desc);
+
+/* Replayed events are marked in their metadata. */
+extern OrionEvent *orion_event_from_row(HeapTuple row, TupleDesc desc, bool replayed);
+extern Datum orion_event_jsonb(HeapTuple row, TupleDesc desc, bool replayed);
+
+/* The text that events of one aggregate have in common, or NULL; palloc'ed. */
+extern char *orion_event_key(HeapTuple row, TupleDesc desc);
+extern char *orion_event_id(HeapTuple row, TupleDesc desc);
+
+/* Which of the workers of a sink has a key, or an event that has none, by its id. */
+extern int	orion_event_part(const char *key, int workers);
 extern char *orion_event_payload(HeapTuple row, TupleDesc desc);	/* JSON, UTF-8 */
 
 /*

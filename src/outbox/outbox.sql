@@ -35,9 +35,16 @@ CREATE TABLE orion_private.outbox_state (
 	segment int2 PRIMARY KEY,
 	opened_at timestamptz,
 	closed_at timestamptz,
-	sealed_xid xid8
+	sealed_xid xid8,
+	sealed_at timestamptz
 );
 COMMENT ON TABLE orion_private.outbox_state IS 'What each segment of the outbox holds';
+
+CREATE TABLE orion_private.outbox_retained (
+	since timestamptz
+);
+COMMENT ON TABLE orion_private.outbox_retained IS 'One row: all events published since then are in the outbox; null: all there were';
+INSERT INTO orion_private.outbox_retained VALUES (NULL);
 
 DO $do$
 BEGIN
@@ -66,7 +73,12 @@ CREATE TABLE orion_private.sinks (
 	config bytea,
 	handler text,
 	handler_role regrole,
+	workers int NOT NULL DEFAULT 1 CHECK (workers BETWEEN 1 AND 16),
+	batch int NOT NULL DEFAULT 100 CHECK (batch BETWEEN 1 AND 1000),
+	max_attempts int CHECK (max_attempts BETWEEN 1 AND 100),
+	timeout_ms int CHECK (timeout_ms >= 0),
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	CHECK (kind = 'sql' OR workers = 1),
 	CHECK ((kind = 'sql') = (handler IS NOT NULL AND handler_role IS NOT NULL)),
 	CHECK ((kind = 'sql') = (config IS NULL))
 );
@@ -75,24 +87,37 @@ COMMENT ON COLUMN orion_private.sinks.config IS 'Sealed JSON: it holds passwords
 COMMENT ON COLUMN orion_private.sinks.handler IS 'kind sql: the function''s signature, qualified';
 COMMENT ON COLUMN orion_private.sinks.handler_role IS 'kind sql: who subscribed, and as whom the function runs';
 
--- How far a sink is.  The window from_snapshot .. upto_snapshot is being delivered in
+COMMENT ON COLUMN orion_private.sinks.workers IS 'kind sql: relays, each with a cursor of its own; they divide the keys among them';
+
+-- How far a sink is, or a worker of a SQL handler that has several.  The window from_snapshot .. upto_snapshot is being delivered in
 -- the order of seq, up to and including seq; upto_snapshot is null between windows.
 -- What the sink last confirmed is kept besides: if it restarts with less, it has lost
 -- something.  A low fillfactor keeps the updates in their page.
 CREATE TABLE orion_private.cursors (
-	sink_id int PRIMARY KEY REFERENCES orion_private.sinks ON DELETE CASCADE,
+	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	part int NOT NULL DEFAULT 0,
+	epoch bigint NOT NULL DEFAULT 0,
 	from_snapshot pg_snapshot NOT NULL,
 	upto_snapshot pg_snapshot,
 	window_no bigint NOT NULL DEFAULT 0,
 	tag bigint NOT NULL DEFAULT 0,
 	seq bigint NOT NULL DEFAULT 0,
+	passed_seq bigint NOT NULL DEFAULT 0,
+	kind int NOT NULL DEFAULT 0,
+	first_seq bigint NOT NULL DEFAULT 0,
+	last_seq bigint NOT NULL DEFAULT 0,
+	replay_id bigint NOT NULL DEFAULT 0,
 	confirmed_window bigint NOT NULL DEFAULT 0,
 	confirmed_seq bigint NOT NULL DEFAULT 0,
 	delivered bigint NOT NULL DEFAULT 0,
-	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (sink_id, part)
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE orion_private.cursors IS 'How far each sink is in the outbox';
 COMMENT ON COLUMN orion_private.cursors.window_no IS 'Number of the window: milliseconds since 1970 when it was opened, or one more than the last';
+COMMENT ON COLUMN orion_private.cursors.epoch IS 'Counted up by whoever moves the cursor for its relay';
+COMMENT ON COLUMN orion_private.cursors.passed_seq IS 'The highest seq delivered or passed over; late commits may be below it';
+COMMENT ON COLUMN orion_private.cursors.kind IS 'Of the window: 0 what is new, 1 a part of a replay, 2 dead letters sent again; of 1 and 2 first_seq to last_seq';
 COMMENT ON COLUMN orion_private.cursors.tag IS 'Random; tells the window from one of the same number in another life of this database';
 
 -- The last windows of sinks that store their position, to go back to when such a sink
@@ -103,41 +128,84 @@ CREATE TABLE orion_private.cursor_windows (
 	tag bigint NOT NULL,
 	from_snapshot pg_snapshot NOT NULL,
 	upto_snapshot pg_snapshot NOT NULL,
+	kind int NOT NULL DEFAULT 0,
+	first_seq bigint NOT NULL DEFAULT 0,
+	last_seq bigint NOT NULL DEFAULT 0,
+	replay_id bigint NOT NULL DEFAULT 0,
 	opened_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	PRIMARY KEY (sink_id, window_no)
 );
 COMMENT ON TABLE orion_private.cursor_windows IS 'Windows delivered in the last minutes, to go back to';
 
+-- Events that were handled and failed, and later ones of the same key, which wait for
+-- them: those have no attempts and no time.  The order of a key is window_no, seq.
 CREATE TABLE orion_private.parked (
 	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
-	seq bigint NOT NULL,
+	part int NOT NULL,
 	window_no bigint NOT NULL,
+	seq bigint NOT NULL,
+	key text,
 	event jsonb NOT NULL,
 	attempts int NOT NULL,
-	next_try_at timestamptz NOT NULL,
+	next_try_at timestamptz,
 	last_error text,
-	PRIMARY KEY (sink_id, seq)
+	PRIMARY KEY (sink_id, part, window_no, seq)
 );
-CREATE INDEX parked_next_try ON orion_private.parked (sink_id, next_try_at);
+CREATE INDEX parked_next_try ON orion_private.parked (sink_id, part, next_try_at);
+CREATE INDEX parked_key ON orion_private.parked (sink_id, part, key, window_no, seq) WHERE key IS NOT NULL;
 COMMENT ON TABLE orion_private.parked IS 'Events whose SQL handler failed and will be called again';
 
 CREATE TABLE orion_private.dead_letters (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	part int NOT NULL DEFAULT 0,
 	position text NOT NULL,
+	key text,
 	event jsonb NOT NULL,
 	attempts int NOT NULL,
 	error text NOT NULL,
 	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	UNIQUE (sink_id, position)
+	UNIQUE (sink_id, part, position)
 );
 COMMENT ON TABLE orion_private.dead_letters IS 'Events that a sink refused for good';
+
+-- Dead letters that a courier is to send once more.  Their numbers come after the window's
+-- in their position.  What was sent is kept for as long as windows can be gone back to.
+CREATE TABLE orion_private.redrives (
+	seq bigint GENERATED ALWAYS AS IDENTITY,
+	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	window_no bigint,
+	event jsonb NOT NULL,
+	queued_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	PRIMARY KEY (sink_id, seq)
+);
+COMMENT ON TABLE orion_private.redrives IS 'Dead letters on their way to their sink once more';
+COMMENT ON COLUMN orion_private.redrives.window_no IS 'The window in which they are sent; null: not yet';
+
+-- What is to be sent again from the outbox: from next_seq to to_seq, a window of rows at a
+-- time.  Segments are kept until that is done.
+CREATE TABLE orion_private.replays (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	part int NOT NULL,
+	pattern text NOT NULL,
+	from_time timestamptz NOT NULL,
+	to_time timestamptz NOT NULL,
+	from_seq bigint NOT NULL,
+	next_seq bigint NOT NULL,
+	to_seq bigint NOT NULL,
+	upto_snapshot pg_snapshot NOT NULL,
+	requested_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+CREATE INDEX replays_waiting ON orion_private.replays (sink_id, part, id) WHERE next_seq <= to_seq;
+COMMENT ON TABLE orion_private.replays IS 'Ranges of the outbox that are sent to a sink again, or were lately';
 
 DO $do$
 DECLARE
 	relation text;
 BEGIN
-	FOREACH relation IN ARRAY ARRAY['outbox_seq', 'system_origin', 'sinks', 'sinks_id_seq', 'cursors', 'parked', 'dead_letters', 'dead_letters_id_seq'] LOOP
+	FOREACH relation IN ARRAY ARRAY['outbox_seq', 'system_origin', 'sinks', 'sinks_id_seq', 'cursors', 'parked', 'dead_letters', 'dead_letters_id_seq',
+		'redrives', 'redrives_seq_seq', 'replays', 'replays_id_seq'] LOOP
 		PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('orion_private.%I', relation)::pg_catalog.regclass, '');
 	END LOOP;
 END
@@ -188,10 +256,10 @@ BEGIN
 
 	CREATE TEMPORARY TABLE orion_adopted ON COMMIT DROP AS
 		SELECT o.segment, o.seq, ARRAY(
-			SELECT c.sink_id FROM orion_private.cursors c
+			SELECT DISTINCT c.sink_id * 16 + c.part FROM orion_private.cursors c
 			WHERE NOT pg_visible_in_snapshot(o.xid, c.from_snapshot)
-				AND NOT (c.upto_snapshot IS NOT NULL AND o.seq <= c.seq AND pg_visible_in_snapshot(o.xid, c.upto_snapshot))
-			ORDER BY c.sink_id) AS waiting
+				AND NOT (c.upto_snapshot IS NOT NULL AND c.kind = 0 AND o.seq <= c.seq AND pg_visible_in_snapshot(o.xid, c.upto_snapshot))
+			ORDER BY 1) AS waiting
 		FROM orion_private.outbox o;
 	SELECT array_agg(DISTINCT a.waiting::text ORDER BY a.waiting::text) INTO waiting_sets FROM pg_temp.orion_adopted a;
 	UPDATE orion_private.outbox o
@@ -199,12 +267,18 @@ BEGIN
 		FROM pg_temp.orion_adopted a
 		WHERE o.segment = a.segment AND o.seq = a.seq
 			AND (a.waiting <> '{}' OR o.xid >= pg_snapshot_xmin(now_snapshot));
+	UPDATE orion_private.replays r SET upto_snapshot = now_snapshot,
+		next_seq = least(r.next_seq, (SELECT min(c.first_seq) FROM orion_private.cursors c
+			WHERE c.kind = 1 AND c.upto_snapshot IS NOT NULL AND c.replay_id = r.id));
+	UPDATE orion_private.redrives r SET window_no = NULL
+		WHERE EXISTS (SELECT FROM orion_private.cursors c
+			WHERE c.kind = 2 AND c.upto_snapshot IS NOT NULL AND c.sink_id = r.sink_id AND c.window_no = r.window_no);
 	UPDATE orion_private.cursors c
-		SET upto_snapshot = NULL, seq = 0, updated_at = now(),
+		SET upto_snapshot = NULL, seq = 0, kind = 0, updated_at = now(),
 			from_snapshot = coalesce((
 				SELECT format('%s:%s:%s', min(x), pg_snapshot_xmax(now_snapshot), string_agg(x::text, ',' ORDER BY x))
 				FROM (SELECT (2 + s.number)::text::xid8 FROM unnest(waiting_sets) WITH ORDINALITY AS s (sinks, number)
-						WHERE c.sink_id = ANY (s.sinks::int[])
+						WHERE c.sink_id * 16 + c.part = ANY (s.sinks::int[])
 					UNION ALL SELECT pg_snapshot_xip(now_snapshot)) AS xips (x)
 				HAVING count(*) > 0)::pg_snapshot, now_snapshot);
 	UPDATE orion_private.outbox_state t
@@ -291,7 +365,8 @@ COMMENT ON FUNCTION orion_private.pattern_check(text) IS 'Refuses what is no pat
 REVOKE ALL ON FUNCTION orion_private.pattern_check(text) FROM PUBLIC;
 
 -- The row and the cursor of a new sink, for orion_sink_create and orion_subscribe.
-CREATE FUNCTION orion_private.sink_add(name text, kind text, pattern text, config bytea, handler text, handler_role regrole)
+CREATE FUNCTION orion_private.sink_add(name text, kind text, pattern text, config bytea, handler text, handler_role regrole,
+	workers int DEFAULT 1, batch int DEFAULT 100, max_attempts int DEFAULT NULL, timeout interval DEFAULT NULL)
 	RETURNS int
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -306,22 +381,32 @@ BEGIN
 	END IF;
 	PERFORM orion_private.pattern_check(pattern);
 	LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
-	IF (SELECT count(*) FROM orion_private.sinks) >= 64 THEN
-		RAISE EXCEPTION 'there are already 64 sinks' USING ERRCODE = 'program_limit_exceeded';
+	IF workers IS NULL OR workers NOT BETWEEN 1 AND 16 THEN
+		RAISE EXCEPTION 'the number of workers must be from 1 to 16, not %', workers USING ERRCODE = 'invalid_parameter_value';
+	ELSIF batch IS NULL OR batch NOT BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'the size of a batch must be from 1 to 1000, not %', batch USING ERRCODE = 'invalid_parameter_value';
+	ELSIF max_attempts NOT BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION 'the number of attempts must be from 1 to 100, not %', max_attempts USING ERRCODE = 'invalid_parameter_value';
+	ELSIF timeout NOT BETWEEN interval '0' AND interval '1 day' THEN
+		RAISE EXCEPTION 'the timeout must be from 0 to one day, not %', timeout USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF (SELECT coalesce(sum(s.workers), 0) + sink_add.workers FROM orion_private.sinks s) > 64 THEN
+		RAISE EXCEPTION 'there may be 64 sinks, or workers of them' USING ERRCODE = 'program_limit_exceeded';
 	END IF;
 	IF EXISTS (SELECT FROM orion_private.sinks s WHERE s.name = sink_add.name) THEN
 		RAISE EXCEPTION 'a sink named "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
-	INSERT INTO orion_private.sinks (name, kind, pattern, config, handler, handler_role)
-		VALUES (name, kind, pattern, config, handler, handler_role)
+	INSERT INTO orion_private.sinks (name, kind, pattern, config, handler, handler_role, workers, batch, max_attempts, timeout_ms)
+		VALUES (name, kind, pattern, config, handler, handler_role, workers, batch, max_attempts, extract(epoch FROM timeout) * 1000)
 		RETURNING id INTO new_id;
-	INSERT INTO orion_private.cursors (sink_id, from_snapshot, seq)
-		SELECT new_id, start, s.last_value FROM orion_private.outbox_seq s;
+	INSERT INTO orion_private.cursors (sink_id, part, from_snapshot, seq, passed_seq)
+		SELECT new_id, p.part, start, s.last_value, s.last_value
+		FROM orion_private.outbox_seq s, generate_series(0, workers - 1) AS p (part);
 	RETURN new_id;
 END
 $fn$;
-COMMENT ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole) IS 'Adds a sink that starts at the present';
-REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole, int, int, int, interval) IS 'Adds a sink that starts at the present';
+REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole, int, int, int, interval) FROM PUBLIC;
 
 -- What can be said about a configuration without asking the sink.
 CREATE FUNCTION orion_private.sink_check(kind text, config jsonb) RETURNS void
@@ -440,10 +525,12 @@ $fn$;
 COMMENT ON FUNCTION @extschema@.orion_sink_drop(text) IS 'Removes a sink, its position and its dead letters';
 
 -- In C, because only there the immediate caller is known: the handler runs as that role.
-CREATE FUNCTION @extschema@.orion_subscribe(name text, pattern text, handler regprocedure) RETURNS int
+CREATE FUNCTION @extschema@.orion_subscribe(name text, pattern text, handler regprocedure,
+	workers int DEFAULT 1, batch int DEFAULT 100, max_attempts int DEFAULT NULL, timeout interval DEFAULT NULL)
+	RETURNS int
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'orion_subscribe';
-COMMENT ON FUNCTION @extschema@.orion_subscribe(text, text, regprocedure)
+COMMENT ON FUNCTION @extschema@.orion_subscribe(text, text, regprocedure, int, int, int, interval)
 	IS 'Calls handler(event jsonb) as the current role for each event from now on whose type matches the pattern, exactly once; returns the sink''s id';
 
 CREATE FUNCTION @extschema@.orion_unsubscribe(name text) RETURNS void
@@ -457,7 +544,7 @@ REVOKE ALL ON FUNCTION
 	@extschema@.orion_sink_pause(text),
 	@extschema@.orion_sink_resume(text),
 	@extschema@.orion_sink_drop(text),
-	@extschema@.orion_subscribe(text, text, regprocedure),
+	@extschema@.orion_subscribe(text, text, regprocedure, int, int, int, interval),
 	@extschema@.orion_unsubscribe(text)
 	FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION
@@ -468,36 +555,6 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.orion_sink_drop(text)
 	TO orion_admin;
 GRANT EXECUTE ON FUNCTION
-	@extschema@.orion_subscribe(text, text, regprocedure),
+	@extschema@.orion_subscribe(text, text, regprocedure, int, int, int, interval),
 	@extschema@.orion_unsubscribe(text)
 	TO orion_admin, orion_service;
-
--- What administrators read.  The configuration is not in it: it holds passwords.
-GRANT SELECT (id, name, kind, pattern, paused, handler, handler_role, created_at) ON orion_private.sinks TO orion_admin, pg_monitor;
-GRANT SELECT (sink_id, window_no, seq, delivered, updated_at) ON orion_private.cursors TO orion_admin, pg_monitor;
-GRANT SELECT ON orion_private.dead_letters TO orion_admin;
-GRANT SELECT (sink_id, seq, window_no, attempts, next_try_at, last_error, event) ON orion_private.parked TO orion_admin;
-
-CREATE VIEW orion.sinks WITH (security_invoker = true) AS
-	SELECT s.id, s.name, s.kind, s.pattern, s.paused, s.handler, s.handler_role,
-		c.window_no, c.seq, c.delivered, c.updated_at,
-		w.state, w.last_error, w.lag_events, w.lag
-	FROM orion_private.sinks s
-	JOIN orion_private.cursors c ON c.sink_id OPERATOR(pg_catalog.=) s.id
-	LEFT JOIN orion_private.workers() w ON w.kind OPERATOR(pg_catalog.=) 'relay' AND w.name OPERATOR(pg_catalog.=) s.name;
-COMMENT ON VIEW orion.sinks IS 'Sinks: pattern, position (window and seq), events delivered, state and lag of the relay';
-GRANT SELECT ON orion.sinks TO orion_admin, pg_monitor;
-
-CREATE VIEW orion.dead_letters WITH (security_invoker = true) AS
-	SELECT d.id, s.name AS sink, d.position, d.event, d.attempts, d.error, d.dead_at
-	FROM orion_private.dead_letters d
-	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) d.sink_id;
-COMMENT ON VIEW orion.dead_letters IS 'Events that a sink refused for good, with the reason';
-GRANT SELECT ON orion.dead_letters TO orion_admin;
-
-CREATE VIEW orion.parked_events WITH (security_invoker = true) AS
-	SELECT s.name AS sink, p.seq, p.event, p.attempts, p.next_try_at, p.last_error
-	FROM orion_private.parked p
-	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) p.sink_id;
-COMMENT ON VIEW orion.parked_events IS 'Events whose SQL handler failed and will be called again';
-GRANT SELECT ON orion.parked_events TO orion_admin;

@@ -39,7 +39,9 @@
 
 /* A segment gets a sixth of the retention: 6 kept, 1 current, 1 free. */
 #define SEGMENTS_PER_RETENTION	6
-#define FULL_WARNING_MS			(10 * 60 * 1000)
+#define ALARM_REPEAT_MS			(10 * 60 * 1000)	/* in the log */
+
+static bool is_full = false;	/* the next segment is needed and not empty */
 
 static Oid
 private_relation(const char *name)
@@ -209,21 +211,6 @@ is_empty(int segment)
 }
 
 static void
-warn_full(void)
-{
-	static TimestampTz last = 0;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (last && !TimestampDifferenceExceeds(last, now, FULL_WARNING_MS))
-		return;
-	last = now;
-	ereport(WARNING,
-			(errmsg("all segments of the outbox are in use"),
-			 errdetail("The current segment grows until a sink that is behind has passed the oldest one."),
-			 errhint("See orion.sinks for sinks that lag or are paused, and orion.outbox_retention.")));
-}
-
-static void
 move_to(int from, int to)
 {
 	Oid			types[] = {INT4OID, INT4OID};
@@ -243,13 +230,12 @@ rotate(int segment)
 {
 	int			next = segment % ORION_OUTBOX_SEGMENTS + 1;
 
+	is_full = false;
 	if (!is_due(segment))
 		return segment;
-	if (!is_empty(next))
-	{
-		warn_full();
+	is_full = !is_empty(next);
+	if (is_full)
 		return segment;
-	}
 	move_to(segment, next);
 	return next;
 }
@@ -281,7 +267,8 @@ seal(int segment)
 	 */
 	snprintf(query, sizeof(query),
 			 "UPDATE orion_private.outbox_state"
-			 " SET sealed_xid = pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"
+			 " SET sealed_xid = pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()),"
+			 " sealed_at = pg_catalog.clock_timestamp()"
 			 " WHERE segment = %d", segment);
 	if (SPI_execute(query, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not seal segment %d", segment);
@@ -296,7 +283,9 @@ truncatable(void)
 			 "s.sealed_xid IS NOT NULL"
 			 " AND s.closed_at < pg_catalog.now() - pg_catalog.make_interval(mins => %d)"
 			 " AND NOT EXISTS (SELECT FROM orion_private.cursors c"
-			 " WHERE pg_catalog.pg_snapshot_xmin(c.from_snapshot) < s.sealed_xid)",
+			 " WHERE pg_catalog.pg_snapshot_xmin(c.from_snapshot) < s.sealed_xid"
+			 " OR c.kind = 1 AND c.upto_snapshot IS NOT NULL)"
+			 " AND NOT EXISTS (SELECT FROM orion_private.replays r WHERE r.next_seq <= r.to_seq)",
 			 orion_outbox_retention);
 	return segments_where(condition);
 }
@@ -314,7 +303,12 @@ truncate_segment(int segment)
 	if (SPI_execute(query, false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not truncate segment %d", segment);
 	snprintf(query, sizeof(query),
-			 "UPDATE orion_private.outbox_state SET opened_at = NULL, closed_at = NULL, sealed_xid = NULL"
+			 "UPDATE orion_private.outbox_retained SET since = greatest(since, s.sealed_at)"
+			 " FROM orion_private.outbox_state s WHERE s.segment = %d", segment);
+	if (SPI_execute(query, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not note what is retained");
+	snprintf(query, sizeof(query),
+			 "UPDATE orion_private.outbox_state SET opened_at = NULL, closed_at = NULL, sealed_xid = NULL, sealed_at = NULL"
 			 " WHERE segment = %d", segment);
 	if (SPI_execute(query, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not mark segment %d as empty", segment);
@@ -355,9 +349,74 @@ follow_shared(int shared)
 		elog(ERROR, "could not close the other segments");
 }
 
-void
+/*
+ * The sink that holds most of the outbox: what is in sealed segments that it has not
+ * passed, and in all later ones.  NULL when none holds a sealed segment.
+ */
+static char *
+greatest_holder(int64 *held_bytes)
+{
+	bool		isnull;
+
+	if (SPI_execute("SELECT s.name, pg_catalog.sum(pg_catalog.pg_total_relation_size("
+					"pg_catalog.format('orion_private.outbox_%s', t.segment)::pg_catalog.regclass))::pg_catalog.int8"
+					" FROM orion_private.sinks s JOIN orion_private.cursors c ON c.sink_id = s.id"
+					" JOIN orion_private.outbox_state t ON t.opened_at >="
+					" (SELECT pg_catalog.min(f.opened_at) FROM orion_private.outbox_state f"
+					" WHERE f.sealed_xid > pg_catalog.pg_snapshot_xmin(c.from_snapshot))"
+					" GROUP BY s.name, c.part ORDER BY 2 DESC", true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for sinks that are behind");
+	if (SPI_processed == 0)
+		return NULL;
+	*held_bytes = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
+/* Fills alarm; empty when all is well. */
+static void
+look_for_alarm(char *alarm, size_t size)
+{
+	int64		held = 0;
+	char	   *holder = greatest_holder(&held);
+	int64		limit = (int64) orion_outbox_hold_limit * 1024 * 1024;
+
+	alarm[0] = '\0';
+	if (is_full)
+		snprintf(alarm, size, "all segments of the outbox are in use: %s%s%s",
+				 holder ? "sink \"" : "a transaction", holder ? holder : "", holder ? "\" is furthest behind" : " is open for long, or the retention is not over");
+	else if (holder && limit > 0 && held > limit)
+		snprintf(alarm, size, "sink \"%s\" holds " INT64_FORMAT " MB of the outbox, the limit is %d MB",
+				 holder, held / (1024 * 1024), orion_outbox_hold_limit);
+}
+
+/* In the log when it is raised, every few minutes, and when it is over. */
+static void
+log_alarm(const char *alarm)
+{
+	static TimestampTz last = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (alarm[0] == '\0')
+	{
+		if (last)
+			ereport(LOG, (errmsg("the alarm about the outbox is over")));
+		last = 0;
+		return;
+	}
+	if (last && !TimestampDifferenceExceeds(last, now, ALARM_REPEAT_MS))
+		return;
+	last = now;
+	ereport(WARNING,
+			(errmsg("%s", alarm),
+			 errdetail("The outbox grows until that sink has passed its oldest segment. Nothing is dropped."),
+			 errhint("See orion.sinks and orion.outbox, and docs/operations.md for what to do.")));
+}
+
+const char *
 orion_outbox_maintain(void)
 {
+	static char alarm[ORION_ERROR_LEN];
+
 	int			shared = pg_atomic_read_u32(&orion_shared->outbox_segment);
 	int			segment;
 	int			to_seal;
@@ -370,9 +429,12 @@ orion_outbox_maintain(void)
 	segment = rotate(current_segment());
 	to_seal = segments_where("s.closed_at IS NOT NULL AND s.sealed_xid IS NULL");
 	to_truncate = truncatable();
+	look_for_alarm(alarm, sizeof(alarm));
 	commit();
+	log_alarm(alarm);
 
 	pg_atomic_write_u32(&orion_shared->outbox_segment, segment);
 	each_segment(to_seal, "orion: sealing a segment", seal);
 	each_segment(to_truncate, "orion: truncating a segment", truncate_segment);
+	return alarm[0] ? alarm : NULL;
 }

@@ -36,6 +36,8 @@
 PG_FUNCTION_INFO_V1(orion_sinks_changed);
 PG_FUNCTION_INFO_V1(orion_sink_seal);
 PG_FUNCTION_INFO_V1(orion_topic_pattern_error_sql);
+PG_FUNCTION_INFO_V1(orion_topic_matches);
+PG_FUNCTION_INFO_V1(orion_sink_part);
 PG_FUNCTION_INFO_V1(orion_subscribe);
 PG_FUNCTION_INFO_V1(orion_unsubscribe);
 
@@ -58,6 +60,24 @@ orion_topic_pattern_error_sql(PG_FUNCTION_ARGS)
 	if (error == NULL)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(error));
+}
+
+Datum
+orion_topic_matches(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(orion_topic_match(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1))));
+}
+
+Datum
+orion_sink_part(PG_FUNCTION_ARGS)
+{
+	int32		workers = PG_GETARG_INT32(1);
+
+	if (workers < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the number of workers must be 1 or more, not %d", workers)));
+	PG_RETURN_INT32(orion_event_part(text_to_cstring(PG_GETARG_TEXT_PP(0)), workers));
 }
 
 static char *
@@ -105,13 +125,23 @@ handler_problem(Oid function, Oid role)
 static void
 add_subscription(FunctionCallInfo fcinfo, const char *signature, Oid role, Datum *id)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, OIDOID};
-	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), CStringGetTextDatum(signature), ObjectIdGetDatum(role)};
-	char		nulls[] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' ', ' ', ' '};
+	Oid			types[] = {TEXTOID, TEXTOID, TEXTOID, OIDOID, INT4OID, INT4OID, INT4OID, INTERVALOID};
+	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), CStringGetTextDatum(signature), ObjectIdGetDatum(role),
+	PG_GETARG_DATUM(3), PG_GETARG_DATUM(4), PG_GETARG_DATUM(5), PG_GETARG_DATUM(6)};
+	char		nulls[] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 	bool		isnull;
 
+	for (int i = 0; i < lengthof(values); i++)
+	{
+		int			arg = i < 2 ? i : i - 1;
+
+		if (i != 2 && i != 3 && PG_ARGISNULL(arg))
+			nulls[i] = 'n';
+	}
+
 	SPI_connect();
-	if (SPI_execute_with_args("SELECT orion_private.sink_add($1, 'sql', $2, NULL, $3, $4::pg_catalog.regrole)",
+	if (SPI_execute_with_args("SELECT orion_private.sink_add($1, 'sql', $2, NULL, $3, $4::pg_catalog.regrole,"
+							  " $5, $6, $7, $8)",
 							  lengthof(types), types, values, nulls, false, 1) != SPI_OK_SELECT ||
 		SPI_processed != 1)
 		elog(ERROR, "could not add a sink");
@@ -217,19 +247,31 @@ load_config(OrionSink *sink, int number)
 	explicit_bzero(VARDATA_ANY(config), VARSIZE_ANY_EXHDR(config));
 }
 
-OrionSink *
-orion_sink_load(int32 sink_id)
+static int32
+int32_column(int number, int32 if_null)
 {
-	Oid			types[] = {INT4OID};
-	Datum		values[] = {Int32GetDatum(sink_id)};
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, &isnull);
+
+	return isnull ? if_null : DatumGetInt32(value);
+}
+
+OrionSink *
+orion_sink_load(int32 sink_id, int32 part)
+{
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(sink_id), Int32GetDatum(part)};
 	MemoryContext context;
 	OrionSink  *sink;
 	bool		isnull;
 
-	if (SPI_execute_with_args("SELECT name, kind, pattern, paused, config,"
-							  " pg_catalog.to_regprocedure(handler)::pg_catalog.oid, handler_role::pg_catalog.oid"
-							  " FROM orion_private.sinks WHERE id OPERATOR(pg_catalog.=) $1",
-							  1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT s.name, s.kind, s.pattern, s.paused, s.config,"
+							  " pg_catalog.to_regprocedure(s.handler)::pg_catalog.oid, s.handler_role::pg_catalog.oid,"
+							  " s.workers, s.batch, s.max_attempts, s.timeout_ms, c.epoch"
+							  " FROM orion_private.sinks s JOIN orion_private.cursors c"
+							  " ON c.sink_id OPERATOR(pg_catalog.=) s.id AND c.part OPERATOR(pg_catalog.=) $2"
+							  " WHERE s.id OPERATOR(pg_catalog.=) $1",
+							  lengthof(types), types, values, NULL, true, 1) != SPI_OK_SELECT)
 		elog(ERROR, "could not read sink %d", sink_id);
 	if (SPI_processed == 0)
 		return NULL;
@@ -242,6 +284,12 @@ orion_sink_load(int32 sink_id)
 	sink->pattern = copy_column(sink, 3);
 	sink->paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &isnull));
 	load_config(sink, 5);
+	sink->part = part;
+	sink->workers = int32_column(8, 1);
+	sink->batch = int32_column(9, 1);
+	sink->max_attempts = int32_column(10, orion_outbox_max_attempts);
+	sink->timeout_ms = int32_column(11, orion_outbox_handler_timeout);
+	sink->epoch = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 12, &isnull));
 	if (strcmp(sink->kind, "sql") == 0)
 	{
 		sink->handler = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 6, &isnull));

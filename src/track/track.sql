@@ -52,7 +52,7 @@ CREATE VIEW orion.tracked_tables WITH (security_invoker = true) AS
 				pg_catalog.convert_from(pg_catalog.substr(g.tgargs, nul.first OPERATOR(pg_catalog.+) 1, pg_catalog.length(g.tgargs) OPERATOR(pg_catalog.-) nul.first OPERATOR(pg_catalog.-) 1),
 					pg_catalog.getdatabaseencoding())::pg_catalog.jsonb AS settings) AS s
 		WHERE g.tgfoid OPERATOR(pg_catalog.=) 'orion_private.track_row()'::pg_catalog.regprocedure
-			AND g.tgparentid OPERATOR(pg_catalog.=) 0
+			AND g.tgparentid OPERATOR(pg_catalog.=) 0 AND g.tgnargs OPERATOR(pg_catalog.=) 2
 		GROUP BY g.tgrelid, s.prefix, s.settings) AS t
 	JOIN LATERAL (
 		SELECT c.attname, c.attnum,

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xlog.h"
 #include "access/xact.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -184,6 +185,9 @@ status_of(const ErrorData *error, bool authenticated)
 	}
 	if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		return authenticated ? 403 : 401;
+	/* not the method is wrong, but the server: another one can */
+	if (error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION && RecoveryInProgress())
+		return 503;
 	for (int i = 0; i < lengthof(rules); i++)
 		if (strncmp(state, rules[i].state, strlen(rules[i].state)) == 0)
 			return rules[i].status;
@@ -313,7 +317,8 @@ belongs_to_log(const ErrorData *error, bool authenticated)
 {
 	const char *state = unpack_sql_state(error->sqlerrcode);
 
-	return strncmp(state, "PT", 2) != 0 && strcmp(state, "PGRST") != 0 && status_of(error, authenticated) >= 500;
+	return strncmp(state, "PT", 2) != 0 && strcmp(state, "PGRST") != 0 && status_of(error, authenticated) >= 500 &&
+		error->sqlerrcode != ERRCODE_READ_ONLY_SQL_TRANSACTION;
 }
 
 static void

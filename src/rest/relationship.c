@@ -114,24 +114,18 @@ add_origin(List **origins, Oid base, AttrNumber attribute, const char *column)
 	origin->columns = lappend(origin->columns, unconstify(char *, column));
 }
 
-static List *find_origins(Oid relid, int depth);
+static List *origins_below(Oid relid, List *above);
 
-/* One column of a view that shows column attribute of relation shown. */
+/* One column of a view that shows column attribute of a view with these origins. */
 static void
-add_shown(List **origins, Oid shown, AttrNumber attribute, const char *column, int depth)
+add_inner(List **origins, List *inner_origins, Oid shown, AttrNumber attribute, const char *column)
 {
-	char		relkind = get_rel_relkind(shown);
+	char	   *inner = get_attname(shown, attribute, true);
 	ListCell   *o;
 
-	if (relkind != RELKIND_VIEW && relkind != RELKIND_MATVIEW)
-	{
-		add_origin(origins, shown, attribute, column);
-		return;
-	}
-	foreach(o, find_origins(shown, depth + 1))
+	foreach(o, inner_origins)
 	{
 		Origin	   *origin = lfirst(o);
-		char	   *inner = get_attname(shown, attribute, true);
 		ListCell   *a;
 		ListCell   *c;
 
@@ -141,10 +135,35 @@ add_shown(List **origins, Oid shown, AttrNumber attribute, const char *column, i
 	}
 }
 
+/* Of one view shown by another, looked up once for all its columns. */
+typedef struct Inner
+{
+	Oid			shown;
+	List	   *origins;
+} Inner;
+
 static List *
-view_origins(Relation view, int depth)
+inner_origins(List **known, Oid shown, List *above)
+{
+	Inner	   *inner;
+	ListCell   *lc;
+
+	foreach(lc, *known)
+		if (((Inner *) lfirst(lc))->shown == shown)
+		return ((Inner *) lfirst(lc))->origins;
+	inner = palloc(sizeof(Inner));
+	inner->shown = shown;
+	inner->origins = origins_below(shown, above);
+	*known = lappend(*known, inner);
+	return inner->origins;
+}
+
+/* The columns of a view's rule; above: the views that show it, and itself. */
+static List *
+view_origins(Relation view, List *above)
 {
 	List	   *origins = NIL;
+	List	   *known = NIL;
 
 	for (int i = 0; view->rd_rules && i < view->rd_rules->numLocks; i++)
 	{
@@ -156,27 +175,36 @@ view_origins(Relation view, int depth)
 		foreach(lc, linitial_node(Query, rule->actions)->targetList)
 		{
 			TargetEntry *entry = lfirst_node(TargetEntry, lc);
+			char	   *column;
+			char		relkind;
 
-			if (!entry->resjunk && OidIsValid(entry->resorigtbl) && entry->resorigcol > 0 &&
-				entry->resno <= RelationGetNumberOfAttributes(view))
-				add_shown(&origins, entry->resorigtbl, entry->resorigcol,
-						  pstrdup(NameStr(TupleDescAttr(RelationGetDescr(view), entry->resno - 1)->attname)), depth);
+			if (entry->resjunk || !OidIsValid(entry->resorigtbl) || entry->resorigcol <= 0 ||
+				entry->resno > RelationGetNumberOfAttributes(view))
+				continue;
+			column = pstrdup(NameStr(TupleDescAttr(RelationGetDescr(view), entry->resno - 1)->attname));
+			relkind = get_rel_relkind(entry->resorigtbl);
+			if (relkind == RELKIND_VIEW || relkind == RELKIND_MATVIEW)
+				add_inner(&origins, inner_origins(&known, entry->resorigtbl, above),
+						  entry->resorigtbl, entry->resorigcol, column);
+			else
+				add_origin(&origins, entry->resorigtbl, entry->resorigcol, column);
 		}
 	}
 	return origins;
 }
 
-/* The tables behind a relation; for a table itself. */
+/* A view may be made to show itself by CREATE OR REPLACE. */
 static List *
-find_origins(Oid relid, int depth)
+origins_below(Oid relid, List *above)
 {
 	Relation	relation;
 	List	   *origins;
 
-	if (depth > MAX_VIEW_DEPTH || (relation = try_relation_open(relid, AccessShareLock)) == NULL)
+	if (list_length(above) > MAX_VIEW_DEPTH || list_member_oid(above, relid) ||
+		(relation = try_relation_open(relid, AccessShareLock)) == NULL)
 		return NIL;
 	if (relation->rd_rel->relkind == RELKIND_VIEW || relation->rd_rel->relkind == RELKIND_MATVIEW)
-		origins = view_origins(relation, depth);
+		origins = view_origins(relation, lappend_oid(list_copy(above), relid));
 	else
 	{
 		Origin	   *self = palloc0(sizeof(Origin));
@@ -187,6 +215,13 @@ find_origins(Oid relid, int depth)
 	}
 	relation_close(relation, AccessShareLock);
 	return origins;
+}
+
+/* The tables behind a relation; for a table itself. */
+static List *
+find_origins(Oid relid)
+{
+	return origins_below(relid, NIL);
 }
 
 /* Is there a unique index on just these columns? */
@@ -563,7 +598,7 @@ consider_junctions(Search *search, const Origin *near, const Link *first)
 	if (get_rel_namespace(first->from) == search->namespace)
 		consider_junction(search, near, first, first->from, &self);
 	foreach(v, views_over(first->from, search->namespace))
-		foreach(o, find_origins(lfirst_oid(v), 0))
+		foreach(o, find_origins(lfirst_oid(v)))
 		if (((Origin *) lfirst(o))->base == first->from)
 		consider_junction(search, near, first, lfirst_oid(v), lfirst(o));
 }
@@ -682,7 +717,7 @@ orion_relationship_key(Oid relid)
 
 	if (relkind != RELKIND_VIEW && relkind != RELKIND_MATVIEW)
 		return orion_relation_primary_key(relid);
-	foreach(o, find_origins(relid, 0))
+	foreach(o, find_origins(relid))
 	{
 		const Origin *origin = lfirst(o);
 		List	   *shown = NIL;
@@ -699,6 +734,64 @@ orion_relationship_key(Oid relid)
 			key = list_concat(key, shown);
 	}
 	return key;
+}
+
+/* Where a column of a table is in a schema: in the table itself, or in a view; NULL when nowhere. */
+static OrionLink *
+find_shown(Oid table, AttrNumber attribute, Oid namespace)
+{
+	OrionLink  *link = palloc0(sizeof(OrionLink));
+	ListCell   *v;
+	ListCell   *o;
+
+	link->target = get_rel_name(table);
+	link->target_column = get_attname(table, attribute, false);
+	if (get_rel_namespace(table) == namespace)
+		return link;
+	foreach(v, views_over(table, namespace))
+		foreach(o, find_origins(lfirst_oid(v)))
+	{
+		const Origin *origin = lfirst(o);
+		List	   *columns = origin->base == table ? origin_columns(origin, lfirst_oid(v), attribute) : NIL;
+
+		if (columns == NIL)
+			continue;
+		link->target = get_rel_name(lfirst_oid(v));
+		link->target_column = linitial(columns);
+		return link;
+	}
+	return NULL;
+}
+
+List *
+orion_relationship_links(Oid relid)
+{
+	List	   *links = NIL;
+	ListCell   *o;
+	ListCell   *l;
+	ListCell   *c;
+
+	foreach(o, find_origins(relid))
+	{
+		const Origin *origin = lfirst(o);
+
+		foreach(l, outgoing(origin->base))
+		{
+			const Link *key = lfirst(l);
+			OrionLink  *shown = key->n == 1 ?
+			find_shown(key->to, key->to_columns[0], get_rel_namespace(relid)) : NULL;
+
+			foreach(c, shown ? origin_columns(origin, relid, key->from_columns[0]) : NIL)
+			{
+				OrionLink  *link = palloc(sizeof(OrionLink));
+
+				*link = *shown;
+				link->column = lfirst(c);
+				links = lappend(links, link);
+			}
+		}
+	}
+	return links;
 }
 
 OrionRelationship *
@@ -723,9 +816,9 @@ orion_relationship_find(const char *schema, const OrionSource *origin, const cha
 	if (strlen(target) < NAMEDATALEN)
 		search.target = get_relname_relid(target, search.namespace);
 	if (OidIsValid(search.target))
-		search.target_origins = find_origins(search.target, 0);
+		search.target_origins = find_origins(search.target);
 	if (OidIsValid(origin->relid))
-		search.origins = find_origins(origin->relid, 0);
+		search.origins = find_origins(origin->relid);
 	foreach(o, search.origins)
 	{
 		const Origin *near = lfirst(o);

@@ -41,4 +41,15 @@ extern OrionRelationship *orion_relationship_find(const char *schema, const Orio
 /* The columns (char *) that tell rows apart: the primary key, of a view those behind it. */
 extern List *orion_relationship_key(Oid relid);
 
+/* A foreign key of one column. */
+typedef struct OrionLink
+{
+	const char *column;
+	const char *target;			/* table, or view of it, in the same schema */
+	const char *target_column;
+} OrionLink;
+
+/* Those (OrionLink *) of a table, or of the tables behind a view as far as it shows them. */
+extern List *orion_relationship_links(Oid relid);
+
 #endif							/* ORION_REST_RELATIONSHIP_H */

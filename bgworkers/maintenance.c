@@ -15,6 +15,7 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -143,6 +144,21 @@ do_all(void)
 	return true;
 }
 
+/* As in relay.c: what the database's owner gives to every session is not meant for us. */
+static void
+pin_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"statement_timeout", "0"},
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
+}
+
 /*
  * Every login wakes this worker.  So after a round the others of the work have a
  * rest, and in between only attempts to log in are written, those of a moment in
@@ -154,6 +170,7 @@ maintain(void)
 	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "orion maintenance", ALLOCSET_DEFAULT_SIZES);
 	TimestampTz next = 0;
 
+	pin_settings();
 	while (orion_pool_continue())
 	{
 		long		timeout = next ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next) : 0;

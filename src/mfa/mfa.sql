@@ -19,6 +19,7 @@ COMMENT ON TABLE orion_private.two_factors IS 'The authenticator app of a user; 
 COMMENT ON COLUMN orion_private.two_factors.confirmed_at IS 'Null: set up, and asked for nothing until the first code has come';
 COMMENT ON COLUMN orion_private.two_factors.last_step IS 'Time step (30 s) of the last code that was used: no code of it or of an earlier one counts again';
 COMMENT ON COLUMN orion_private.two_factors.failures IS 'Wrong codes, of any kind, from addresses that never had a right one, since the last right one from such an address';
+CREATE INDEX two_factors_unconfirmed ON orion_private.two_factors (created_at) WHERE confirmed_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('orion_private.two_factors', '');
 
 CREATE TABLE orion_private.backup_codes (
@@ -42,6 +43,7 @@ CREATE TABLE orion_private.trusted_devices (
 );
 COMMENT ON TABLE orion_private.trusted_devices IS 'Devices whose sign-ins need no second factor, by the SHA-256 of a token they keep';
 CREATE INDEX trusted_devices_user_id ON orion_private.trusted_devices (user_id);
+CREATE INDEX trusted_devices_expires_at ON orion_private.trusted_devices (expires_at);
 CREATE INDEX trusted_devices_device_id ON orion_private.trusted_devices (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.trusted_devices', '');
 
@@ -384,7 +386,6 @@ CREATE FUNCTION orion_private.both_factors(u orion_private.users, code text, typ
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	network inet := orion_private.address_network(address);
 	done record;
 BEGIN
 	IF NOT orion_private.two_factor_enabled(u.id) THEN
@@ -394,8 +395,10 @@ BEGIN
 		status := done.status;
 		method := done.method;
 		retry_after := done.retry_after;
-	ELSIF password IS NULL OR NOT EXISTS (SELECT FROM orion_private.sessions AS s
+	ELSIF NOT EXISTS (SELECT FROM orion_private.sessions AS s
 			WHERE s.id = orion_private.current_session() AND s.aal = 'aal2') THEN
+		status := 'second_factor_required';
+	ELSIF password IS NULL THEN
 		status := 'second_factor_required';
 	ELSE
 		method := 'password';
@@ -943,7 +946,7 @@ BEGIN
 		done := @extschema@.orion_two_factor_login(body ->> 'sessionId', code, typed, trust::boolean,
 			orion_private.request_address(request), request #>> '{headers,user-agent}');
 	ELSE
-		answer := orion_private.session_problem();
+		answer := orion_private.route_session_only();
 		IF answer IS NOT NULL THEN
 			RETURN answer;
 		END IF;
@@ -974,7 +977,7 @@ CREATE FUNCTION orion_private.route_two_factor(request jsonb) RETURNS jsonb
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	answer jsonb := orion_private.session_problem();
+	answer jsonb := orion_private.route_session_only();
 	known record;
 BEGIN
 	IF answer IS NOT NULL THEN
@@ -994,7 +997,7 @@ CREATE FUNCTION orion_private.route_two_factor_setup(request jsonb) RETURNS json
 DECLARE
 	body jsonb := coalesce(nullif(request -> 'body', 'null'), '{}');
 	problem text := orion_private.body_problem(body, '{}', '{password}');
-	answer jsonb := orion_private.session_problem();
+	answer jsonb := orion_private.route_session_only();
 	done record;
 BEGIN
 	IF answer IS NOT NULL THEN
@@ -1041,7 +1044,7 @@ CREATE FUNCTION orion_private.proof_problem(request jsonb) RETURNS jsonb
 DECLARE
 	body jsonb := request -> 'body';
 	problem text := orion_private.body_problem(body, '{}', '{code,backupCode,password}');
-	answer jsonb := orion_private.session_problem();
+	answer jsonb := orion_private.route_session_only();
 BEGIN
 	IF answer IS NULL AND problem IS NULL AND num_nonnulls(body ->> 'code', body ->> 'backupCode', body ->> 'password') <> 1 THEN
 		problem := 'one of the fields "code", "backupCode" and "password" is needed';
@@ -1104,7 +1107,7 @@ CREATE FUNCTION orion_private.route_trusted_devices(request jsonb) RETURNS jsonb
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	answer jsonb := orion_private.session_problem();
+	answer jsonb := orion_private.route_session_only();
 BEGIN
 	IF answer IS NOT NULL THEN
 		RETURN answer;
@@ -1125,7 +1128,7 @@ CREATE FUNCTION orion_private.route_trusted_device_revoke(request jsonb) RETURNS
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	answer jsonb := orion_private.session_problem();
+	answer jsonb := orion_private.route_session_only();
 BEGIN
 	IF answer IS NOT NULL THEN
 		RETURN answer;

@@ -117,7 +117,7 @@ for my $route (@routes)
 {
 	my ($method, $path) = @$route;
 	my @body = $method eq 'POST' ? (json => { code => '123456', $path eq '/verify-backup' ? (backupCode => 'x') : () }) : ();
-	answers($stack->http($method, "/api/auth/2fa$path", @body), 401, 'unauthorized', "$method $path without a token");
+	answers($stack->http($method, "/api/auth/2fa$path", @body), 401, 'not_signed_in', "$method $path without a token");
 	answers($stack->http($method, "/api/auth/2fa$path", @body, token => $key), 403, 'session_required', "$method $path with an API key");
 }
 

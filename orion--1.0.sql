@@ -5487,6 +5487,188 @@ $fn$;
 COMMENT ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole, int, int, int, interval) IS 'Adds a sink that starts at the present';
 REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole, int, int, int, interval) FROM PUBLIC;
 
+-- Redis: its keys may be templates, whose placeholders the courier fills in.
+CREATE FUNCTION orion_private.template_error(template text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	SELECT CASE
+		WHEN template = '' THEN 'it is empty'
+		WHEN position('{' IN rest) > 0 THEN format('unknown placeholder at "%s" (known: {id} {type} {aggregatetype} {aggregateid} {correlationid}; {{ and }} are braces)',
+			substr(rest, position('{' IN rest), 40)) END
+	FROM (SELECT regexp_replace(template, '\{\{|\}\}|\{(id|type|aggregatetype|aggregateid|correlationid)\}', '', 'g')) AS t (rest)
+	$fn$;
+COMMENT ON FUNCTION orion_private.template_error(text) IS 'Why a text is no template of keys, or null';
+REVOKE ALL ON FUNCTION orion_private.template_error(text) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.template_check(key text, templates jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	item jsonb;
+BEGIN
+	IF templates IS NULL THEN
+		RETURN;
+	ELSIF jsonb_typeof(templates) <> 'array' OR jsonb_array_length(templates) NOT BETWEEN 1 AND 64 THEN
+		RAISE EXCEPTION 'config: key "%" must be an array of 1 to 64 strings', key USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	FOR item IN SELECT * FROM jsonb_array_elements(templates) LOOP
+		IF jsonb_typeof(item) <> 'string' THEN
+			RAISE EXCEPTION 'config: key "%" must hold strings', key USING ERRCODE = 'invalid_parameter_value';
+		ELSIF orion_private.template_error(item #>> '{}') IS NOT NULL THEN
+			RAISE EXCEPTION 'config: key "%": %', key, orion_private.template_error(item #>> '{}') USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.template_check(text, jsonb) IS 'Refuses what is no list of templates under a key of a configuration';
+REVOKE ALL ON FUNCTION orion_private.template_check(text, jsonb) FROM PUBLIC;
+
+-- types: {"key": "type", ...} with the names of jsonb_typeof, or several with a bar between.
+CREATE FUNCTION orion_private.config_check(config jsonb, types jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	item record;
+BEGIN
+	FOR item IN SELECT c.key, c.value, t.value #>> '{}' AS wanted
+		FROM jsonb_each(config) c LEFT JOIN jsonb_each(types) t ON t.key = c.key
+	LOOP
+		IF item.wanted IS NULL THEN
+			RAISE EXCEPTION 'config: unknown key "%"', item.key
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = 'The keys are ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(types) k) || '.';
+		ELSIF jsonb_typeof(item.value) <> ALL (string_to_array(item.wanted, '|')) THEN
+			RAISE EXCEPTION 'config: key "%" must be of type %, not %', item.key, replace(item.wanted, '|', ' or '), jsonb_typeof(item.value)
+				USING ERRCODE = 'invalid_parameter_value';
+		ELSIF item.value = '""' THEN
+			RAISE EXCEPTION 'config: key "%" must not be empty', item.key USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.config_check(jsonb, jsonb) IS 'Refuses unknown keys and values of the wrong type';
+REVOKE ALL ON FUNCTION orion_private.config_check(jsonb, jsonb) FROM PUBLIC;
+
+-- A cache rule without its pattern; see docs/redis.md.
+CREATE FUNCTION orion_private.cache_rule_check(rule jsonb, with_function bool) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	list text;
+BEGIN
+	IF rule IS NULL OR jsonb_typeof(rule) <> 'object' THEN
+		RAISE EXCEPTION 'a cache rule must be an object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example {"del": ["user:profile:{aggregateid}"]}.';
+	END IF;
+	PERFORM orion_private.config_check(rule, '{"del": "array", "tags": "array", "scan": "array", "flush": "array", "set": "object"}');
+	FOREACH list IN ARRAY ARRAY['del', 'tags', 'scan', 'flush'] LOOP
+		PERFORM orion_private.template_check(list, rule -> list);
+	END LOOP;
+	IF rule = '{}' THEN
+		RAISE EXCEPTION 'a cache rule needs one of the keys del, tags, scan, flush, set' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule ? 'set' AND NOT with_function THEN
+		RAISE EXCEPTION 'config: key "set" needs a function' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Rules with a function are made with orion_cache_rule_create().';
+	ELSIF with_function AND NOT rule ? 'set' THEN
+		RAISE EXCEPTION 'a cache rule with a function needs the key "set"' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF rule ? 'set' THEN
+		PERFORM orion_private.config_check(rule -> 'set', '{"key": "string", "ttl": "number", "tags": "array"}');
+		IF NOT rule -> 'set' ? 'key' THEN
+			RAISE EXCEPTION 'config: key "key" of "set" is missing' USING ERRCODE = 'invalid_parameter_value';
+		ELSIF rule -> 'set' ? 'ttl' AND ((rule -> 'set' ->> 'ttl')::numeric NOT BETWEEN 1 AND 3153600000
+				OR (rule -> 'set' ->> 'ttl') !~ '^[0-9]+$') THEN
+			RAISE EXCEPTION 'config: key "ttl" must be a whole number of seconds' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+		PERFORM orion_private.template_check('key', jsonb_build_array(rule -> 'set' -> 'key'));
+		PERFORM orion_private.template_check('tags', rule -> 'set' -> 'tags');
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.cache_rule_check(jsonb, bool) IS 'Refuses what is no cache rule';
+REVOKE ALL ON FUNCTION orion_private.cache_rule_check(jsonb, bool) FROM PUBLIC;
+
+-- edges: {"key": ["dependent", ...], ...}
+CREATE FUNCTION orion_private.cache_dependencies_check(edges jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	edge record;
+	through text;
+BEGIN
+	FOR edge IN SELECT * FROM jsonb_each(edges) LOOP
+		PERFORM orion_private.template_check('dependencies', jsonb_build_array(edge.key));
+		PERFORM orion_private.template_check('dependencies', edge.value);
+	END LOOP;
+	WITH RECURSIVE e (key, dependent) AS (
+		SELECT o.key, a.value FROM jsonb_each(edges) o, jsonb_array_elements_text(o.value) a
+	), reach (key, dependent) AS (
+		SELECT e.key, e.dependent FROM e
+		UNION SELECT r.key, e.dependent FROM reach r JOIN e ON e.key = r.dependent
+	) SELECT r.key INTO through FROM reach r WHERE r.key = r.dependent ORDER BY r.key LIMIT 1;
+	IF through IS NOT NULL THEN
+		RAISE EXCEPTION 'the dependencies of cache keys have a cycle through "%"', through
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.cache_dependencies_check(jsonb) IS 'Refuses dependencies that are malformed or have a cycle';
+REVOKE ALL ON FUNCTION orion_private.cache_dependencies_check(jsonb) FROM PUBLIC;
+
+-- What the courier would refuse as well, said before anything is stored.
+CREATE FUNCTION orion_private.redis_check(config jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	item jsonb;
+BEGIN
+	PERFORM orion_private.config_check(config, '{"url": "string", "tls": "object", "cluster": "boolean", "nodes": "array",
+		"stream": "string|boolean", "maxlen": "number", "channel": "string", "position_key": "string", "cache": "array",
+		"dependencies": "object", "tag_prefix": "string", "namespace_prefix": "string"}');
+	IF config ->> 'url' !~ '^rediss?://' THEN
+		RAISE EXCEPTION 'config: key "url" must begin with redis:// or rediss://' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'tls' AND config ->> 'url' !~ '^rediss://' THEN
+		RAISE EXCEPTION 'config: key "tls" needs a "url" that begins with rediss://' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'nodes' AND config -> 'cluster' IS DISTINCT FROM 'true' THEN
+		RAISE EXCEPTION 'config: key "nodes" needs "cluster": true' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config -> 'stream' = 'true' THEN
+		RAISE EXCEPTION 'config: key "stream" must be a name, or false for none' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'maxlen' AND (config ->> 'maxlen' !~ '^[0-9]+$' OR (config ->> 'maxlen')::numeric NOT BETWEEN 1 AND 4503599627370496) THEN
+		RAISE EXCEPTION 'config: key "maxlen" must be an integer between 1 and 4503599627370496' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ->> 'tag_prefix' ~ '[{}]' THEN
+		RAISE EXCEPTION 'config: key "tag_prefix" must hold no braces' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF config ? 'tls' THEN
+		PERFORM orion_private.config_check(config -> 'tls', '{"ca": "string", "cert": "string", "key": "string", "server_name": "string", "verify": "boolean"}');
+		IF (config -> 'tls' ? 'cert') <> (config -> 'tls' ? 'key') THEN
+			RAISE EXCEPTION 'config: keys "cert" and "key" go together' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END IF;
+	IF jsonb_typeof(config -> 'stream') = 'string' THEN
+		PERFORM orion_private.template_check('stream', jsonb_build_array(config -> 'stream'));
+	END IF;
+	IF config ? 'channel' THEN
+		PERFORM orion_private.template_check('channel', jsonb_build_array(config -> 'channel'));
+	END IF;
+	FOR item IN SELECT * FROM jsonb_array_elements(coalesce(config -> 'cache', '[]')) LOOP
+		IF jsonb_typeof(item) <> 'object' OR jsonb_typeof(item -> 'pattern') IS DISTINCT FROM 'string' THEN
+			RAISE EXCEPTION 'config: key "cache" must be an array of objects with a "pattern"' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+		PERFORM orion_private.pattern_check(item ->> 'pattern');
+		PERFORM orion_private.cache_rule_check(item - 'pattern', false);
+	END LOOP;
+	PERFORM orion_private.cache_dependencies_check(coalesce(config -> 'dependencies', '{}'));
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.redis_check(jsonb) IS 'Refuses configurations of a Redis sink that cannot be right';
+REVOKE ALL ON FUNCTION orion_private.redis_check(jsonb) FROM PUBLIC;
+
 -- What can be said about a configuration without asking the sink.
 CREATE FUNCTION orion_private.sink_check(kind text, config jsonb) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -5502,6 +5684,9 @@ BEGIN
 		RAISE EXCEPTION 'the configuration of a sink must be an object with a "url"'
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'For example {"url": "redis://localhost:6379/0"} or {"url": "amqp://user:password@localhost:5672/"}.';
+	END IF;
+	IF kind = 'redis' THEN
+		PERFORM orion_private.redis_check(config);
 	END IF;
 END
 $fn$;
@@ -6098,6 +6283,196 @@ CREATE VIEW orion.replays WITH (security_invoker = true) AS
 	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) r.sink_id;
 COMMENT ON VIEW orion.replays IS 'Replays under way or done lately, and how much of their range was read; one row for each worker of a handler';
 GRANT SELECT ON orion.replays TO orion_admin;
+
+-- src/cache/cache.sql
+
+-- Cache rules: which keys of a Redis the events of a sink remove, renew or tag.
+--
+-- Rules are rows, so that they come and go while the sink stays. The courier carries
+-- them out; values are computed by the relay, in the database.
+
+CREATE TABLE orion_private.cache_rules (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	name text NOT NULL CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
+	pattern text NOT NULL,
+	rule jsonb NOT NULL,
+	function text,
+	function_role regrole,
+	failures bigint NOT NULL DEFAULT 0,
+	last_error text,
+	last_error_at timestamptz,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	UNIQUE (sink_id, name),
+	CHECK ((rule ? 'set') = (function IS NOT NULL AND function_role IS NOT NULL))
+);
+COMMENT ON TABLE orion_private.cache_rules IS 'What the events of a sink do to the keys of a cache';
+COMMENT ON COLUMN orion_private.cache_rules.function IS 'The signature, qualified, of the function that makes the value of key "set"';
+COMMENT ON COLUMN orion_private.cache_rules.function_role IS 'Who created the rule, and as whom the function runs';
+COMMENT ON COLUMN orion_private.cache_rules.failures IS 'Calls of the function that failed: their keys were removed';
+
+CREATE TABLE orion_private.cache_dependencies (
+	sink_id int NOT NULL REFERENCES orion_private.sinks ON DELETE CASCADE,
+	key text NOT NULL,
+	dependent text NOT NULL,
+	PRIMARY KEY (sink_id, key, dependent)
+);
+COMMENT ON TABLE orion_private.cache_dependencies IS 'Who removes or sets the key removes the dependent, and what depends on that';
+
+DO $do$
+DECLARE
+	relation text;
+BEGIN
+	FOREACH relation IN ARRAY ARRAY['cache_rules', 'cache_rules_id_seq', 'cache_dependencies'] LOOP
+		PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('orion_private.%I', relation)::pg_catalog.regclass, '');
+	END LOOP;
+	FOREACH relation IN ARRAY ARRAY['cache_rules', 'cache_dependencies'] LOOP
+		EXECUTE pg_catalog.format('CREATE TRIGGER sinks_changed AFTER INSERT OR DELETE OR TRUNCATE ON orion_private.%I'
+			' FOR EACH STATEMENT EXECUTE FUNCTION orion_private.sinks_changed()', relation);
+	END LOOP;
+END
+$do$;
+
+-- The sink's id. Only Redis has keys.
+CREATE FUNCTION orion_private.cache_sink(sink text) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	found_id int;
+	found_kind text;
+BEGIN
+	SELECT s.id, s.kind INTO found_id, found_kind FROM orion_private.sinks s WHERE s.name = sink FOR UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no sink named "%"', sink USING ERRCODE = 'undefined_object';
+	ELSIF found_kind <> 'redis' THEN
+		RAISE EXCEPTION 'sink "%" is of kind %, and only redis has a cache', sink, found_kind
+			USING ERRCODE = 'wrong_object_type';
+	END IF;
+	RETURN found_id;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.cache_sink(text) IS 'The id of a Redis sink, locked until the end of the transaction';
+
+CREATE FUNCTION orion_private.cache_rule_add(sink text, name text, pattern text, rule jsonb, function text, function_role regrole) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	of_sink int := orion_private.cache_sink(sink);
+BEGIN
+	IF name IS NULL OR name !~ '^[A-Za-z0-9_.-]{1,63}$' THEN
+		RAISE EXCEPTION 'invalid name of a cache rule: "%"', name
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Use 1 to 63 letters, digits, dots, hyphens and underscores.';
+	END IF;
+	PERFORM orion_private.pattern_check(pattern);
+	PERFORM orion_private.cache_rule_check(rule, function IS NOT NULL);
+	IF (SELECT count(*) FROM orion_private.cache_rules r WHERE r.sink_id = of_sink) >= 128 THEN
+		RAISE EXCEPTION 'sink "%" already has 128 cache rules', sink USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+	INSERT INTO orion_private.cache_rules (sink_id, name, pattern, rule, function, function_role)
+		VALUES (of_sink, name, pattern, rule, function, function_role)
+		ON CONFLICT DO NOTHING;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'sink "%" already has a cache rule named "%"', sink, name USING ERRCODE = 'duplicate_object';
+	END IF;
+	PERFORM orion_private.audit('cache.rule.create', 'sink', sink,
+		new => jsonb_build_object('name', name, 'pattern', pattern, 'rule', rule, 'function', function, 'role', function_role::text));
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.cache_rule_add(text, text, text, jsonb, text, regrole) IS 'Adds the row of a cache rule';
+REVOKE ALL ON FUNCTION orion_private.cache_sink(text), orion_private.cache_rule_add(text, text, text, jsonb, text, regrole) FROM PUBLIC;
+
+-- In C, because only there the immediate caller is known: the function runs as that role.
+CREATE FUNCTION @extschema@.orion_cache_rule_create(sink text, name text, pattern text, rule jsonb, function regprocedure DEFAULT NULL)
+	RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_cache_rule_create';
+COMMENT ON FUNCTION @extschema@.orion_cache_rule_create(text, text, text, jsonb, regprocedure)
+	IS 'Makes the events of a Redis sink that match the pattern remove, renew or tag keys; function(event jsonb) makes the value of "set", as the current role';
+
+CREATE FUNCTION @extschema@.orion_cache_rule_drop(sink text, name text) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	DELETE FROM orion_private.cache_rules r
+		WHERE r.sink_id = orion_private.cache_sink(sink) AND r.name = orion_cache_rule_drop.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'sink "%" has no cache rule named "%"', sink, name USING ERRCODE = 'undefined_object';
+	END IF;
+	PERFORM orion_private.audit('cache.rule.drop', 'sink', sink, old => jsonb_build_object('name', name));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_cache_rule_drop(text, text) IS 'Removes a cache rule; keys stay as they are';
+
+CREATE FUNCTION @extschema@.orion_cache_depend(sink text, key text, dependents text[]) RETURNS void
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	of_sink int := orion_private.cache_sink(sink);
+BEGIN
+	PERFORM orion_private.template_check('key', jsonb_build_array(key));
+	PERFORM orion_private.template_check('dependents', to_jsonb(coalesce(dependents, '{}')));
+	INSERT INTO orion_private.cache_dependencies (sink_id, key, dependent)
+		SELECT of_sink, orion_cache_depend.key, d FROM unnest(dependents) d ON CONFLICT DO NOTHING;
+	PERFORM orion_private.cache_dependencies_check((SELECT jsonb_object_agg(e.key, e.list) FROM (
+		SELECT c.key, jsonb_agg(c.dependent) AS list FROM orion_private.cache_dependencies c
+		WHERE c.sink_id = of_sink GROUP BY c.key) e));
+	PERFORM orion_private.audit('cache.depend', 'sink', sink, new => jsonb_build_object('key', key, 'dependents', dependents));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_cache_depend(text, text, text[])
+	IS 'Whatever removes or sets the key of a cache removes the dependents, too, and theirs; cycles are refused';
+
+CREATE FUNCTION @extschema@.orion_cache_undepend(sink text, key text, dependents text[] DEFAULT NULL) RETURNS int
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	removed int;
+BEGIN
+	DELETE FROM orion_private.cache_dependencies c
+		WHERE c.sink_id = orion_private.cache_sink(sink) AND c.key = orion_cache_undepend.key
+			AND (dependents IS NULL OR c.dependent = ANY (dependents));
+	GET DIAGNOSTICS removed = ROW_COUNT;
+	PERFORM orion_private.audit('cache.undepend', 'sink', sink, old => jsonb_build_object('key', key, 'dependents', dependents));
+	RETURN removed;
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_cache_undepend(text, text, text[])
+	IS 'Removes dependents of a key, all of them by default; returns how many there were';
+
+REVOKE ALL ON FUNCTION
+	@extschema@.orion_cache_rule_create(text, text, text, jsonb, regprocedure),
+	@extschema@.orion_cache_rule_drop(text, text),
+	@extschema@.orion_cache_depend(text, text, text[]),
+	@extschema@.orion_cache_undepend(text, text, text[])
+	FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	@extschema@.orion_cache_rule_create(text, text, text, jsonb, regprocedure),
+	@extschema@.orion_cache_rule_drop(text, text),
+	@extschema@.orion_cache_depend(text, text, text[]),
+	@extschema@.orion_cache_undepend(text, text, text[])
+	TO orion_admin;
+
+GRANT SELECT ON orion_private.cache_rules, orion_private.cache_dependencies TO orion_admin;
+
+CREATE VIEW orion.cache_rules WITH (security_invoker = true) AS
+	SELECT s.name AS sink, r.name, r.pattern, r.rule, r.function, r.function_role,
+		r.failures, r.last_error, r.last_error_at, r.created_at
+	FROM orion_private.cache_rules r
+	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) r.sink_id;
+COMMENT ON VIEW orion.cache_rules IS 'Cache rules, and how often the functions that make their values have failed';
+GRANT SELECT ON orion.cache_rules TO orion_admin;
+
+CREATE VIEW orion.cache_dependencies WITH (security_invoker = true) AS
+	SELECT s.name AS sink, d.key, d.dependent
+	FROM orion_private.cache_dependencies d
+	JOIN orion_private.sinks s ON s.id OPERATOR(pg_catalog.=) d.sink_id;
+COMMENT ON VIEW orion.cache_dependencies IS 'Which keys of a cache are removed together with others';
+GRANT SELECT ON orion.cache_dependencies TO orion_admin;
 
 -- src/track/track.sql
 

@@ -52,6 +52,12 @@ become_program(const char *path, const char *program, int fd, pid_t parent)
 		signal(reset_signals[i], SIG_DFL);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
+
+	/*
+	 * What cancels the worker's query is sent to its group (a timeout of a
+	 * statement, pg_cancel_backend).
+	 */
+	setpgid(0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(1);				/* the worker died before the line above */

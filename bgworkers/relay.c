@@ -25,6 +25,7 @@
 PGDLLEXPORT void orion_relay_main(Datum arg);
 
 static OrionSink *sink = NULL;
+static OrionCacheRules *rules = NULL;	/* of a Redis sink */
 static OrionCursor *cursor = NULL;
 static uint32 generation = 0;	/* of the sinks, when sink was read */
 static TimestampTz loaded_at = 0;
@@ -76,6 +77,12 @@ orion_relay_progress(uint64 delivered)
 	pg_atomic_write_u64(&orion_my_slot->rate_at, now);
 }
 
+static bool
+rules_differ(const OrionCacheRules *a, const OrionCacheRules *b)
+{
+	return (a == NULL) != (b == NULL) || (a && strcmp(orion_cache_json(a), orion_cache_json(b)) != 0);
+}
+
 /* True when what the courier was told has changed. */
 static bool
 differs(const OrionSink *a, const OrionSink *b)
@@ -98,12 +105,14 @@ static void
 load(void)
 {
 	OrionSink  *old = sink;
+	OrionCacheRules *old_rules = rules;
 
 	generation = pg_atomic_read_u32(&orion_shared->sinks_generation);
 	loaded_at = GetCurrentTimestamp();
 	orion_pool_begin("orion: reading the sink");
 	sink = orion_sink_load(orion_my_slot->index, orion_my_slot->part);
-	if (old && (differs(old, sink) || (cursor && sink->epoch != orion_cursor_epoch(cursor))))
+	rules = sink && strcmp(sink->kind, "redis") == 0 ? orion_cache_load(sink->id) : NULL;
+	if (old && (differs(old, sink) || rules_differ(old_rules, rules) || (cursor && sink->epoch != orion_cursor_epoch(cursor))))
 		stop_courier();
 	if (sink && cursor && sink->epoch != orion_cursor_epoch(cursor))
 	{
@@ -123,6 +132,7 @@ load(void)
 	orion_handler_look_again();
 	orion_pool_commit();
 	orion_sink_free(old);
+	orion_cache_free(old_rules);
 }
 
 /* Changed by a commit, or not looked at for so long that a privilege may be gone. */
@@ -216,7 +226,7 @@ relay(void)
 		else if (strcmp(sink->kind, "webhook") == 0)
 			orion_relay_webhook(sink, cursor);
 		else
-			orion_relay_courier(sink, cursor);
+			orion_relay_courier(sink, rules, cursor);
 	}
 	stop_courier();
 }

@@ -5,6 +5,7 @@
 #ifndef ORION_RELAY_H
 #define ORION_RELAY_H
 
+#include "cache/cache.h"
 #include "outbox/outbox.h"
 
 /* How often at most the position is stored while a window is being delivered. */
@@ -20,8 +21,8 @@ extern void orion_relay_lag(int64 events, TimestampTz since);
 extern void orion_relay_progress(uint64 delivered);
 extern void orion_relay_attempts(uint64 attempts);
 
-/* One round of a sink served by orion-courier, including the wait. */
-extern void orion_relay_courier(OrionSink *sink, OrionCursor *cursor);
+/* One round of a sink served by orion-courier, including the wait. rules: NULL for none. */
+extern void orion_relay_courier(OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor);
 
 /* The cursor was loaded anew: what was known of its position is void. */
 extern void orion_relay_courier_forget(void);

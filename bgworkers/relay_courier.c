@@ -36,6 +36,7 @@
 #define MAX_EVENTS	4096		/* unacknowledged, a power of two */
 #define MAX_BYTES	(8 * 1024 * 1024)
 #define READ_ROWS	500			/* rows of one transaction */
+#define MAX_READING_MS 1000		/* calling functions of cache rules */
 #define MAX_FRAME	65536		/* the courier sends nothing longer */
 #define LAST_WINDOW (INT64CONST(1) << 62)	/* room to go on numbering behind
 											 * it */
@@ -109,7 +110,7 @@ lose_courier(OrionCursor *cursor, const char *problem)
 }
 
 static void
-start_courier(const OrionSink *sink, OrionCursor *cursor)
+start_courier(const OrionSink *sink, const OrionCacheRules *rules, OrionCursor *cursor)
 {
 	StringInfoData config;
 
@@ -123,6 +124,8 @@ start_courier(const OrionSink *sink, OrionCursor *cursor)
 	escape_json(&config, sink->name);
 	appendStringInfo(&config, ",\"kind\":\"%s\",\"config\":", sink->kind);
 	appendStringInfoString(&config, sink->config);
+	if (rules)
+		appendStringInfo(&config, ",\"relay\":%s", orion_cache_json(rules));
 	appendStringInfoChar(&config, '}');
 	orion_child_start(&child, "orion-courier", config.data);
 	explicit_bzero(config.data, config.len);
@@ -306,9 +309,11 @@ receive(const OrionSink *sink, OrionCursor *cursor)
 }
 
 static void
-put_event(const OrionCursor *cursor, const OrionEvent *event)
+put_event(const OrionCursor *cursor, OrionCacheRules *rules, const OrionEvent *event)
 {
 	char		position[64];
+	OrionCacheValue *values;
+	int			nvalues = orion_cache_values(rules, event, &values);
 
 	snprintf(position, sizeof(position), INT64_FORMAT ":" INT64_FORMAT ":%016" INT64_MODIFIER "x",
 			 orion_cursor_window(cursor), event->seq, orion_cursor_tag(cursor));
@@ -321,16 +326,22 @@ put_event(const OrionCursor *cursor, const OrionEvent *event)
 	orion_frame_put_str(&child.out, event->correlation_id);
 	orion_frame_put_str(&child.out, event->occurred_at);
 	orion_frame_put_str(&child.out, event->envelope);
+	for (int i = 0; i < nvalues; i++)
+	{
+		orion_frame_put_u64(&child.out, values[i].rule);
+		orion_frame_put_str(&child.out, values[i].value ? psprintf("+%s", values[i].value) : "-");
+	}
 	orion_frame_end(&child.out);
 }
 
 /* Turns the n rows in SPI_tuptable into frames, as far as MAX_BYTES allows. */
 static void
-put_rows(const OrionSink *sink, OrionCursor *cursor, int n)
+put_rows(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor, int n)
 {
 	SPITupleTable *rows = SPI_tuptable;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	TimestampTz begin = GetCurrentTimestamp();
 
 	for (int i = 0; i < n; i++)
 	{
@@ -338,7 +349,8 @@ put_rows(const OrionSink *sink, OrionCursor *cursor, int n)
 		Sent	   *entry;
 		OrionEvent *event;
 
-		if (bytes >= MAX_BYTES)
+		if (bytes >= MAX_BYTES || (i > 0 && orion_cache_has_functions(rules) &&
+								   TimestampDifferenceExceeds(begin, GetCurrentTimestamp(), MAX_READING_MS)))
 		{
 			orion_cursor_seek(cursor, orion_event_seq(rows->vals[i], rows->tupdesc) - 1);
 			break;
@@ -348,12 +360,13 @@ put_rows(const OrionSink *sink, OrionCursor *cursor, int n)
 			continue;
 		event = orion_event_from_row(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor));
 		entry = &in_flight[++sent % MAX_EVENTS];
-		put_event(cursor, event);
+		put_event(cursor, rules, event);
 		entry->seq = event->seq;
 		entry->bytes = orion_buffer_len(&child.out) - before;
 		entry->occurred_at = orion_event_occurred_at(rows->vals[i], rows->tupdesc);
 		bytes += entry->bytes;
 	}
+	orion_cache_store_failures(rules);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }
@@ -366,7 +379,7 @@ has_room(void)
 
 /* Reads the next rows into frames. False when there is nothing to read now. */
 static bool
-read_more(const OrionSink *sink, OrionCursor *cursor)
+read_more(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor)
 {
 	bool		was_open = orion_cursor_is_open(cursor);
 	int			n = 0;
@@ -383,7 +396,7 @@ read_more(const OrionSink *sink, OrionCursor *cursor)
 			acked_seq = stored_seq = orion_cursor_read_seq(cursor);
 		n = orion_cursor_read(cursor, READ_ROWS);
 		if (n > 0)
-			put_rows(sink, cursor, n);
+			put_rows(sink, rules, cursor, n);
 		if (acked == sent)
 			acked_seq = orion_cursor_read_seq(cursor);
 		if (n == 0)
@@ -446,17 +459,17 @@ wait_time(OrionCursor *cursor)
 }
 
 void
-orion_relay_courier(OrionSink *sink, OrionCursor *cursor)
+orion_relay_courier(OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor)
 {
 	const char *problem = NULL;
 
 	if (child.pid == 0 && GetCurrentTimestamp() >= not_before)
-		start_courier(sink, cursor);
+		start_courier(sink, rules, cursor);
 	if (child.pid)
 		problem = receive(sink, cursor);
 	if (problem == NULL && child.pid && ready)
 	{
-		while (has_room() && read_more(sink, cursor))
+		while (has_room() && read_more(sink, rules, cursor))
 		{
 			if (!orion_buffer_flush(&child.out, child.fd))
 				break;

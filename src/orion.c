@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+#include "cache/cache.h"
 #include "core/shmem.h"
 #include "core/wake.h"
 #include "outbox/outbox.h"
@@ -50,6 +51,7 @@ _PG_init(void)
 	orion_mfa_init();
 	orion_contract_init();
 	orion_outbox_init();
+	orion_cache_init();
 	orion_track_init();
 	orion_webhook_init();
 	orion_rest_init();

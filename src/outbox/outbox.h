@@ -117,6 +117,24 @@ typedef struct OrionSink
 extern OrionSink *orion_sink_load(int32 sink_id, int32 part);
 extern void orion_sink_free(OrionSink *sink);	/* wipes the configuration */
 
+/* A user's function of one jsonb argument, and how it is called: see call.c. */
+typedef struct OrionHandlerCall
+{
+	Oid			function;
+	Oid			role;			/* whose privileges it has */
+	int			timeout_ms;		/* 0: none */
+	bool		read_only;
+} OrionHandlerCall;
+
+/*
+ * Calls it in a subtransaction.  NULL, or the error's text, palloc'ed.  *result
+ * (result may be NULL) is what it returned, as text; NULL for null.
+ */
+extern char *orion_handler_call(const OrionHandlerCall *what, Datum event, char **result);
+
+/* Why a role may not have a function of one jsonb argument called for it, or NULL. */
+extern const char *orion_handler_problem(Oid function, Oid role);
+
 /*
  * Gives the next events of a SQL sink to its handler, at most max, and parked ones that
  * are due; stores the cursor in the same transaction, which the caller commits.

@@ -408,6 +408,188 @@ $fn$;
 COMMENT ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole, int, int, int, interval) IS 'Adds a sink that starts at the present';
 REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, regrole, int, int, int, interval) FROM PUBLIC;
 
+-- Redis: its keys may be templates, whose placeholders the courier fills in.
+CREATE FUNCTION orion_private.template_error(template text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	SELECT CASE
+		WHEN template = '' THEN 'it is empty'
+		WHEN position('{' IN rest) > 0 THEN format('unknown placeholder at "%s" (known: {id} {type} {aggregatetype} {aggregateid} {correlationid}; {{ and }} are braces)',
+			substr(rest, position('{' IN rest), 40)) END
+	FROM (SELECT regexp_replace(template, '\{\{|\}\}|\{(id|type|aggregatetype|aggregateid|correlationid)\}', '', 'g')) AS t (rest)
+	$fn$;
+COMMENT ON FUNCTION orion_private.template_error(text) IS 'Why a text is no template of keys, or null';
+REVOKE ALL ON FUNCTION orion_private.template_error(text) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.template_check(key text, templates jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	item jsonb;
+BEGIN
+	IF templates IS NULL THEN
+		RETURN;
+	ELSIF jsonb_typeof(templates) <> 'array' OR jsonb_array_length(templates) NOT BETWEEN 1 AND 64 THEN
+		RAISE EXCEPTION 'config: key "%" must be an array of 1 to 64 strings', key USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	FOR item IN SELECT * FROM jsonb_array_elements(templates) LOOP
+		IF jsonb_typeof(item) <> 'string' THEN
+			RAISE EXCEPTION 'config: key "%" must hold strings', key USING ERRCODE = 'invalid_parameter_value';
+		ELSIF orion_private.template_error(item #>> '{}') IS NOT NULL THEN
+			RAISE EXCEPTION 'config: key "%": %', key, orion_private.template_error(item #>> '{}') USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.template_check(text, jsonb) IS 'Refuses what is no list of templates under a key of a configuration';
+REVOKE ALL ON FUNCTION orion_private.template_check(text, jsonb) FROM PUBLIC;
+
+-- types: {"key": "type", ...} with the names of jsonb_typeof, or several with a bar between.
+CREATE FUNCTION orion_private.config_check(config jsonb, types jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	item record;
+BEGIN
+	FOR item IN SELECT c.key, c.value, t.value #>> '{}' AS wanted
+		FROM jsonb_each(config) c LEFT JOIN jsonb_each(types) t ON t.key = c.key
+	LOOP
+		IF item.wanted IS NULL THEN
+			RAISE EXCEPTION 'config: unknown key "%"', item.key
+				USING ERRCODE = 'invalid_parameter_value',
+					HINT = 'The keys are ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(types) k) || '.';
+		ELSIF jsonb_typeof(item.value) <> ALL (string_to_array(item.wanted, '|')) THEN
+			RAISE EXCEPTION 'config: key "%" must be of type %, not %', item.key, replace(item.wanted, '|', ' or '), jsonb_typeof(item.value)
+				USING ERRCODE = 'invalid_parameter_value';
+		ELSIF item.value = '""' THEN
+			RAISE EXCEPTION 'config: key "%" must not be empty', item.key USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END LOOP;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.config_check(jsonb, jsonb) IS 'Refuses unknown keys and values of the wrong type';
+REVOKE ALL ON FUNCTION orion_private.config_check(jsonb, jsonb) FROM PUBLIC;
+
+-- A cache rule without its pattern; see docs/redis.md.
+CREATE FUNCTION orion_private.cache_rule_check(rule jsonb, with_function bool) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	list text;
+BEGIN
+	IF rule IS NULL OR jsonb_typeof(rule) <> 'object' THEN
+		RAISE EXCEPTION 'a cache rule must be an object' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'For example {"del": ["user:profile:{aggregateid}"]}.';
+	END IF;
+	PERFORM orion_private.config_check(rule, '{"del": "array", "tags": "array", "scan": "array", "flush": "array", "set": "object"}');
+	FOREACH list IN ARRAY ARRAY['del', 'tags', 'scan', 'flush'] LOOP
+		PERFORM orion_private.template_check(list, rule -> list);
+	END LOOP;
+	IF rule = '{}' THEN
+		RAISE EXCEPTION 'a cache rule needs one of the keys del, tags, scan, flush, set' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF rule ? 'set' AND NOT with_function THEN
+		RAISE EXCEPTION 'config: key "set" needs a function' USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Rules with a function are made with orion_cache_rule_create().';
+	ELSIF with_function AND NOT rule ? 'set' THEN
+		RAISE EXCEPTION 'a cache rule with a function needs the key "set"' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF rule ? 'set' THEN
+		PERFORM orion_private.config_check(rule -> 'set', '{"key": "string", "ttl": "number", "tags": "array"}');
+		IF NOT rule -> 'set' ? 'key' THEN
+			RAISE EXCEPTION 'config: key "key" of "set" is missing' USING ERRCODE = 'invalid_parameter_value';
+		ELSIF rule -> 'set' ? 'ttl' AND ((rule -> 'set' ->> 'ttl')::numeric NOT BETWEEN 1 AND 3153600000
+				OR (rule -> 'set' ->> 'ttl') !~ '^[0-9]+$') THEN
+			RAISE EXCEPTION 'config: key "ttl" must be a whole number of seconds' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+		PERFORM orion_private.template_check('key', jsonb_build_array(rule -> 'set' -> 'key'));
+		PERFORM orion_private.template_check('tags', rule -> 'set' -> 'tags');
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.cache_rule_check(jsonb, bool) IS 'Refuses what is no cache rule';
+REVOKE ALL ON FUNCTION orion_private.cache_rule_check(jsonb, bool) FROM PUBLIC;
+
+-- edges: {"key": ["dependent", ...], ...}
+CREATE FUNCTION orion_private.cache_dependencies_check(edges jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	edge record;
+	through text;
+BEGIN
+	FOR edge IN SELECT * FROM jsonb_each(edges) LOOP
+		PERFORM orion_private.template_check('dependencies', jsonb_build_array(edge.key));
+		PERFORM orion_private.template_check('dependencies', edge.value);
+	END LOOP;
+	WITH RECURSIVE e (key, dependent) AS (
+		SELECT o.key, a.value FROM jsonb_each(edges) o, jsonb_array_elements_text(o.value) a
+	), reach (key, dependent) AS (
+		SELECT e.key, e.dependent FROM e
+		UNION SELECT r.key, e.dependent FROM reach r JOIN e ON e.key = r.dependent
+	) SELECT r.key INTO through FROM reach r WHERE r.key = r.dependent ORDER BY r.key LIMIT 1;
+	IF through IS NOT NULL THEN
+		RAISE EXCEPTION 'the dependencies of cache keys have a cycle through "%"', through
+			USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.cache_dependencies_check(jsonb) IS 'Refuses dependencies that are malformed or have a cycle';
+REVOKE ALL ON FUNCTION orion_private.cache_dependencies_check(jsonb) FROM PUBLIC;
+
+-- What the courier would refuse as well, said before anything is stored.
+CREATE FUNCTION orion_private.redis_check(config jsonb) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	item jsonb;
+BEGIN
+	PERFORM orion_private.config_check(config, '{"url": "string", "tls": "object", "cluster": "boolean", "nodes": "array",
+		"stream": "string|boolean", "maxlen": "number", "channel": "string", "position_key": "string", "cache": "array",
+		"dependencies": "object", "tag_prefix": "string", "namespace_prefix": "string"}');
+	IF config ->> 'url' !~ '^rediss?://' THEN
+		RAISE EXCEPTION 'config: key "url" must begin with redis:// or rediss://' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'tls' AND config ->> 'url' !~ '^rediss://' THEN
+		RAISE EXCEPTION 'config: key "tls" needs a "url" that begins with rediss://' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'nodes' AND config -> 'cluster' IS DISTINCT FROM 'true' THEN
+		RAISE EXCEPTION 'config: key "nodes" needs "cluster": true' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config -> 'stream' = 'true' THEN
+		RAISE EXCEPTION 'config: key "stream" must be a name, or false for none' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'maxlen' AND (config ->> 'maxlen' !~ '^[0-9]+$' OR (config ->> 'maxlen')::numeric NOT BETWEEN 1 AND 4503599627370496) THEN
+		RAISE EXCEPTION 'config: key "maxlen" must be an integer between 1 and 4503599627370496' USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ->> 'tag_prefix' ~ '[{}]' THEN
+		RAISE EXCEPTION 'config: key "tag_prefix" must hold no braces' USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+	IF config ? 'tls' THEN
+		PERFORM orion_private.config_check(config -> 'tls', '{"ca": "string", "cert": "string", "key": "string", "server_name": "string", "verify": "boolean"}');
+		IF (config -> 'tls' ? 'cert') <> (config -> 'tls' ? 'key') THEN
+			RAISE EXCEPTION 'config: keys "cert" and "key" go together' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END IF;
+	IF jsonb_typeof(config -> 'stream') = 'string' THEN
+		PERFORM orion_private.template_check('stream', jsonb_build_array(config -> 'stream'));
+	END IF;
+	IF config ? 'channel' THEN
+		PERFORM orion_private.template_check('channel', jsonb_build_array(config -> 'channel'));
+	END IF;
+	FOR item IN SELECT * FROM jsonb_array_elements(coalesce(config -> 'cache', '[]')) LOOP
+		IF jsonb_typeof(item) <> 'object' OR jsonb_typeof(item -> 'pattern') IS DISTINCT FROM 'string' THEN
+			RAISE EXCEPTION 'config: key "cache" must be an array of objects with a "pattern"' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+		PERFORM orion_private.pattern_check(item ->> 'pattern');
+		PERFORM orion_private.cache_rule_check(item - 'pattern', false);
+	END LOOP;
+	PERFORM orion_private.cache_dependencies_check(coalesce(config -> 'dependencies', '{}'));
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.redis_check(jsonb) IS 'Refuses configurations of a Redis sink that cannot be right';
+REVOKE ALL ON FUNCTION orion_private.redis_check(jsonb) FROM PUBLIC;
+
 -- What can be said about a configuration without asking the sink.
 CREATE FUNCTION orion_private.sink_check(kind text, config jsonb) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -423,6 +605,9 @@ BEGIN
 		RAISE EXCEPTION 'the configuration of a sink must be an object with a "url"'
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'For example {"url": "redis://localhost:6379/0"} or {"url": "amqp://user:password@localhost:5672/"}.';
+	END IF;
+	IF kind = 'redis' THEN
+		PERFORM orion_private.redis_check(config);
 	END IF;
 END
 $fn$;

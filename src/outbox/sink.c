@@ -98,26 +98,25 @@ orion_sink_seal(PG_FUNCTION_ARGS)
 	PG_RETURN_BYTEA_P(sealed);
 }
 
-/* Why a role may not have a function called for it, or NULL. */
-static const char *
-handler_problem(Oid function, Oid role)
+const char *
+orion_handler_problem(Oid function, Oid role)
 {
 	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	const char *problem = NULL;
 	Form_pg_proc proc;
 
 	if (!HeapTupleIsValid(tuple))
-		return "the handler does not exist";
+		return "the function does not exist";
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	if (proc->prokind != PROKIND_FUNCTION || proc->proretset || proc->pronargs != 1 ||
 		proc->proargtypes.values[0] != JSONBOID)
-		problem = "the handler is not a function of one jsonb argument that returns one value";
+		problem = "the function does not take one jsonb argument and return one value";
 	else if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
-		problem = "the role that subscribed does not exist";
+		problem = "the role that it would run as does not exist";
 	else if (orion_acl_function(function, role) != ACLCHECK_OK)
-		problem = "the role that subscribed may not execute the handler";
+		problem = "the role that it would run as may not execute it";
 	else if (superuser_arg(role) && !superuser_arg(proc->proowner))
-		problem = "the role that subscribed is a superuser, but the owner of the handler is not";
+		problem = "the role that it would run as is a superuser, but its owner is not";
 	ReleaseSysCache(tuple);
 	return problem;
 }
@@ -160,7 +159,7 @@ orion_subscribe(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the handler must not be null")));
-	problem = handler_problem(PG_GETARG_OID(2), GetUserId());
+	problem = orion_handler_problem(PG_GETARG_OID(2), GetUserId());
 	if (problem)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -294,7 +293,7 @@ orion_sink_load(int32 sink_id, int32 part)
 	{
 		sink->handler = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 6, &isnull));
 		sink->handler_role = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 7, &isnull));
-		sink->problem = handler_problem(sink->handler, sink->handler_role);
+		sink->problem = orion_handler_problem(sink->handler, sink->handler_role);
 	}
 	return sink;
 }

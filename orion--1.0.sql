@@ -6603,9 +6603,10 @@ CREATE TABLE orion_private.webhook_states (
 COMMENT ON TABLE orion_private.webhook_states IS 'How the endpoints fare';
 COMMENT ON COLUMN orion_private.webhook_states.failed IS 'Attempts, not deliveries';
 
--- seq is the event's number in the outbox; below 0: a test.
+-- seq is the event's number in the outbox; below 0: a test.  No foreign key, which would
+-- cost more than the row: inserts lock the endpoint themselves, orion_webhook_drop deletes.
 CREATE TABLE orion_private.webhook_pending (
-	endpoint_id int NOT NULL REFERENCES orion_private.webhook_endpoints ON DELETE CASCADE,
+	endpoint_id int NOT NULL,
 	seq bigint NOT NULL,
 	message_id uuid NOT NULL,
 	type text NOT NULL,
@@ -6948,6 +6949,8 @@ CREATE FUNCTION @extschema@.orion_webhook_drop(id int) RETURNS void
 BEGIN
 	PERFORM orion_private.webhook_find(id);
 	DELETE FROM orion_private.webhook_endpoints e WHERE e.id = orion_webhook_drop.id;
+	-- behind the other, which has waited for whoever adds to these
+	DELETE FROM orion_private.webhook_pending p WHERE p.endpoint_id = orion_webhook_drop.id;
 END
 $fn$;
 COMMENT ON FUNCTION @extschema@.orion_webhook_drop(int) IS 'Removes an endpoint and what waits for it';

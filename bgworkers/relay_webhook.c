@@ -40,6 +40,7 @@
 #include "webhook_book.h"
 
 #define READ_ROWS		100		/* of one transaction */
+#define SPILL_MAX		2000	/* rows of one transaction, or a few more */
 #define GRACE_MS		50		/* for answers, before a window is closed
 								 * without them */
 #define FLUSH_MS		100		/* outcomes are recorded so soon */
@@ -65,6 +66,7 @@ static uint32 generation = 0;	/* of the sinks, when the endpoints were read */
 static TimestampTz loaded_at = 0;
 static TimestampTz flushed_at = 0;
 static int64 stored_seq = 0;
+static int	spilled = 0;		/* rows, in this transaction */
 static int64 delivered = 0;		/* since the last flush */
 static bool events_wait = true; /* something was committed since the cursor
 								 * looked */
@@ -204,6 +206,7 @@ static void
 succeed(OrionBookEndpoint *endpoint, TimestampTz now)
 {
 	endpoint->failures = 0;
+	endpoint->proven = true;
 	endpoint->failing_since = endpoint->hold_until = 0;
 	if (endpoint->config)
 		endpoint->window = Min(endpoint->window * 2, endpoint->config->concurrency);
@@ -516,6 +519,7 @@ flush(OrionCursor *cursor, bool go_on)
 	MemoryContextSwitchTo(old);
 	seq = passed_seq(cursor);
 	orion_cursor_count(cursor, delivered);
+	orion_relay_progress(delivered);
 	delivered = 0;
 	if (orion_cursor_is_dirty(cursor) || (orion_cursor_is_open(cursor) && seq != stored_seq))
 		orion_cursor_store(cursor, seq);
@@ -549,6 +553,9 @@ typedef struct Event
 	OrionEvent *event;
 	Jsonb	   *envelope;
 	OrionBody  *bodies[2];		/* standard, envelope */
+	int32	   *spilled[2];		/* endpoints with these that get it through
+								 * the table */
+	int			nspilled[2];
 } Event;
 
 static bool
@@ -591,18 +598,38 @@ body_of(Event *event, bool envelope)
 static void
 place(OrionBookEndpoint *endpoint, Event *event)
 {
-	OrionBody  *body = body_of(event, endpoint->config->envelope);
-	OrionBookDelivery *delivery;
-	OrionWebhookDelivery row;
+	bool		envelope = endpoint->config->envelope;
+	OrionBody  *body = body_of(event, envelope);
 
-	delivery = orion_book_add(endpoint, event->event->seq, event->event->id, event->event->type, body, 0, false);
-	if (!endpoint->spilled && endpoint->failing_since == 0 && endpoint->queued <= ORION_BOOK_QUEUE && !orion_book_is_full())
+	if (!endpoint->spilled && endpoint->failing_since == 0 && endpoint->queued < ORION_BOOK_QUEUE && !orion_book_is_full())
+	{
+		orion_book_add(endpoint, event->event->seq, event->event->id, event->event->type, body, 0, false);
 		return;
-	row = row_of(delivery);
-	orion_webhook_keep(&row);
-	orion_book_remove(delivery);
+	}
+	if (event->spilled[envelope] == NULL)
+		event->spilled[envelope] = palloc(orion_book_nendpoints * sizeof(int32));
+	event->spilled[envelope][event->nspilled[envelope]++] = endpoint->id;
 	endpoint->spilled = true;
 	endpoint->next_due = Min(endpoint->next_due, GetCurrentTimestamp());
+}
+
+static void
+spill(Event *event)
+{
+	for (int i = 0; i < lengthof(event->bodies); i++)
+	{
+		OrionWebhookDelivery row;
+
+		if (event->nspilled[i] == 0)
+			continue;
+		row.seq = event->event->seq;
+		row.message_id = event->event->id;
+		row.type = event->event->type;
+		row.body = event->bodies[i]->data;
+		row.body_len = event->bodies[i]->len;
+		orion_webhook_keep_many(&row, event->spilled[i], event->nspilled[i]);
+		spilled += event->nspilled[i];
+	}
 }
 
 static void
@@ -623,6 +650,7 @@ take_event(HeapTuple row, TupleDesc desc, bool replayed)
 		if (passes_filter(endpoint->config, &event))
 			place(endpoint, &event);
 	}
+	spill(&event);
 	orion_book_unref(event.bodies[0]);
 	orion_book_unref(event.bodies[1]);
 }
@@ -654,9 +682,10 @@ take_rows(OrionCursor *cursor, int n)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
+	spilled = 0;
 	for (int i = 0; i < n; i++)
 	{
-		if (orion_book_is_full() && lone_endpoint() && !lone_endpoint()->spilled)
+		if (spilled >= SPILL_MAX || (orion_book_is_full() && lone_endpoint() && !lone_endpoint()->spilled))
 		{
 			orion_cursor_seek(cursor, orion_event_seq(rows->vals[i], rows->tupdesc) - 1);
 			break;
@@ -844,12 +873,26 @@ take_token(OrionBookEndpoint *endpoint, TimestampTz now, TimestampTz *when)
 	return false;
 }
 
+/* These share one half of what may be under way. */
+static bool
+is_second_class(const OrionBookEndpoint *endpoint, TimestampTz now)
+{
+	return !endpoint->proven || orion_book_is_slow(endpoint, now);
+}
+
+/* The other half is shared by many: those who turn slow just now must not have it all. */
+static int
+allowance(const OrionBookEndpoint *endpoint)
+{
+	return in_flight < orion_webhook_max_in_flight / 2 ? endpoint->window : Min(endpoint->window, 2);
+}
+
 static void
 send_of(OrionBookEndpoint *endpoint, int *slow_in_flight, TimestampTz now, TimestampTz *when)
 {
-	bool		slow = orion_book_is_slow(endpoint, now);
+	bool		slow = is_second_class(endpoint, now);
 
-	while (endpoint->queued > 0 && endpoint->in_flight < endpoint->window && in_flight < orion_webhook_max_in_flight &&
+	while (endpoint->queued > 0 && endpoint->in_flight < allowance(endpoint) && in_flight < orion_webhook_max_in_flight &&
 		   (!slow || *slow_in_flight < orion_webhook_max_in_flight / 2))
 	{
 		OrionBookDelivery *delivery = dlist_head_element(OrionBookDelivery, in_queue, &endpoint->queue);
@@ -878,7 +921,7 @@ send_all(void)
 
 	for (int i = 0; i < orion_book_nendpoints; i++)
 	{
-		if (orion_book_endpoints[i]->in_flight > 0 && orion_book_is_slow(orion_book_endpoints[i], now))
+		if (orion_book_endpoints[i]->in_flight > 0 && is_second_class(orion_book_endpoints[i], now))
 			slow_in_flight += orion_book_endpoints[i]->in_flight;
 	}
 	for (int i = 0; i < orion_book_nendpoints; i++)

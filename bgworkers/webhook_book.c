@@ -214,6 +214,7 @@ begin_anew(OrionBookEndpoint *endpoint, const OrionWebhook *config)
 	endpoint->tokens = 1;
 	endpoint->tokens_at = GetCurrentTimestamp();
 	endpoint->usual_ms = 0;
+	endpoint->proven = false;
 	endpoint->spilled = config->next_at != DT_NOEND;
 	endpoint->disable = NULL;
 }

@@ -43,6 +43,7 @@ typedef struct OrionBookEndpoint
 	TimestampTz progress_at;	/* last answer, or begin of the first attempt */
 	TimestampTz next_due;		/* of what waits in the table; DT_NOEND:
 								 * nothing */
+	bool		proven;			/* has had a success in this process */
 	bool		spilled;		/* first attempts wait there too, so newer
 								 * events go behind them */
 	long		usual_ms;		/* of an attempt */
@@ -118,7 +119,7 @@ extern void orion_book_make_room(void);
 
 extern bool orion_book_is_full(void);
 
-/* Fails, or does not answer soon: such endpoints share one half of what may be in flight. */
+/* Fails, or does not answer soon. */
 extern bool orion_book_is_slow(const OrionBookEndpoint *endpoint, TimestampTz now);
 
 /* Sets a text of the book. */

@@ -58,13 +58,23 @@ text_datum(const char *utf8, size_t len)
 void
 orion_webhook_keep(const OrionWebhookDelivery *delivery)
 {
+	orion_webhook_keep_many(delivery, &delivery->endpoint, 1);
+}
+
+void
+orion_webhook_keep_many(const OrionWebhookDelivery *delivery, const int32 *endpoints, int n)
+{
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4OID, INT8OID, UUIDOID, TEXTOID, TEXTOID};
-	Datum		values[] = {Int32GetDatum(delivery->endpoint), Int64GetDatum(delivery->seq), uuid_datum(delivery->message_id),
+	Oid			types[] = {INT4ARRAYOID, INT8OID, UUIDOID, TEXTOID, TEXTOID};
+	Datum	   *ids = palloc(n * sizeof(Datum));
+	Datum		values[] = {0, Int64GetDatum(delivery->seq), uuid_datum(delivery->message_id),
 	text_datum(delivery->type, strlen(delivery->type)), text_datum(delivery->body, delivery->body_len)};
 
+	for (int i = 0; i < n; i++)
+		ids[i] = Int32GetDatum(endpoints[i]);
+	values[0] = PointerGetDatum(construct_array(ids, n, INT4OID, 4, true, TYPALIGN_INT));
 	run(&plan, "INSERT INTO orion_private.webhook_pending (endpoint_id, seq, message_id, type, body, attempts, next_at)"
-		" SELECT e.id, $2, $3, $4, $5, 0, now() FROM orion_private.webhook_endpoints e WHERE e.id = $1 FOR KEY SHARE"
+		" SELECT e.id, $2, $3, $4, $5, 0, now() FROM orion_private.webhook_endpoints e WHERE e.id = ANY ($1) FOR KEY SHARE"
 		" ON CONFLICT (endpoint_id, seq) DO NOTHING", lengthof(types), types, values, NULL, 0);
 }
 

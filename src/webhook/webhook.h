@@ -89,6 +89,9 @@ typedef struct OrionWebhookAttempt
 /* Lets a delivery wait, due now, unless it waits already or the endpoint is gone. */
 extern void orion_webhook_keep(const OrionWebhookDelivery *delivery);
 
+/* The same for several endpoints. */
+extern void orion_webhook_keep_many(const OrionWebhookDelivery *delivery, const int32 *endpoints, int n);
+
 /*
  * Lets a delivery wait after a failed attempt, for pause_ms, or for good (-1: dead), unless
  * the endpoint is gone.

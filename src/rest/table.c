@@ -147,7 +147,7 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	}
 	if (written)
 	{
-		int64		rows = orion_rows_run(call, &st);
+		rows = orion_rows_run(call, &st);
 
 		put_location(call);
 		orion_result_page_written(call, rows, call->prefer.count == ORION_COUNT_EXACT ? rows : total);

@@ -18,15 +18,11 @@
 #include "utils/catcache.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
-#include "utils/varlena.h"
 
 #include "core/compat.h"
 #include "rest/error.h"
 #include "rest/function.h"
-
-/* How alike two lists of arguments are for one to be a hint, of 100. */
-#define ALIKE	40
-#define MAX_COMPARED	200		/* bytes; the comparison is quadratic */
+#include "rest/hint.h"
 
 static bool
 is_input(const OrionFunction *f, int i)
@@ -222,32 +218,51 @@ signature(const OrionFunction *f, bool typed)
 	return text.data;
 }
 
-/* The overload whose arguments are most like those given, if the role may execute it. */
-static char *
-hint_for(List *all, List *given)
+static int
+by_name(const ListCell *a, const ListCell *b)
 {
-	char	   *wanted = join_names(given);
-	const OrionFunction *best = NULL;
-	int			most = ALIKE;
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/* "(a, b)" in order, however they are declared or given */
+static char *
+in_order(List *names)
+{
+	names = list_copy(names);
+	list_sort(names, by_name);
+	return psprintf("(%s)", join_names(names));
+}
+
+static List *
+input_names(const OrionFunction *f)
+{
+	List	   *names = NIL;
+
+	for (int i = 0; i < f->nargs; i++)
+		if (is_input(f, i))
+			names = lappend(names, f->names ? f->names[i] : "");
+	return names;
+}
+
+/* The overload whose arguments are most like those given, of those the role may execute; or another function. */
+static const char *
+hint_for(const char *schema, const char *name, List *all, List *given)
+{
+	List	   *candidates = NIL;
+	const char *best;
 	ListCell   *lc;
 
 	foreach(lc, all)
 	{
 		const OrionFunction *f = lfirst(lc);
-		char	   *have = signature(f, false);
-		int			longer = Max(strlen(have), strlen(wanted));
-		int			alike;
 
-		if (longer == 0 || longer > MAX_COMPARED || orion_acl_function(f->oid, GetUserId()) != ACLCHECK_OK)
-			continue;
-		alike = 100 - 100 * varstr_levenshtein(wanted, strlen(wanted), have, strlen(have), 1, 1, 1, true) / longer;
-		if (alike < most)
-			continue;
-		most = alike + 1;
-		best = f;
+		if (orion_acl_function(f->oid, GetUserId()) == ACLCHECK_OK)
+			candidates = lappend(candidates, in_order(input_names(f)));
 	}
-	return best ? psprintf("Perhaps you meant to call the function %s.%s(%s)", best->schema, best->name,
-						   signature(best, false)) : NULL;
+	if (all == NIL)
+		return orion_hint_function(schema, name);
+	best = orion_hint_best(candidates, in_order(given), ORION_HINT_ARGUMENTS);
+	return best ? psprintf("Perhaps you meant to call the function %s.%s%s", schema, name, best) : NULL;
 }
 
 static void
@@ -261,17 +276,21 @@ refuse_none(OrionCall *call, const char *name, List *all, List *given, bool name
 		[ORION_WHOLE_BYTEA] = "bytea",
 	};
 	char	   *full = psprintf("%s.%s", call->schema, name);
-	char	   *what = !named ? psprintf("with a single unnamed %s parameter", types[whole]) :
-	given == NIL ? "without parameters" :
-	psprintf("with parameter%s %s%s", list_length(given) > 1 ? "s" : "", join_names(given),
-			 whole == ORION_WHOLE_JSON ? " or with a single unnamed json/jsonb parameter" : "");
+	char	   *what;
+
+	given = list_copy(given);
+	list_sort(given, by_name);
+	what = !named ? psprintf("with a single unnamed %s parameter", types[whole]) :
+		given == NIL ? "without parameters" :
+		psprintf("with parameter%s %s%s", list_length(given) > 1 ? "s" : "", join_names(given),
+				 whole == ORION_WHOLE_JSON ? " or with a single unnamed json/jsonb parameter" : "");
 
 	orion_refuse(404, "PGRST202",
 				 !named ? psprintf("Could not find the function %s in the schema cache", full) :
 				 given == NIL ? psprintf("Could not find the function %s without parameters in the schema cache", full) :
 				 psprintf("Could not find the function %s(%s) in the schema cache", full, join_names(given)),
 				 psprintf("Searched for the function %s %s, but no matches were found in the schema cache.", full, what),
-				 named ? hint_for(all, given) : NULL);
+				 named ? hint_for(call->schema, name, all, given) : NULL);
 }
 
 static void

@@ -28,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "rest/error.h"
+#include "rest/hint.h"
 #include "rest/relation.h"
 #include "rest/settings.h"
 
@@ -82,7 +83,7 @@ orion_relation_find(const char *schema, const char *name, OrionSource *source)
 	if (!served(source->relkind))
 		orion_refuse(404, "PGRST205",
 					 psprintf("Could not find the table '%s.%s' in the schema cache", schema, name),
-					 NULL, NULL);
+					 NULL, orion_hint_table(schema, name));
 	source->name = name;
 	source->quoted = quote_qualified_identifier(schema, name);
 }

@@ -36,6 +36,7 @@
 #include "utils/syscache.h"
 
 #include "rest/error.h"
+#include "rest/hint.h"
 #include "rest/relationship.h"
 #include "rest/settings.h"
 
@@ -694,18 +695,6 @@ refuse_ambiguous(const Search *search)
 						  search->origin->name, search->name), details.data, hint.data);
 }
 
-static void
-refuse_none(const Search *search)
-{
-	orion_refuse(400, "PGRST200",
-				 psprintf("Could not find a relationship between '%s' and '%s' in the schema cache",
-						  search->origin->name, search->name),
-				 psprintf("Searched for a foreign key relationship between '%s' and '%s'%s in the schema '%s', but no matches were found.",
-						  search->origin->name, search->name,
-						  search->hint ? psprintf(" using the hint '%s'", search->hint) : "", search->schema),
-				 NULL);
-}
-
 /* Of a view: the primary keys of the tables behind it, as far as it shows all their columns. */
 List *
 orion_relationship_key(Oid relid)
@@ -792,6 +781,58 @@ orion_relationship_links(Oid relid)
 		}
 	}
 	return links;
+}
+
+/* Adds the relation of the schema that shows this column, if the role may know of it. */
+static List *
+add_related(const Search *search, List *names, Oid table, AttrNumber attribute)
+{
+	OrionLink  *shown = find_shown(table, attribute, search->namespace);
+
+	if (shown && orion_hint_may_tell(get_relname_relid(shown->target, search->namespace)))
+		names = lappend(names, unconstify(char *, shown->target));
+	return names;
+}
+
+/* What the origin is related to and goes by a name like the one asked for. */
+static const char *
+suggest(const Search *search)
+{
+	List	   *names = NIL;
+	const char *best;
+	ListCell   *o;
+	ListCell   *l;
+	ListCell   *m;
+
+	foreach(o, search->origins)
+	{
+		Oid			base = ((Origin *) lfirst(o))->base;
+
+		foreach(l, outgoing(base))
+			names = add_related(search, names, ((Link *) lfirst(l))->to, ((Link *) lfirst(l))->to_columns[0]);
+		foreach(l, incoming(base))
+		{
+			const Link *link = lfirst(l);
+
+			names = add_related(search, names, link->from, link->from_columns[0]);
+			foreach(m, outgoing(link->from))
+				names = add_related(search, names, ((Link *) lfirst(m))->to, ((Link *) lfirst(m))->to_columns[0]);
+		}
+	}
+	best = orion_hint_best(names, search->name, ORION_HINT_ARGUMENTS);
+	return best ? psprintf("Perhaps you meant '%s' instead of '%s'.", best, search->name) : NULL;
+}
+
+static void
+refuse_none(const Search *search)
+{
+	orion_refuse(400, "PGRST200",
+				 psprintf("Could not find a relationship between '%s' and '%s' in the schema cache",
+						  search->origin->name, search->name),
+				 psprintf("Searched for a foreign key relationship between '%s' and '%s'%s in the schema '%s', but no matches were found.",
+						  search->origin->name, search->name,
+						  search->hint ? psprintf(" using the hint '%s'", search->hint) : "", search->schema),
+				 suggest(search));
 }
 
 OrionRelationship *

@@ -97,8 +97,8 @@ is(got('GET', 'shape?side=1'), '200 "square"', 'an overload');
 is(got('GET', 'shape?a=1&b=2'), '200 "rectangle"', 'the other one');
 is(told('GET', 'same?x=1'), 'Could not choose the best candidate function between: public.same(x => integer), public.same(x => text) |  | '
 	. 'Try renaming the parameters or the function itself in the database so function overloading can be resolved', 'two that fit');
-is(told('GET', 'area?w=1&hh=2'), 'Could not find the function public.area(w, hh) in the schema cache | Searched for the function public.area'
-	. ' with parameters w, hh, but no matches were found in the schema cache. | Perhaps you meant to call the function public.area(w, h)', 'a hint');
+is(told('GET', 'area?w=1&hh=2'), 'Could not find the function public.area(hh, w) in the schema cache | Searched for the function public.area'
+	. ' with parameters hh, w, but no matches were found in the schema cache. | Perhaps you meant to call the function public.area(h, w)', 'a hint');
 is(told('GET', 'secret_area?widen=1') =~ /\| $/ ? 'none' : 'some', 'none', 'no hint of what the role may not call');
 is(got('GET', 'secret_area?wide=1'), '401 42501', 'which Postgres refuses');
 is(got('POST', 'as_text', '{"a":1}'), '404 PGRST202', 'text is not JSON');

@@ -171,6 +171,15 @@ run_handler(void)
 	if (orion_cursor_is_open(cursor) && !orion_cursor_replays(cursor))
 		backlog = orion_outbox_backlog(orion_cursor_read_seq(cursor));
 	orion_relay_report(ORION_STATE_RUNNING, run.error);
+
+	/*
+	 * Within a window nobody waits for the disk: a crash undoes effects and position
+	 * together, and what other sinks got of the effects is on disk, as they store
+	 * their windows durably first.  The end of a window makes all of it durable.
+	 */
+	if (orion_cursor_is_open(cursor))
+		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_LOCAL, true, 0, false);
 	orion_pool_commit();
 	orion_relay_attempts(run.attempts);
 	orion_relay_progress(run.handled);

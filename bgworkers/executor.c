@@ -60,6 +60,7 @@ static OrionRing *ring;			/* NULL until the gateway has given it */
 static int	lane;
 static int	slot = -1;			/* claimed and not answered */
 static uint64 slot_id;			/* the request in it */
+static bool streaming;			/* the answer has begun, and goes in parts */
 static bool wanted;				/* it comes over the socket */
 static bool readable;			/* the socket may have something */
 static OrionBuffer in;
@@ -184,20 +185,11 @@ finish_slot(const uint8 *data, uint32 len)
 	slot = -1;
 }
 
-/* Writes the answer, waiting for the gateway where it must; false when it is gone. */
+/* Writes all of "out", waiting for the gateway where it must; false when it is gone. */
 static bool
-send_answer(void)
+flush_out(void)
 {
-	if (out.failed)
-		return false;
-	if (orion_buffer_len(&out) <= ORION_RING_ROOM)
-	{
-		finish_slot(out.data + out.start, orion_buffer_len(&out));
-		orion_buffer_consume(&out, orion_buffer_len(&out));
-		return true;
-	}
-	slot = -1;					/* the gateway frees it when it has the answer */
-	if (!orion_buffer_flush(&out, gateway_fd))
+	if (out.failed || !orion_buffer_flush(&out, gateway_fd))
 		return false;
 	while (orion_buffer_len(&out) > 0)
 	{
@@ -214,10 +206,62 @@ send_answer(void)
 		if (!orion_buffer_flush(&out, gateway_fd))
 			return false;
 	}
+	return true;
+}
+
+/* Writes the answer; false when the gateway is gone. */
+static bool
+send_answer(void)
+{
+	if (out.failed)
+		return false;
+	if (!streaming && orion_buffer_len(&out) <= ORION_RING_ROOM)
+	{
+		finish_slot(out.data + out.start, orion_buffer_len(&out));
+		orion_buffer_consume(&out, orion_buffer_len(&out));
+		return true;
+	}
+	slot = -1;					/* the gateway frees it when it has the answer */
+	streaming = false;
+	if (!flush_out())
+		return false;
 	if (out.cap > KEEP_BUFFER)
 		orion_buffer_free(&out);
 	return true;
 }
+
+/* --- answers in parts ------------------------------------------------------------- */
+
+static void put_headers(const OrionResponse *response);
+
+/* The REST layer's error then, which ends the request. */
+static void
+flush_stream(void)
+{
+	if (!flush_out())
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("the gateway is gone")));
+}
+
+static void
+stream_begin(const OrionResponse *response)
+{
+	streaming = true;
+	orion_frame_begin(&out, ORION_FRAME_STREAM, slot_id);
+	orion_frame_put_u64(&out, response->status);
+	put_headers(response);
+	orion_frame_end(&out);
+}
+
+static void
+stream_write(const char *bytes, size_t len)
+{
+	orion_frame_begin(&out, ORION_FRAME_CHUNK, slot_id);
+	orion_frame_put(&out, bytes, len);
+	orion_frame_end(&out);
+	flush_stream();
+}
+
+static const OrionOutlet sink = {stream_begin, stream_write};
 
 /* --- requests ------------------------------------------------------------------- */
 
@@ -319,11 +363,8 @@ put_note(const char *name, const char *value)
 }
 
 static void
-put_answer(uint64 id, const OrionResponse *response)
+put_headers(const OrionResponse *response)
 {
-	orion_frame_begin(&out, ORION_FRAME_RESPONSE, id);
-	orion_frame_put_u64(&out, response->status);
-	orion_frame_put(&out, response->body.data, response->body.data ? response->body.len : 0);
 	put_note(":route", response->route);
 	put_note(":role", response->role);
 	for (int i = 0; i < response->nheaders; i++)
@@ -331,6 +372,23 @@ put_answer(uint64 id, const OrionResponse *response)
 		orion_frame_put_str(&out, response->headers[i].name);
 		orion_frame_put_str(&out, response->headers[i].value);
 	}
+}
+
+/* Of an answer that has gone in parts only whether it is complete. */
+static void
+put_answer(uint64 id, const OrionResponse *response)
+{
+	if (streaming)
+	{
+		orion_frame_begin(&out, ORION_FRAME_STREAM_END, id);
+		orion_frame_put_u64(&out, response->streamed && !response->broken);
+		orion_frame_end(&out);
+		return;
+	}
+	orion_frame_begin(&out, ORION_FRAME_RESPONSE, id);
+	orion_frame_put_u64(&out, response->status);
+	orion_frame_put(&out, response->body.data, response->body.data ? response->body.len : 0);
+	put_headers(response);
 	orion_frame_end(&out);
 }
 
@@ -382,8 +440,10 @@ serve(OrionFrame *frame)
 	OrionResponse response = {0};
 	bool		ok = false;
 
+	streaming = false;
 	if (parse_request(frame, &request))
 	{
+		request.sink = &sink;
 		enable_timeout_every(peek_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEEK_MS), PEEK_MS);
 		serve_guarded(&request, &response);
 		disable_timeout(peek_timeout, false);

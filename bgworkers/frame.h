@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define ORION_FRAME_HEADER	16
-#define ORION_PROTOCOL		3	/* raised with any change of a frame's fields */
+#define ORION_PROTOCOL		4	/* raised with any change of a frame's fields */
 
 /* Where executors find the gateway, below the data directory; the directory has mode 0700. */
 #define ORION_GATEWAY_DIRECTORY "orion"
@@ -41,6 +41,11 @@ typedef enum OrionFrameType
 	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of
 								 * header name and value; ":route" and ":role"
 								 * are for metrics and the access log */
+	/* instead of RESPONSE: an answer in parts, over the socket */
+	ORION_FRAME_STREAM = 30,	/* fields: u64 status, then pairs of header
+								 * name and value */
+	ORION_FRAME_CHUNK = 31,		/* fields: bytes of the body */
+	ORION_FRAME_STREAM_END = 32,	/* fields: u64 1 complete, 0 broken off */
 	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for
 								 * the ring */
 	/* gateway -> executor */

@@ -114,6 +114,7 @@ typedef enum RequestState
 
 typedef struct Client Client;
 typedef struct Executor Executor;
+typedef struct Stream Stream;
 
 typedef struct Request
 {
@@ -138,6 +139,7 @@ typedef struct Request
 	const OrionHttpError *error;	/* answer to give once the request is read */
 	struct MHD_Response *own;	/* shared answer of /health or /ready */
 	struct MHD_Response *response;	/* of an executor, ours to release */
+	Stream	   *stream;			/* that the response reads, or NULL */
 	unsigned int status;		/* 0: not answered yet */
 	uint64_t	answer_len;		/* bytes of the answer's body */
 	int64_t		since_us;
@@ -184,6 +186,7 @@ struct Executor
 	bool		greeted;
 	bool		dead;			/* to be freed at the end of this turn */
 	bool		want_write;		/* epoll watches for writability */
+	bool		paused;			/* and not for anything to read */
 	int			lane;			/* of the ring, once greeted */
 	uint32_t	done_head;		/* answers taken from the lane */
 	Request    *request;		/* goes, or went, over the socket */
@@ -271,6 +274,7 @@ extern void orion_gateway_server_hang_up_idle(void);
 extern void orion_gateway_server_client_event(Client *client, uint32_t events);
 extern void orion_gateway_server_sweep(void);
 extern void orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Response *response);
+extern void orion_gateway_server_resume(Client *client);
 extern void orion_gateway_server_refuse(Request *request, const OrionHttpError *error);
 extern bool orion_gateway_server_has_room(Request *request, size_t answer_len);
 extern struct MHD_Response *orion_gateway_server_error(const OrionHttpError *error, const char *request_id);
@@ -298,6 +302,8 @@ extern bool orion_gateway_handoff_has_answers(void);
 extern void orion_gateway_handoff_collect(void);
 extern void orion_gateway_handoff_wake(void);
 extern void orion_gateway_handoff_cancel(Request *request);
+extern void orion_gateway_handoff_pause(Executor *executor, bool pause);
+extern void orion_gateway_handoff_stream_lost(int slot, Executor *executor);
 extern void orion_gateway_handoff_bury(void);
 extern void orion_gateway_handoff_expire(void);
 

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "gateway/gateway.h"
+#include "gateway/stream.h"
 
 #define MAX_ANSWER	(1024u * 1024 * 1024)	/* as PostgreSQL's longest value */
 #define VALUE_SIZE	8192
@@ -30,7 +31,10 @@
 typedef struct Slot
 {
 	uint64_t	id;				/* of its request; 0 = free */
-	Request    *request;		/* NULL when its client has gone */
+	Request    *request;		/* NULL when its client has gone, or gets a
+								 * stream */
+	Stream	   *stream;			/* that its executor feeds, or NULL */
+	bool		streams;		/* what comes is a stream, wanted or not */
 } Slot;
 
 static Slot slots[ORION_RING_SLOTS];
@@ -63,7 +67,7 @@ release(int slot)
 {
 	slots[slot] = (Slot)
 	{
-		0, NULL
+		0, NULL, NULL, false
 	};
 	free_slots[nfree++] = slot;
 }
@@ -91,7 +95,7 @@ place(Request *request)
 	nfree--;
 	slots[slot] = (Slot)
 	{
-		request->id, request
+		request->id, request, NULL, false
 	};
 	request->slot = slot;
 	request->sent = 0;
@@ -127,14 +131,33 @@ take_out(int slot)
 /* --- executors come and go --------------------------------------------------------- */
 
 static void
+watch(Executor *executor)
+{
+	struct epoll_event event = {
+		.events = (executor->paused ? 0 : EPOLLIN) | (executor->want_write ? EPOLLOUT : 0),
+		.data.ptr = executor
+	};
+
+	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_MOD, executor->source.fd, &event);
+}
+
+static void
 want_write(Executor *executor, bool want)
 {
-	struct epoll_event event = {.events = EPOLLIN | (want ? EPOLLOUT : 0),.data.ptr = executor};
-
 	if (executor->want_write == want)
 		return;
 	executor->want_write = want;
-	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_MOD, executor->source.fd, &event);
+	watch(executor);
+}
+
+/* While it is paused, what an executor sends waits in its socket, and then the executor. */
+void
+orion_gateway_handoff_pause(Executor *executor, bool pause)
+{
+	if (executor->paused == pause || executor->dead)
+		return;
+	executor->paused = pause;
+	watch(executor);
 }
 
 /* Its executor is lost: a safe request gets a second try. */
@@ -160,6 +183,8 @@ lose_slots(Executor *executor, bool gone)
 
 		if (slots[i].id == 0 || owner(i) != executor->lane)
 			continue;
+		if (slots[i].stream)
+			orion_gateway_stream_end(slots[i].stream, false);
 		request = take_out(i);
 		if (!gone)
 			nfree--;			/* it may still write there */
@@ -554,6 +579,93 @@ take_response(Executor *executor, OrionFrame *frame)
 	return true;
 }
 
+/* Nobody reads it any more: the executor is told to stop, and what still comes is dropped. */
+void
+orion_gateway_handoff_stream_lost(int slot, Executor *executor)
+{
+	slots[slot].stream = NULL;
+	orion_ring_cancel(orion_gateway.ring, slot);
+	orion_gateway_handoff_pause(executor, false);
+}
+
+/* One executor at least is left for others, if there are several. */
+static bool
+may_stream(void)
+{
+	return orion_gateway.nexecutors < 2 || orion_gateway_stream_count() < orion_gateway.nexecutors - 1;
+}
+
+static void
+begin_stream(Executor *executor, Request *request, int slot, OrionFrame *frame, uint64_t status)
+{
+	struct MHD_Response *response = NULL;
+
+	if (may_stream())
+		response = orion_gateway_stream_begin(request, executor, slot, &slots[slot].stream);
+	if (response && add_headers(request, response, frame))
+	{
+		orion_gateway_server_add_own_headers(response, request->request_id);
+		orion_gateway_server_answer(request, status, response);
+		return;
+	}
+	if (response)
+		MHD_destroy_response(response);
+	else
+		orion_gateway_handoff_stream_lost(slot, executor);
+	orion_gateway_server_refuse(request, &orion_http_queue_full);
+}
+
+/* An answer begins whose length nobody knows. */
+static bool
+take_stream(Executor *executor, OrionFrame *frame)
+{
+	int			slot = slot_of(executor, frame->id);
+	Request    *request = slot < 0 ? NULL : slots[slot].request;
+	uint64_t	status;
+
+	if (slot < 0 || slots[slot].streams || !orion_frame_get_u64(frame, &status) || status < 200 || status > 599)
+		return false;
+	slots[slot].streams = true;
+	if (request == NULL)
+		return true;
+	if (request->executor)
+		request->executor->request = NULL;
+	request->executor = NULL;
+	request->slot = -1;
+	slots[slot].request = NULL;
+	begin_stream(executor, request, slot, frame, status);
+	return true;
+}
+
+static bool
+take_chunk(Executor *executor, OrionFrame *frame)
+{
+	int			slot = slot_of(executor, frame->id);
+	const char *bytes;
+	size_t		len;
+
+	if (slot < 0 || !slots[slot].streams || !orion_frame_get(frame, &bytes, &len))
+		return false;
+	if (slots[slot].stream && !orion_gateway_stream_add(slots[slot].stream, bytes, len))
+		orion_gateway_stream_abandon(slots[slot].stream);
+	return true;
+}
+
+static bool
+take_stream_end(Executor *executor, OrionFrame *frame)
+{
+	int			slot = slot_of(executor, frame->id);
+	uint64_t	complete;
+
+	if (slot < 0 || !slots[slot].streams || !orion_frame_get_u64(frame, &complete))
+		return false;
+	if (slots[slot].stream)
+		orion_gateway_stream_end(slots[slot].stream, complete == 1);
+	orion_gateway_handoff_pause(executor, false);
+	(void) take_out(slot);
+	return true;
+}
+
 /* False when the executor is not to be believed. */
 static bool
 collect(Executor *executor)
@@ -623,6 +735,12 @@ take_frames(Executor *executor)
 			ok = take_response(executor, &frame);
 		else if (frame.type == ORION_FRAME_WANT && executor->greeted)
 			ok = take_want(executor, &frame);
+		else if (frame.type == ORION_FRAME_STREAM && executor->greeted)
+			ok = take_stream(executor, &frame);
+		else if (frame.type == ORION_FRAME_CHUNK && executor->greeted)
+			ok = take_chunk(executor, &frame);
+		else if (frame.type == ORION_FRAME_STREAM_END && executor->greeted)
+			ok = take_stream_end(executor, &frame);
 		if (!ok)
 			return false;
 		orion_buffer_consume(&executor->in, n);

@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include "gateway/gateway.h"
+#include "gateway/stream.h"
 
 #define LIBRARY_IS_STRICT	(MHD_VERSION >= 0x01000000) /* see daemon.c */
 #define MIN_RATE		16		/* bytes of a body per millisecond; a modem's
@@ -128,8 +129,8 @@ client_enter(Client *client, ClientList *list)
 	list->last = client;
 }
 
-static void
-resume(Client *client)
+void
+orion_gateway_server_resume(Client *client)
 {
 	MHD_resume_connection(client->connection);
 	client->server->run = orion_gateway.run_http = true;
@@ -150,7 +151,7 @@ abort_request(Request *request)
 	orion_gateway_telemetry_forget(request);
 	client_leave(request->client);
 	request->state = REQUEST_ABORTED;
-	resume(request->client);
+	orion_gateway_server_resume(request->client);
 }
 
 /* A body that came at the least rate since the last look may go on. */
@@ -186,6 +187,7 @@ orion_gateway_server_sweep(void)
 	while ((client = orion_gateway.leaving.first) != NULL &&
 		   orion_gateway.now - client->since >= HALF_CLOSED_MS)
 		abort_request(client->request);
+	orion_gateway_stream_sweep();
 }
 
 /*
@@ -196,6 +198,8 @@ void
 orion_gateway_server_client_event(Client *client, uint32_t events)
 {
 	client->half_closed = true;
+	if (client->request && client->request->stream && (events & (EPOLLHUP | EPOLLERR)))
+		orion_gateway_stream_abandon(client->request->stream);
 	if (!is_underway(client->request))
 		return;
 	if (events & (EPOLLHUP | EPOLLERR))
@@ -316,7 +320,7 @@ orion_gateway_server_answer(Request *request, unsigned int status, struct MHD_Re
 	request->response = response;
 	request->status = status;
 	request->state = response ? REQUEST_ANSWERED : REQUEST_ABORTED;
-	resume(request->client);
+	orion_gateway_server_resume(request->client);
 }
 
 /* An answer stays in memory until its client has taken it, however slowly. */
@@ -407,6 +411,8 @@ orion_gateway_server_completed(void *cls, struct MHD_Connection *connection, voi
 	*context = NULL;
 	if (request == NULL)
 		return;
+	if (request->stream)
+		request->stream->request = NULL;
 	if (is_underway(request))
 		orion_gateway_handoff_cancel(request);	/* only when the daemon is
 												 * stopped */

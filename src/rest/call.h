@@ -47,6 +47,7 @@ typedef enum OrionFormat
 {
 	ORION_FORMAT_JSON,
 	ORION_FORMAT_CSV,
+	ORION_FORMAT_NDJSON,		/* a row a line */
 	ORION_FORMAT_GEOJSON,
 	ORION_FORMAT_CUSTOM,		/* made by an aggregate of the database */
 	ORION_FORMAT_RAW,			/* the scalar of a function as it is */
@@ -134,6 +135,9 @@ extern void orion_call_enter(OrionCall *call, struct ArrayType *hoisted);
 
 /* Notes what is served, for metrics and the access log: call once it is known to exist. */
 extern void orion_call_serves(OrionCall *call, const char *prefix, const char *middle, const char *name);
+
+/* The head of an answer in parts is complete: gives it to the sink. */
+extern void orion_call_begin_stream(OrionCall *call);
 
 /* Serves an operation of a batch; path: behind the prefix. */
 extern void orion_call_operation(OrionCall *call, const char *path);

@@ -126,6 +126,8 @@ static const struct
 	{"application/vnd.pgrst.object", ORION_FORMAT_JSON, true, true, NULL},
 	{"application/vnd.pgrst.array+json", ORION_FORMAT_JSON, false, true, "application/json"},
 	{"application/vnd.pgrst.array", ORION_FORMAT_JSON, false, true, "application/json"},
+	{"application/x-ndjson", ORION_FORMAT_NDJSON, false, false, NULL},
+	{"application/ndjson", ORION_FORMAT_NDJSON, false, false, NULL},
 	{"text/csv", ORION_FORMAT_CSV, false, false, "text/csv"},
 	{"text/*", ORION_FORMAT_CSV, false, false, "text/csv"},
 	{"application/geo+json", ORION_FORMAT_GEOJSON, false, false, "application/geo+json"},
@@ -298,6 +300,8 @@ plain_type(const OrionCall *call)
 		return media->type;
 	if (media->format == ORION_FORMAT_CSV)
 		return "text/csv";
+	if (media->format == ORION_FORMAT_NDJSON)
+		return "application/x-ndjson";
 	if (media->format == ORION_FORMAT_GEOJSON)
 		return "application/geo+json";
 	if (media->stripped)
@@ -356,6 +360,11 @@ orion_media_body(OrionStatement *st, const OrionCall *call)
 	if (call->media.format == ORION_FORMAT_CSV)
 	{
 		orion_statement_add(st, csv_body);
+		return;
+	}
+	if (call->media.format == ORION_FORMAT_NDJSON)
+	{
+		orion_statement_add(st, "pg_catalog.string_agg(pg_catalog.row_to_json(w.*)::pg_catalog.text || E'\\n', '')");
 		return;
 	}
 	if (call->media.format == ORION_FORMAT_CUSTOM)

@@ -162,7 +162,7 @@ serve_resource(OrionCall *call, const char *path)
 		orion_table_serve(call, name);
 	orion_call_mark(call, ORION_STAGE_RESPONSE);
 	put_headers(call);
-	if (orion_call_reads(call))
+	if (orion_call_reads(call) && !call->response->streamed)
 		orion_etag_answer(call);
 }
 
@@ -255,6 +255,15 @@ finish(OrionCall *call)
 }
 
 void
+orion_call_begin_stream(OrionCall *call)
+{
+	put_headers(call);
+	orion_response_settings(call->response);
+	finish(call);
+	call->request->sink->begin(call->response);
+}
+
+void
 orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -275,6 +284,7 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 	}
 	PG_CATCH();
 	{
+		response->broken = true;
 		orion_error_answer(response, call.authenticated, context);
 		orion_batch_blame(&call);
 	}

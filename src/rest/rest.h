@@ -17,6 +17,15 @@ typedef struct OrionHeader
 	const char *value;
 } OrionHeader;
 
+struct OrionResponse;
+
+/* Takes an answer in parts; both may end the request with an error. */
+typedef struct OrionOutlet
+{
+	void		(*begin) (const struct OrionResponse *head);
+	void		(*write) (const char *bytes, size_t len);
+} OrionOutlet;
+
 /* All strings are terminated, free of NUL bytes and valid UTF-8 except body,
  * which is length-counted and unchecked. */
 typedef struct OrionRequest
@@ -30,6 +39,7 @@ typedef struct OrionRequest
 	size_t		body_len;
 	int			nheaders;
 	const OrionHeader *headers;
+	const OrionOutlet *sink;	/* NULL: answers are given in one piece */
 } OrionRequest;
 
 typedef struct OrionResponse
@@ -41,6 +51,8 @@ typedef struct OrionResponse
 	const char *route;			/* what was served, as "/rest/v1/items", for
 								 * operators; NULL: nothing that exists */
 	const char *role;			/* under which role; NULL: not known */
+	bool		streamed;		/* the sink has it all */
+	bool		broken;			/* an error came after that */
 } OrionResponse;
 
 /*

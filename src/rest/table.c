@@ -20,6 +20,7 @@
 #include "rest/result.h"
 #include "rest/rows.h"
 #include "rest/settings.h"
+#include "rest/stream.h"
 
 /* "SELECT 1 FROM ..." of the rows that count= counts; at most that many, -1: all */
 static void
@@ -118,6 +119,12 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 		total = planned_count(source, read);
 	else if (call->prefer.count == ORION_COUNT_ESTIMATED)
 		total = estimated_count(source, read);
+	if (keyset == NULL && orion_stream_wanted(call))
+	{
+		put_location(call);
+		orion_stream_rows(call, read);
+		return;
+	}
 	written = !counted && orion_rows_possible(call);
 	orion_statement_init(&st);
 	if (written)
@@ -148,9 +155,9 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	if (written)
 	{
 		rows = orion_rows_run(call, &st);
-
 		put_location(call);
 		orion_result_page_written(call, rows, call->prefer.count == ORION_COUNT_EXACT ? rows : total);
+		orion_keyset_link(call, read, rows);
 		return;
 	}
 	orion_statement_run(&st, true);

@@ -173,9 +173,10 @@ run_handler(void)
 	orion_relay_report(ORION_STATE_RUNNING, run.error);
 
 	/*
-	 * Within a window nobody waits for the disk: a crash undoes effects and position
-	 * together, and what other sinks got of the effects is on disk, as they store
-	 * their windows durably first.  The end of a window makes all of it durable.
+	 * Within a window nobody waits for the disk: a crash undoes effects and
+	 * position together, and what other sinks got of the effects is on disk,
+	 * as they store their windows durably first.  The end of a window makes
+	 * all of it durable.
 	 */
 	if (orion_cursor_is_open(cursor))
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,

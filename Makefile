@@ -29,7 +29,7 @@ PROGRAM_CODE  = bgworkers/frame.c $(wildcard src/codec/*.c)
 GATEWAY_SRCS  = $(wildcard bgworkers/gateway/*.c) bgworkers/ring.c $(PROGRAM_CODE)
 COURIER_SRCS  = $(wildcard bgworkers/courier/*.c) $(PROGRAM_CODE)
 GATEWAY_LIBS  = -lmicrohttpd -ljansson -lgnutls
-COURIER_LIBS  = -lhiredis -lrabbitmq -ljansson -lssl -lcrypto -lcurl -lsodium
+COURIER_LIBS  = -lhiredis -lrabbitmq -lrdkafka -ljansson -lssl -lcrypto -lcurl -lsodium
 WARNINGS      = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 PROGRAM_FLAGS = -std=gnu11 -O2 -g $(WARNINGS) -fstack-protector-strong -D_FORTIFY_SOURCE=2 -fPIE -pie
 ifdef SANITIZE	# make SANITIZE=1 programs

@@ -42,7 +42,7 @@
 #define BACKOFF_MAX		10000
 #define TURN_MAX		1000	/* ms; timers are looked at this often */
 
-static const OrionSinkOps *const kinds[] = {&orion_sink_redis, &orion_sink_amqp};
+static const OrionSinkOps *const kinds[] = {&orion_sink_redis, &orion_sink_amqp, &orion_sink_kafka};
 
 typedef struct Courier
 {

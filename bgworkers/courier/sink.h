@@ -80,6 +80,7 @@ struct OrionSink
 
 extern const OrionSinkOps orion_sink_redis;
 extern const OrionSinkOps orion_sink_amqp;
+extern const OrionSinkOps orion_sink_kafka;
 
 /* sink->why = text; returns false. */
 extern bool orion_sink_fail(OrionSink *sink, const char *format,...) __attribute__((format(printf, 2, 3)));

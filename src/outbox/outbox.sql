@@ -67,7 +67,7 @@ COMMENT ON TABLE orion_private.system_origin IS 'Whose transaction ids the outbo
 CREATE TABLE orion_private.sinks (
 	id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	name text NOT NULL UNIQUE CHECK (name ~ '^[A-Za-z0-9_.-]{1,63}$'),
-	kind text NOT NULL CHECK (kind IN ('redis', 'rabbitmq', 'sql', 'webhook')),
+	kind text NOT NULL CHECK (kind IN ('redis', 'rabbitmq', 'kafka', 'sql', 'webhook')),
 	pattern text NOT NULL DEFAULT '#',
 	paused bool NOT NULL DEFAULT false,
 	config bytea,
@@ -595,16 +595,22 @@ CREATE FUNCTION orion_private.sink_check(kind text, config jsonb) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $fn$
+DECLARE
+	address text;
 BEGIN
-	IF kind IS NULL OR kind NOT IN ('redis', 'rabbitmq') THEN
+	IF kind IS NULL OR kind NOT IN ('redis', 'rabbitmq', 'kafka') THEN
 		RAISE EXCEPTION 'unknown kind of sink: "%"', kind
 			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'The kinds are redis and rabbitmq; SQL handlers are added with orion_subscribe(), webhooks with orion_webhook_create().';
+				HINT = 'The kinds are redis, rabbitmq and kafka; SQL handlers are added with orion_subscribe(), webhooks with orion_webhook_create().';
 	END IF;
-	IF config IS NULL OR jsonb_typeof(config) <> 'object' OR jsonb_typeof(config -> 'url') IS DISTINCT FROM 'string' THEN
-		RAISE EXCEPTION 'the configuration of a sink must be an object with a "url"'
+	address := CASE kind WHEN 'kafka' THEN 'brokers' ELSE 'url' END;
+	IF config IS NULL OR jsonb_typeof(config) <> 'object' OR jsonb_typeof(config -> address) IS DISTINCT FROM 'string' THEN
+		RAISE EXCEPTION 'the configuration of a sink must be an object with a "%"', address
 			USING ERRCODE = 'invalid_parameter_value',
-				HINT = 'For example {"url": "redis://localhost:6379/0"} or {"url": "amqp://user:password@localhost:5672/"}.';
+				HINT = 'For example ' || CASE kind
+					WHEN 'redis' THEN '{"url": "redis://localhost:6379/0"}.'
+					WHEN 'rabbitmq' THEN '{"url": "amqp://user:password@localhost:5672/"}.'
+					ELSE '{"brokers": "localhost:9092"}.' END;
 	END IF;
 	IF kind = 'redis' THEN
 		PERFORM orion_private.redis_check(config);
@@ -629,7 +635,7 @@ BEGIN
 END
 $fn$;
 COMMENT ON FUNCTION @extschema@.orion_sink_create(text, text, jsonb, text)
-	IS 'Adds a sink (redis, rabbitmq) for the events from now on whose type matches the pattern; returns its id';
+	IS 'Adds a sink (redis, rabbitmq, kafka) for the events from now on whose type matches the pattern; returns its id';
 
 -- The relay reads the sink anew at commit: what it has not sent yet goes the new way.
 CREATE FUNCTION @extschema@.orion_sink_alter(name text, pattern text DEFAULT NULL, config jsonb DEFAULT NULL)

@@ -8,6 +8,8 @@
 #   $redis->command('XLEN', 'orion:events');                      # redis-cli, raw output
 #   $rabbit->ctl('list_queues', 'name', 'messages');              # rabbitmqctl -q
 #   $rabbit->drain('audit.queue', 10000, 30);                     # takes the messages away
+#   my $kafka = OrionServices->start_kafka(jars => $directory);   # one node, KRaft
+#   $kafka->records('orion.events', 1000, 30);                    # kcat, from the beginning
 #
 # What was started is stopped when the test ends, also by die. Servers are known by
 # their process id alone; nothing else is ever signalled.
@@ -65,6 +67,8 @@ sub new
 
 sub start_redis { my ($class, %options) = @_; return OrionServices::Redis->new(%options)->prepare->start; }
 sub start_rabbitmq { my ($class, %options) = @_; return OrionServices::RabbitMQ->new(%options)->prepare->start; }
+
+sub start_kafka { my ($class, %options) = @_; return OrionServices::Kafka->new(%options)->prepare->start; }
 
 sub port { return $_[0]{port}; }
 sub pid { return $_[0]{pid}; }
@@ -321,6 +325,76 @@ sub drain
 	my $messages = $client->consume($queue, $count, $patience // 10);
 	$client->close;
 	return $messages;
+}
+
+#---------------------------------------------------------------------------
+# Apache Kafka, broker and controller in one process. Options: jars (a directory),
+# conf (more properties), listeners (more of them, "NAME://host:port").
+package OrionServices::Kafka;
+
+use strict;
+use warnings;
+
+our @ISA = ('OrionServices');
+
+sub prepare
+{
+	my ($self) = @_;
+	my $dir = $self->{dir};
+	my $controller = OrionServices::free_port();
+	my $more = $self->{listeners} ? ",$self->{listeners}" : '';
+	OrionServices::write_file("$dir/server.properties", <<"CONF" . ($self->{conf} // ''));
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1\@127.0.0.1:$controller
+listeners=PLAINTEXT://127.0.0.1:$self->{port},CONTROLLER://127.0.0.1:$controller$more
+advertised.listeners=PLAINTEXT://127.0.0.1:$self->{port}$more
+inter.broker.listener.name=PLAINTEXT
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL
+log.dirs=$dir/data
+num.partitions=3
+offsets.topic.replication.factor=1
+CONF
+	my $id = $self->run('java', '-cp', "$self->{jars}/*", 'kafka.tools.StorageTool', 'random-uuid');
+	chomp $id;
+	$self->run('java', '-cp', "$self->{jars}/*", 'kafka.tools.StorageTool', 'format', '-t', $id, '-c', "$dir/server.properties");
+	return $self;
+}
+
+sub command_line
+{
+	my ($self) = @_;
+	return ('java', '-Xmx256m', '-XX:+UseSerialGC', '-XX:TieredStopAtLevel=1', '-cp', "$self->{jars}/*", 'kafka.Kafka', "$self->{dir}/server.properties");
+}
+
+sub brokers { return "127.0.0.1:$_[0]{port}"; }
+
+sub is_ready
+{
+	my ($self) = @_;
+	return $self->run('kcat', '-b', $self->brokers, '-L', '-m', '2') =~ /1 brokers:/;
+}
+
+# Every record of a topic: [{ partition, key, headers => {...}, value }, ...], each
+# partition in order. It is done at the end of all partitions.
+sub records
+{
+	my ($self, $topic) = @_;
+	return records_of($self, $self->brokers, $topic);
+}
+
+sub records_of
+{
+	my ($self, $brokers, $topic) = @_;
+	my $text = $self->run('kcat', '-b', $brokers, '-C', '-t', $topic, '-o', 'beginning', '-e', '-q', '-u', '-f', "%p\x1f%k\x1f%h\x1f%s\x1e");
+	my @records;
+	foreach (split /\x1e/, $text)
+	{
+		my ($partition, $key, $headers, $value) = split /\x1f/, $_, 4;
+		push @records, { partition => $partition, key => $key, value => $value, headers => { map { split /=/, $_, 2 } split /,/, $headers } };
+	}
+	return \@records;
 }
 
 #---------------------------------------------------------------------------

@@ -128,11 +128,20 @@ table_name(Oid oid)
 	return get_rel_name(oid);
 }
 
+/* A dependency may be left of what is no more. */
 static char *
 function_name(Oid oid)
 {
-	return get_func_prokind(oid) == PROKIND_FUNCTION && orion_acl_function(oid, GetUserId()) == ACLCHECK_OK ?
-		get_func_name(oid) : NULL;
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(oid));
+	char	   *name = NULL;
+
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+	if (((Form_pg_proc) GETSTRUCT(tuple))->prokind == PROKIND_FUNCTION &&
+		orion_acl_function(oid, GetUserId()) == ACLCHECK_OK)
+		name = pstrdup(NameStr(((Form_pg_proc) GETSTRUCT(tuple))->proname));
+	ReleaseSysCache(tuple);
+	return name;
 }
 
 /* The names of a schema's objects of one catalog; NIL when there are too many. */

@@ -324,6 +324,10 @@ subtest 'addresses' => sub {
 	publish('address', 1);
 	becomes("(SELECT error = 'the port is not allowed' FROM orion.webhook_attempts WHERE endpoint_id = $ssh LIMIT 1)", 'port 22');
 	drop($allowed, $ssh);
+	value("ALTER SYSTEM SET orion.webhook_allowed_networks = 'nonsense'; SELECT pg_reload_conf()");
+	becomes("state = 'degraded' AND last_error ~ 'orion.webhook_allowed_networks' FROM orion.workers WHERE kind = 'relay'", 'a setting that cannot be read is reported');
+	value("ALTER SYSTEM SET orion.webhook_allowed_networks = ''; SELECT pg_reload_conf()");
+	becomes("state = 'running' FROM orion.workers WHERE kind = 'relay'", 'and mended');
 	value("ALTER SYSTEM SET orion.webhook_allow_http = off; SELECT pg_reload_conf()");
 	my $forbidden = ($node->psql('postgres', "SELECT orion_webhook_create('http://example.com/')"))[2];
 	like($forbidden, qr/over https only/, 'plain http is refused');
@@ -373,7 +377,24 @@ subtest 'one slow endpoint, one fast' => sub {
 	cmp_ok(value("SELECT count(*) FROM orion_private.webhook_pending WHERE endpoint_id = $slow"), '>', 500, 'the rest waits in the table');
 	cmp_ok(value("SELECT count(*) FROM orion_private.webhook_pending WHERE endpoint_id = $hang"), '>', 900, 'and that of the dead ones');
 	becomes("lag_events < 50 FROM orion.sinks WHERE name = 'webhooks'", 'and the outbox for nobody');
-	drop($hang, $dead, $slow, $fast);
+	drop($hang, $dead, $slow);
+
+	# more endpoints that hang than attempts may be under way
+	value("ALTER SYSTEM SET orion.webhook_max_in_flight = 16; SELECT pg_reload_conf()");
+	my @many = map { (endpoint("$http/hang", 'both.*'))[0] } 1 .. 40;
+	$latency = 0;
+	foreach (1 .. 8)
+	{
+		my $before = got('/ok/fast');
+		my $sent = time;
+		publish('both', 1);
+		within(10, sub { got('/ok/fast') > $before });
+		my $ms = ((got('/ok/fast'))[-1]{at} / 1000 - $sent) * 1000;
+		$latency = $ms if $ms > $latency;
+	}
+	cmp_ok($latency, '<', 800, sprintf('forty that hang, sixteen attempts: %.0f ms at most', $latency));
+	value("ALTER SYSTEM RESET orion.webhook_max_in_flight; SELECT pg_reload_conf()");
+	drop(@many, $fast);
 };
 
 subtest 'rate and order' => sub {

@@ -40,6 +40,8 @@
 #include "webhook_book.h"
 
 #define READ_ROWS		100		/* of one transaction */
+#define QUEUE_SECOND	4		/* deliveries in memory, unsent, for a slow
+								 * endpoint */
 #define SPILL_MAX		2000	/* rows of one transaction, or a few more */
 #define GRACE_MS		50		/* for answers, before a window is closed
 								 * without them */
@@ -594,6 +596,25 @@ body_of(Event *event, bool envelope)
 	return event->bodies[envelope];
 }
 
+/*
+ * Endpoints that are slow, or not seen to be well yet, share one half of what may be
+ * under way, and one half of the book.
+ */
+static bool
+is_second_class(const OrionBookEndpoint *endpoint, TimestampTz now)
+{
+	return (!endpoint->proven && orion_book_nendpoints > 1) || orion_book_is_slow(endpoint, now);
+}
+
+static bool
+has_place(const OrionBookEndpoint *endpoint, TimestampTz now)
+{
+	if (is_second_class(endpoint, now))
+		return endpoint->queued < QUEUE_SECOND && orion_book_ndeliveries < ORION_BOOK_DELIVERIES / 2 &&
+			orion_book_bytes < ORION_BOOK_BYTES / 2;
+	return endpoint->queued < ORION_BOOK_QUEUE && !orion_book_is_full();
+}
+
 /* Into the book, or into the table where the endpoint has enough to do. */
 static void
 place(OrionBookEndpoint *endpoint, Event *event)
@@ -601,7 +622,7 @@ place(OrionBookEndpoint *endpoint, Event *event)
 	bool		envelope = endpoint->config->envelope;
 	OrionBody  *body = body_of(event, envelope);
 
-	if (!endpoint->spilled && endpoint->failing_since == 0 && endpoint->queued < ORION_BOOK_QUEUE && !orion_book_is_full())
+	if (!endpoint->spilled && endpoint->failing_since == 0 && has_place(endpoint, GetCurrentTimestamp()))
 	{
 		orion_book_add(endpoint, event->event->seq, event->event->id, event->event->type, body, 0, false);
 		return;
@@ -738,8 +759,7 @@ static bool
 may_load(const OrionBookEndpoint *endpoint, TimestampTz now)
 {
 	return endpoint->config && endpoint->next_due <= now && endpoint->hold_until <= now &&
-		endpoint->queued < endpoint->window && orion_book_ndeliveries < ORION_BOOK_DELIVERIES * 3 / 4 &&
-		orion_book_bytes < ORION_BOOK_BYTES * 3 / 4;
+		endpoint->queued < endpoint->window && has_place(endpoint, now);
 }
 
 static void
@@ -873,18 +893,14 @@ take_token(OrionBookEndpoint *endpoint, TimestampTz now, TimestampTz *when)
 	return false;
 }
 
-/* These share one half of what may be under way. */
-static bool
-is_second_class(const OrionBookEndpoint *endpoint, TimestampTz now)
-{
-	return !endpoint->proven || orion_book_is_slow(endpoint, now);
-}
-
-/* The other half is shared by many: those who turn slow just now must not have it all. */
+/*
+ * The other half is for those who are well; its last quarter is given out in twos, so
+ * that those who turn slow just now do not have all of it.
+ */
 static int
-allowance(const OrionBookEndpoint *endpoint)
+allowance(const OrionBookEndpoint *endpoint, int slow_in_flight)
 {
-	return in_flight < orion_webhook_max_in_flight / 2 ? endpoint->window : Min(endpoint->window, 2);
+	return in_flight - slow_in_flight < orion_webhook_max_in_flight * 3 / 8 ? endpoint->window : Min(endpoint->window, 2);
 }
 
 static void
@@ -892,7 +908,7 @@ send_of(OrionBookEndpoint *endpoint, int *slow_in_flight, TimestampTz now, Times
 {
 	bool		slow = is_second_class(endpoint, now);
 
-	while (endpoint->queued > 0 && endpoint->in_flight < allowance(endpoint) && in_flight < orion_webhook_max_in_flight &&
+	while (endpoint->queued > 0 && endpoint->in_flight < allowance(endpoint, *slow_in_flight) && in_flight < orion_webhook_max_in_flight &&
 		   (!slow || *slow_in_flight < orion_webhook_max_in_flight / 2))
 	{
 		OrionBookDelivery *delivery = dlist_head_element(OrionBookDelivery, in_queue, &endpoint->queue);

@@ -177,7 +177,7 @@ orion_book_make_room(void)
 		OrionBookEndpoint *endpoint = orion_book_endpoints[i];
 		dlist_mutable_iter iter;
 
-		if (endpoint->queued == 0 || !orion_book_is_slow(endpoint, now))
+		if (endpoint->queued == 0 || (endpoint->proven && !orion_book_is_slow(endpoint, now)))
 			continue;
 		dlist_foreach_modify(iter, &endpoint->queue)
 		{

@@ -36,7 +36,6 @@ SELECT orion_webhook_alter(0, name => 'x');
 SELECT orion_webhook_alter(:id, url => 'http://example.com/');
 SELECT orion_webhook_rotate_secret(:id, '-1 s');
 SELECT orion_webhook_test(NULL);
-SELECT orion_sink_create('other', 'webhook', '{"url": "https://example.com"}');
 
 -- secrets: RFC 8032, 7.1, test 1 for v1a
 SELECT orion_private.webhook_secret_shown('whsk_' || encode('\x9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60', 'base64'))

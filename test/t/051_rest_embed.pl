@@ -48,7 +48,7 @@ CREATE FUNCTION library.first_book(library.people) RETURNS SETOF library.books R
 GRANT USAGE ON SCHEMA library TO orion_anon;
 GRANT SELECT ON ALL TABLES IN SCHEMA library TO orion_anon;
 });
-OrionHttp::await($port);
+OrionHttp::await($port, '/ready', 200);
 
 # The answer as "status body" of a path, spaces of json_agg aside.
 sub get

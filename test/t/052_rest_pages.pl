@@ -42,7 +42,7 @@ CREATE AGGREGATE tinted(paints) (SFUNC = add_tint, STYPE = "x/tinted", INITCOND 
 GRANT SELECT ON rows, few, paints TO orion_anon;
 ANALYZE;
 });
-OrionHttp::await($port);
+OrionHttp::await($port, '/ready', 200);
 
 sub get { my ($path, %headers) = @_; return OrionHttp::request($port, $headers{method} // 'GET', "/rest/v1/$path", \%headers); }
 

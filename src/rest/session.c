@@ -360,6 +360,16 @@ set_identity(OrionCall *call)
 	set_local("request.jwt.claims", claims_json(call->claims, role));
 }
 
+/* Quoted whether it must be or not, as PostgREST does: plans show it. */
+static void
+append_quoted(StringInfo path, const char *schema)
+{
+	appendStringInfoString(path, path->len > 0 ? ", \"" : "\"");
+	for (const char *c = schema; *c; c++)
+		appendStringInfo(path, *c == '"' ? "\"%c" : "%c", *c);
+	appendStringInfoChar(path, '"');
+}
+
 /* The schema asked for, then those of orion.rest_extra_search_path. */
 void
 orion_session_schema(const char *schema)
@@ -370,10 +380,10 @@ orion_session_schema(const char *schema)
 	if (schema == NULL)
 		return;
 	initStringInfo(&path);
-	appendStringInfoString(&path, quote_identifier(schema));
+	append_quoted(&path, schema);
 	foreach(lc, orion_rest_extra_list())
 		if (strcmp(lfirst(lc), schema) != 0)
-		appendStringInfo(&path, ", %s", quote_identifier(lfirst(lc)));
+		append_quoted(&path, lfirst(lc));
 	if (namespace_search_path == NULL || strcmp(namespace_search_path, path.data) != 0)
 		set_local("search_path", path.data);
 }

@@ -285,7 +285,7 @@ is(code('POST', "$rpc/leave", \%json, '{"t":"behind"}'), '299', 'a function chan
 	is($answer->{status}, 200, 'response.status is new');
 	is($asked->{user}, 'orion_anon', 'the role is new');
 	is($asked->{left} // '', '', 'a setting is gone');
-	is($asked->{path_setting}, 'public', 'search_path is as it was');
+	is($asked->{path_setting}, '"public"', 'search_path is as it was');
 }
 
 # --- DDL is seen by the next request

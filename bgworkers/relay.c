@@ -33,6 +33,14 @@ static TimestampTz loaded_at = 0;
 static OrionWorkerState reported_state = ORION_STATE_STOPPED;	/* nothing yet */
 static char reported_text[ORION_ERROR_LEN] = "";
 
+uint32
+orion_relay_wait(const OrionCursor *waiting, int fd, bool want_write, long timeout_ms)
+{
+	long		pause = orion_cursor_pause(waiting);
+
+	return orion_pool_wait(fd, want_write, pause >= 0 ? Min(pause, timeout_ms) : timeout_ms);
+}
+
 void
 orion_relay_report(OrionWorkerState state, const char *text)
 {
@@ -186,7 +194,7 @@ run_handler(void)
 	orion_relay_progress(run.handled);
 	orion_relay_lag(backlog, GetCurrentTimestamp());
 	if (!run.more)
-		orion_pool_wait(-1, false, run.wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(run.wait_ms, ORION_SAFETY_POLL_MS));
+		orion_relay_wait(cursor, -1, false, run.wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(run.wait_ms, ORION_SAFETY_POLL_MS));
 }
 
 /*
@@ -218,6 +226,7 @@ static void
 relay(void)
 {
 	pin_settings();
+	orion_wake_listen_as(orion_my_slot - orion_shared->slots);
 	while (orion_pool_continue())
 	{
 		if (is_stale())

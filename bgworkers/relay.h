@@ -11,6 +11,9 @@
 /* How often at most the position is stored while a window is being delivered. */
 #define ORION_STORE_MS	200
 
+/* orion_pool_wait, but no longer than until the next window may be opened. */
+extern uint32 orion_relay_wait(const OrionCursor *cursor, int fd, bool want_write, long timeout_ms);
+
 /* Reports a state when it is new. text may be NULL. */
 extern void orion_relay_report(OrionWorkerState state, const char *text);
 

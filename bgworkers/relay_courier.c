@@ -389,6 +389,8 @@ read_more(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor)
 								 * delivered */
 	if (was_open && orion_cursor_at_end(cursor))
 		orion_cursor_close(cursor);
+	if (!orion_cursor_is_open(cursor) && !orion_cursor_is_due(cursor))
+		return false;
 	orion_pool_begin("orion: reading events");
 	if (orion_cursor_open(cursor))
 	{
@@ -481,5 +483,5 @@ orion_relay_courier(OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor
 		lose_courier(cursor, problem[0] ? problem : NULL);
 	store_position(cursor);
 	report_lag(cursor);
-	orion_pool_wait(child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0, wait_time(cursor));
+	orion_relay_wait(cursor, child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0, wait_time(cursor));
 }

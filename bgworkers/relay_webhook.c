@@ -1036,7 +1036,8 @@ orion_relay_webhook(OrionSink *sink, OrionCursor *cursor)
 	if (problem)
 		lose_courier(problem);
 	report_lag(cursor);
-	if (orion_pool_wait(child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0,
-						more && has_room() ? 0 : wait_time(cursor, when)) & WL_LATCH_SET)
+	if (orion_relay_wait(cursor, child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0,
+						 more && has_room() ? 0 : wait_time(cursor, when)) & WL_LATCH_SET ||
+		orion_cursor_pause(cursor) >= 0)
 		events_wait = true;
 }

@@ -46,6 +46,8 @@ init_shared(void)
 	pg_atomic_init_u32(&orion_shared->sinks_generation, 1);
 	pg_atomic_init_u32(&orion_shared->routes_generation, 1);
 	pg_atomic_init_u32(&orion_shared->role_settings_generation, 0);
+	for (int i = 0; i < ORION_LISTENING_WORDS; i++)
+		pg_atomic_init_u64(&orion_shared->listening[i], 0);
 	pg_atomic_init_u32(&orion_shared->outbox_segment, 0);
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 	{

@@ -19,6 +19,7 @@
 #define ORION_MAX_EXECUTORS	64
 #define ORION_MAX_SINKS		64	/* relays: a SQL handler may have several */
 #define ORION_MAX_SLOTS		(2 + ORION_MAX_EXECUTORS + ORION_MAX_SINKS)
+#define ORION_LISTENING_WORDS	((ORION_MAX_SLOTS + 63) / 64)
 #define ORION_ERROR_LEN		256
 #define ORION_RATE_SECONDS	10	/* how long an event counts in the rate: time
 								 * constant of its decay */
@@ -106,6 +107,9 @@ typedef struct OrionShared
 										 * sink or subscription */
 	pg_atomic_uint32 routes_generation; /* +1 at each committed change of the
 										 * route table */
+	pg_atomic_uint64 listening[ORION_LISTENING_WORDS];	/* a bit a slot: wake it
+														 * when events are
+														 * committed */
 	pg_atomic_uint32 role_settings_generation;	/* +1 at each committed change
 												 * of pg_db_role_setting */
 	pg_atomic_uint32 outbox_segment;	/* where new events go; 0 = not known,

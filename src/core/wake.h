@@ -16,7 +16,8 @@
 
 typedef enum OrionWakeReason
 {
-	ORION_WAKE_EVENTS = 1 << 0, /* rows in the outbox: wakes the relays */
+	ORION_WAKE_EVENTS = 1 << 0, /* rows in the outbox: wakes the relays that
+								 * listen */
 	ORION_WAKE_SINKS = 1 << 1,	/* sinks or subscriptions changed: maintenance
 								 * and relays */
 	ORION_WAKE_ROUTES = 1 << 2, /* route table changed */
@@ -28,6 +29,13 @@ typedef enum OrionWakeReason
 
 /* Wake the workers concerned when this transaction commits. Cheap, idempotent. */
 extern void orion_wake_at_commit(OrionWakeReason reason);
+
+/*
+ * In a relay, before it looks for events: whoever commits some from now on wakes it,
+ * once.  slot is its index in shared memory.
+ */
+extern void orion_wake_listen_as(int slot);
+extern void orion_wake_listen(void);
 
 /* Wake at once. Safe in any process; never errors. */
 extern void orion_wake_launcher(void);

@@ -59,6 +59,7 @@
 
 #include "codec/topic.h"
 #include "core/shmem.h"
+#include "core/wake.h"
 #include "outbox/outbox.h"
 #include "outbox/outbox_private.h"
 
@@ -71,6 +72,10 @@
 #define KEEP_TEXT		"10 minutes"
 #define SCAN_CHUNK		10000	/* rows fetched at a time while looking for
 								 * runs */
+#define BETWEEN_MS		1		/* between the openings of two windows, for
+								 * each sink there is */
+#define BETWEEN_MANY_MS	4		/* the same, when events come all the time */
+#define BETWEEN_MAX_MS	25
 #define AGAIN_ROWS		1000	/* of a window with what was asked for again:
 								 * what is new waits for it */
 
@@ -120,6 +125,10 @@ struct OrionCursor
 	bool		dirty;			/* window or number differ from what is stored */
 	bool		moved;			/* from does, but only over nothing */
 	TimestampTz stored_at;
+
+	TimestampTz opened_at;		/* when the last live window was */
+	int			between_ms;		/* until the next one may be */
+	TimestampTz due_at;			/* a look was put off until then; 0: none was */
 
 	Run		   *runs;			/* of the open window; NULL when not looked up
 								 * yet */
@@ -678,12 +687,47 @@ orion_cursor_open(OrionCursor *cursor)
 	return open_live(cursor) || (!was_live && open_again(cursor));
 }
 
-/* Opens a window with what is new.  False: nothing is. */
+/*
+ * A window costs its transactions whatever it holds, and relays share the processors
+ * with those who publish.  After a pause the first event goes at once; under load the
+ * windows come at a pace that does not grow with the number of sinks, and hold more.
+ */
+bool
+orion_cursor_is_due(OrionCursor *cursor)
+{
+	TimestampTz due = TimestampTzPlusMilliseconds(cursor->opened_at, cursor->between_ms);
+
+	cursor->due_at = 0;
+	if (cursor->opened_at == 0 || GetCurrentTimestamp() >= due)
+		return true;
+	cursor->due_at = due;
+	return false;
+}
+
+static void
+note_opening(OrionCursor *cursor)
+{
+	bool		many = cursor->runs[cursor->nruns - 1].last > cursor->runs[0].first;
+
+	cursor->opened_at = GetCurrentTimestamp();
+	cursor->between_ms = Min((many ? BETWEEN_MANY_MS : BETWEEN_MS) * Max(1, orion_shared->nsinks), BETWEEN_MAX_MS);
+}
+
+long
+orion_cursor_pause(const OrionCursor *cursor)
+{
+	return cursor->due_at == 0 ? -1 : Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), cursor->due_at));
+}
+
+/* Opens a window with what is new.  False: nothing is, or it is too early to look. */
 static bool
 open_live(OrionCursor *cursor)
 {
 	Datum		upto;
 
+	if (!orion_cursor_is_due(cursor))
+		return false;
+	orion_wake_listen();
 	/* An own transaction id would count as visible in its own snapshot. */
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
 	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
@@ -700,6 +744,7 @@ open_live(OrionCursor *cursor)
 	}
 	set_snapshot(cursor, &cursor->upto, upto);
 	cursor->kind = WINDOW_LIVE;
+	note_opening(cursor);
 	name_window(cursor);
 	cursor->seq = 0;
 	keep_window(cursor);

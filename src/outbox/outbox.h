@@ -174,6 +174,13 @@ extern void orion_cursor_free(OrionCursor *cursor);
 extern bool orion_cursor_open(OrionCursor *cursor);
 
 /*
+ * May a window with new events be opened now?  Where not, pause says how many
+ * milliseconds are left; -1 when nobody was put off.
+ */
+extern bool orion_cursor_is_due(OrionCursor *cursor);
+extern long orion_cursor_pause(const OrionCursor *cursor);
+
+/*
  * The next rows of the window, in the order of seq, at most max; they are in
  * SPI_tuptable.  0 at its end.
  */

@@ -4,7 +4,7 @@
 # module includes only earlier ones), the order of the SQL in orion--1.0.sql, the
 # order of the calls in _PG_init and the order of the regression tests.
 
-ORION_MODULES = core codec seal token audit auth session rbac apikey profile account mfa record contract outbox operate cache track webhook rest
+ORION_MODULES = core codec seal token audit auth session rbac apikey profile account mfa record contract outbox operate cache track webhook inbound rest
 
 # These need no PostgreSQL to be installed yet, and know nothing of what follows.
 DEV_GOALS = up down check check-17 check-kafka try-clean bench fuzz indent

@@ -94,7 +94,23 @@ typedef enum OrionFrameType
 								 * status (0: no answer), u64 Retry-After in
 								 * s, u64 duration in ms, what went wrong,
 								 * beginning of the answer's body (UTF-8) */
+
+	/* courier -> consumer: a message of a queue, not acknowledged yet */
+	ORION_FRAME_MESSAGE = 40,	/* id = number of the delivery (1, 2, ... per
+								 * process); fields: u64 flags, message id,
+								 * exchange, routing key, JSON of the other
+								 * properties and headers, body */
+	/* consumer -> courier */
+	ORION_FRAME_DONE = 41,		/* id = number of the delivery: acknowledge it */
+	ORION_FRAME_RETRY = 42,		/* back to the queue after a pause; fields:
+								 * u64 ms */
+	ORION_FRAME_REFUSE = 43,	/* the broker may do with it what it does with
+								 * refused ones */
 } OrionFrameType;
+
+#define ORION_MESSAGE_REDELIVERED	1	/* flags of a MESSAGE */
+#define ORION_MESSAGE_HAS_ID		2
+#define ORION_MESSAGE_TOO_LONG		4	/* its body was left out */
 
 /* A received frame; body points into the buffer it was parsed from. */
 typedef struct OrionFrame

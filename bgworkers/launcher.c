@@ -55,6 +55,7 @@ static const struct
 	[ORION_WORKER_GATEWAY] = {"orion gateway", "orion_gateway_main"},
 	[ORION_WORKER_EXECUTOR] = {"orion executor", "orion_executor_main"},
 	[ORION_WORKER_RELAY] = {"orion relay", "orion_relay_main"},
+	[ORION_WORKER_CONSUMER] = {"orion consumer", "orion_consumer_main"},
 };
 
 static TimestampTz last_no_slot_warning = 0;
@@ -94,6 +95,8 @@ list_wanted(WantedList *list, TimestampTz now)
 		return;
 	for (int i = 0; i < orion_shared->nsinks; i++)
 		want(list, ORION_WORKER_RELAY, orion_shared->sinks[i].id, orion_shared->sinks[i].part, orion_shared->sinks[i].name);
+	for (int i = 0; i < orion_shared->nconsumers; i++)
+		want(list, ORION_WORKER_CONSUMER, orion_shared->consumers[i].id, 0, orion_shared->consumers[i].name);
 }
 
 static OrionWorkerSlot *

@@ -22,6 +22,7 @@
 #include "audit/audit.h"
 #include "core/wake.h"
 #include "auth/auth.h"
+#include "inbound/inbound.h"
 #include "mfa/mfa.h"
 #include "outbox/outbox.h"
 #include "pool.h"
@@ -34,58 +35,76 @@
 
 PGDLLEXPORT void orion_maintenance_main(Datum arg);
 
+/* What the database wants to run. */
+typedef struct Found
+{
+	int			nsinks;
+	OrionSinkName sinks[ORION_MAX_SINKS];
+	int			nconsumers;
+	OrionSinkName consumers[ORION_MAX_CONSUMERS];
+} Found;
+
 static void
-publish_sinks(const OrionSinkName *sinks, int nsinks, bool ready)
+publish_found(const Found *found, bool ready)
 {
 	bool		changed;
 
 	LWLockAcquire(orion_shared->lock, LW_EXCLUSIVE);
-	changed = orion_shared->extension_ready != ready || orion_shared->nsinks != nsinks ||
-		memcmp(orion_shared->sinks, sinks, nsinks * sizeof(OrionSinkName)) != 0;
+	changed = orion_shared->extension_ready != ready || orion_shared->nsinks != found->nsinks ||
+		memcmp(orion_shared->sinks, found->sinks, found->nsinks * sizeof(OrionSinkName)) != 0 ||
+		orion_shared->nconsumers != found->nconsumers ||
+		memcmp(orion_shared->consumers, found->consumers, found->nconsumers * sizeof(OrionSinkName)) != 0;
 	orion_shared->extension_ready = ready;
-	orion_shared->nsinks = nsinks;
-	memcpy(orion_shared->sinks, sinks, nsinks * sizeof(OrionSinkName));
+	orion_shared->nsinks = found->nsinks;
+	memcpy(orion_shared->sinks, found->sinks, found->nsinks * sizeof(OrionSinkName));
+	orion_shared->nconsumers = found->nconsumers;
+	memcpy(orion_shared->consumers, found->consumers, found->nconsumers * sizeof(OrionSinkName));
 	LWLockRelease(orion_shared->lock);
 	if (changed)
 		orion_wake_launcher();
 }
 
+/* The query's columns are id, part, name. */
 static int
-read_sinks(OrionSinkName *sinks)
+read_names(const char *query, OrionSinkName *names, int max)
 {
-	int			nsinks;
+	int			n;
 
-	if (SPI_execute("SELECT id, part, name FROM orion_private.sinks,"
-					" LATERAL pg_catalog.generate_series(0, workers - 1) AS part ORDER BY id, part", true, ORION_MAX_SINKS) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the sinks");
-	nsinks = (int) SPI_processed;
-	memset(sinks, 0, nsinks * sizeof(OrionSinkName));
-	for (int i = 0; i < nsinks; i++)
+	if (SPI_execute(query, true, max) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the sinks and consumers");
+	n = (int) SPI_processed;
+	memset(names, 0, n * sizeof(OrionSinkName));
+	for (int i = 0; i < n; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
 		bool		isnull;
 
-		sinks[i].id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-		sinks[i].part = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
-		strlcpy(sinks[i].name, SPI_getvalue(row, SPI_tuptable->tupdesc, 3), NAMEDATALEN);
+		names[i].id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		names[i].part = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+		strlcpy(names[i].name, SPI_getvalue(row, SPI_tuptable->tupdesc, 3), NAMEDATALEN);
 	}
-	return nsinks;
+	return n;
 }
 
 /* One look at the database; false when the extension is not installed. */
 static bool
 look(void)
 {
-	OrionSinkName *sinks = palloc(sizeof(OrionSinkName) * ORION_MAX_SINKS);
-	int			nsinks = 0;
+	Found	   *found = palloc0(sizeof(Found));
 	bool		exists;
 
 	orion_pool_begin("orion: looking for sinks");
 	exists = orion_pool_extension_exists();
 	if (exists)
-		nsinks = read_sinks(sinks);
+	{
+		found->nsinks = read_names("SELECT id, part, name FROM orion_private.sinks,"
+								   " LATERAL pg_catalog.generate_series(0, workers - 1) AS part ORDER BY id, part",
+								   found->sinks, ORION_MAX_SINKS);
+		found->nconsumers = read_names("SELECT id, 0, name FROM orion_private.consumers ORDER BY id",
+									   found->consumers, ORION_MAX_CONSUMERS);
+	}
 	orion_pool_commit();
-	publish_sinks(sinks, nsinks, exists);
+	publish_found(found, exists);
 	return exists;
 }
 
@@ -118,6 +137,16 @@ maintain_webhooks(void)
 	orion_pool_commit();
 }
 
+static void
+maintain_inbox(void)
+{
+	if (!orion_inbound_maintenance_is_due())
+		return;
+	orion_pool_begin("orion: forgetting old messages");
+	orion_inbound_maintain();
+	orion_pool_commit();
+}
+
 /* False when the extension is not installed. */
 static bool
 do_all(void)
@@ -140,6 +169,7 @@ do_all(void)
 		orion_audit_maintain();
 		forget_idempotency_keys();
 		maintain_webhooks();
+		maintain_inbox();
 	}
 	return true;
 }

@@ -14,6 +14,7 @@
 #include "cache/cache.h"
 #include "core/shmem.h"
 #include "core/wake.h"
+#include "inbound/inbound.h"
 #include "outbox/outbox.h"
 #include "rest/rest.h"
 #include "seal/seal.h"
@@ -54,6 +55,7 @@ _PG_init(void)
 	orion_cache_init();
 	orion_track_init();
 	orion_webhook_init();
+	orion_inbound_init();
 	orion_rest_init();
 	orion_gateway_init();
 	orion_launcher_init();

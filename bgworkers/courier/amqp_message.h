@@ -24,6 +24,10 @@ extern const char *orion_amqp_message(OrionBuffer *out, const OrionEvent *event,
 
 extern void orion_amqp_heartbeat(OrionBuffer *out);
 
+/* A delivery is done with: acknowledged, or given back for another try or for good. */
+extern void orion_amqp_ack(OrionBuffer *out, uint16_t channel, uint64_t tag);
+extern void orion_amqp_reject(OrionBuffer *out, uint16_t channel, uint64_t tag, bool requeue);
+
 /* Seconds since 1970 of an RFC 3339 date and time; false when it is none. */
 extern bool orion_rfc3339_seconds(OrionText string, uint64_t *seconds);
 

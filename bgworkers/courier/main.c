@@ -42,7 +42,7 @@
 #define BACKOFF_MAX		10000
 #define TURN_MAX		1000	/* ms; timers are looked at this often */
 
-static const OrionSinkOps *const kinds[] = {&orion_sink_redis, &orion_sink_amqp, &orion_sink_kafka};
+static const OrionSinkOps *const kinds[] = {&orion_sink_redis, &orion_sink_amqp, &orion_sink_kafka, &orion_source_amqp};
 
 typedef struct Courier
 {
@@ -267,6 +267,8 @@ take_frame(OrionFrame *frame)
 		explicit_bzero((char *) string, len);
 		return true;
 	}
+	if (courier.sink.ops && courier.sink.ops->take)
+		return courier.broken || courier.sink.ops->take(&courier.sink, frame);
 	if (frame->type == ORION_FRAME_NOTED)
 	{
 		orion_sink_noted(&courier.sink, frame->id);
@@ -354,8 +356,11 @@ wait_for_either(void)
 		fds[0].events |= POLLOUT;
 	if (courier.connected)
 	{
-		fds[1].fd = courier.sink.ops->fd(&courier.sink);
-		fds[1].events = POLLIN | (courier.sink.ops->wants_write(&courier.sink) ? POLLOUT : 0);
+		const OrionSinkOps *ops = courier.sink.ops;
+
+		fds[1].events = (ops->wants_read == NULL || ops->wants_read(&courier.sink) ? POLLIN : 0) |
+			(ops->wants_write(&courier.sink) ? POLLOUT : 0);
+		fds[1].fd = fds[1].events ? ops->fd(&courier.sink) : -1;
 	}
 	if (poll(fds, 2, turn_length()) <= 0)
 		return 0;

@@ -55,6 +55,14 @@ typedef struct OrionSinkOps
 
 	/* Drops the connection without a word; also after a failed connect. */
 	void		(*close) (OrionSink *sink);
+
+	/*
+	 * For sources, NULL for sinks.  take: a frame from the worker, false when
+	 * it makes no sense; called also without a connection.  wants_read: the
+	 * worker can take more.
+	 */
+	bool		(*take) (OrionSink *sink, OrionFrame *frame);
+	bool		(*wants_read) (OrionSink *sink);
 } OrionSinkOps;
 
 struct OrionSink
@@ -81,6 +89,7 @@ struct OrionSink
 extern const OrionSinkOps orion_sink_redis;
 extern const OrionSinkOps orion_sink_amqp;
 extern const OrionSinkOps orion_sink_kafka;
+extern const OrionSinkOps orion_source_amqp;
 
 /* sink->why = text; returns false. */
 extern bool orion_sink_fail(OrionSink *sink, const char *format,...) __attribute__((format(printf, 2, 3)));

@@ -28,16 +28,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "amqp_connection.h"
 #include "amqp_message.h"
 #include "amqp_topology.h"
-#include "config.h"
-#include "rabbitmq_c.h"
 #include "sink.h"
 
-#define CHANNEL			1
-#define HEARTBEAT		30		/* seconds; a peer silent for two of them is
-								 * gone */
-#define FRAME_SIZE		131072	/* what brokers offer */
+#define CHANNEL			ORION_AMQP_CHANNEL
 #define WINDOW			4096	/* messages in flight; a power of two */
 #define UNWRITTEN_MAX	(1024 * 1024)	/* bytes encoded ahead of the socket */
 #define NACK_LIMIT		5
@@ -98,70 +94,21 @@ configure(OrionSink *sink, json_t *config)
 
 /* ---- connecting: blocking calls, each with a timeout ---- */
 
-static bool
-open_socket(OrionSink *sink, AmqpState *state)
-{
-	struct timeval timeout = {ORION_CONNECT_TIMEOUT, 0};
-	amqp_socket_t *socket;
-	int			status;
-
-	state->conn = amqp_new_connection();
-	socket = state->conn ? amqp_tcp_socket_new(state->conn) : NULL;
-	if (socket == NULL)
-		return orion_sink_fail(sink, "out of memory");
-	amqp_set_handshake_timeout(state->conn, &timeout);
-	amqp_set_rpc_timeout(state->conn, &timeout);
-	status = amqp_socket_open_noblock(socket, state->url.host, state->url.port, &timeout);
-	if (status != AMQP_STATUS_OK)
-		return orion_sink_fail(sink, "rabbitmq %s:%d: could not connect: %s", state->url.host, state->url.port, amqp_error_string2(status));
-	return true;
-}
-
-/* Without this capability the broker would just stop reading, and not say why. */
-static amqp_rpc_reply_t
-login(AmqpState *state)
-{
-	amqp_table_entry_t capability = {
-		.key = amqp_cstring_bytes("connection.blocked"),
-		.value = {.kind = AMQP_FIELD_KIND_BOOLEAN,.value = {.boolean = 1}}
-	};
-	amqp_table_entry_t property = {
-		.key = amqp_cstring_bytes("capabilities"),
-		.value = {.kind = AMQP_FIELD_KIND_TABLE,.value = {.table = {1, &capability}}}
-	};
-	amqp_table_t properties = {1, &property};
-
-	return amqp_login_with_properties(state->conn, state->vhost, 16, FRAME_SIZE, HEARTBEAT, &properties,
-									  AMQP_SASL_METHOD_PLAIN, state->url.user ? state->url.user : "guest",
-									  state->url.password ? state->url.password : "guest");
-}
-
 static bool amqp_readable(OrionSink *sink);
 
 static bool
 amqp_connect(OrionSink *sink)
 {
 	AmqpState  *state = sink->state;
-	amqp_rpc_reply_t reply;
 
-	if (!open_socket(sink, state))
-		return false;
-	reply = login(state);
-	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
-		return orion_amqp_fail(sink, "rabbitmq: login", reply);
-	amqp_channel_open(state->conn, CHANNEL);
-	reply = amqp_get_rpc_reply(state->conn);
-	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
-		return orion_amqp_fail(sink, "rabbitmq: channel", reply);
-	if (!orion_topology_declare(sink, &state->topology, state->conn, CHANNEL))
+	if (!orion_amqp_open(sink, &state->url, state->vhost, &state->conn) ||
+		!orion_topology_declare(sink, &state->topology, state->conn, CHANNEL))
 		return false;
 	amqp_confirm_select(state->conn, CHANNEL);
-	reply = amqp_get_rpc_reply(state->conn);
-	if (reply.reply_type != AMQP_RESPONSE_NORMAL)
-		return orion_amqp_fail(sink, "rabbitmq: confirms", reply);
-	state->heartbeat = amqp_get_heartbeat(state->conn);
+	if (!orion_amqp_accepted(sink, state->conn, "rabbitmq: confirms"))
+		return false;
 	state->frame_max = amqp_get_frame_max(state->conn);
-	amqp_tune_connection(state->conn, amqp_get_channel_max(state->conn), (int) state->frame_max, 0);
+	state->heartbeat = orion_amqp_take_over(state->conn);
 	state->low_tag = state->next_tag = 1;
 	state->last_confirm = state->last_received = state->last_sent = sink->now;
 	return amqp_readable(sink); /* what came behind an answer waits in the

@@ -18,7 +18,8 @@
 
 #define ORION_MAX_EXECUTORS	64
 #define ORION_MAX_SINKS		64	/* relays: a SQL handler may have several */
-#define ORION_MAX_SLOTS		(2 + ORION_MAX_EXECUTORS + ORION_MAX_SINKS)
+#define ORION_MAX_CONSUMERS	16
+#define ORION_MAX_SLOTS		(2 + ORION_MAX_EXECUTORS + ORION_MAX_SINKS + ORION_MAX_CONSUMERS)
 #define ORION_LISTENING_WORDS	((ORION_MAX_SLOTS + 63) / 64)
 #define ORION_ERROR_LEN		256
 #define ORION_RATE_SECONDS	10	/* how long an event counts in the rate: time
@@ -31,6 +32,7 @@ typedef enum OrionWorkerKind
 	ORION_WORKER_GATEWAY,		/* index 0; runs the program orion-gateway */
 	ORION_WORKER_EXECUTOR,		/* index 0 .. orion.executor_count - 1 */
 	ORION_WORKER_RELAY,			/* index = sink id, part */
+	ORION_WORKER_CONSUMER,		/* index = consumer id */
 } OrionWorkerKind;
 
 typedef enum OrionWorkerState
@@ -54,7 +56,7 @@ typedef struct OrionWorkerSlot
 	OrionWorkerKind kind;
 	int32		index;
 	int32		part;			/* relays: which of the sink's workers, from 0 */
-	char		name[NAMEDATALEN];	/* sink name for relays, else empty */
+	char		name[NAMEDATALEN];	/* of the sink or consumer, else empty */
 	uint32		generation;		/* +1 at each launch, so a late process of an
 								 * older launch knows */
 	PGPROC	   *proc;			/* NULL when no process is attached */
@@ -98,13 +100,15 @@ typedef struct OrionShared
 	int32		nsinks;
 	OrionSinkName sinks[ORION_MAX_SINKS];	/* the desired relays, an entry
 											 * each */
+	int32		nconsumers;
+	OrionSinkName consumers[ORION_MAX_CONSUMERS];
 	TimestampTz hold_until;		/* DROP DATABASE under way: start nothing
 								 * earlier */
 	OrionWorkerSlot slots[ORION_MAX_SLOTS];
 
 	/* lock-free */
 	pg_atomic_uint32 sinks_generation;	/* +1 at each committed change of a
-										 * sink or subscription */
+										 * sink, subscription or consumer */
 	pg_atomic_uint32 routes_generation; /* +1 at each committed change of the
 										 * route table */
 	pg_atomic_uint64 listening[ORION_LISTENING_WORDS];	/* a bit a slot: wake it

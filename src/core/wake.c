@@ -125,6 +125,7 @@ wake_for(int reasons)
 	{
 		pg_atomic_fetch_add_u32(&orion_shared->sinks_generation, 1);
 		orion_wake_kind(ORION_WORKER_MAINTENANCE);
+		orion_wake_kind(ORION_WORKER_CONSUMER);
 	}
 	if (reasons & ORION_WAKE_EXTENSION)
 	{

@@ -18,8 +18,8 @@ typedef enum OrionWakeReason
 {
 	ORION_WAKE_EVENTS = 1 << 0, /* rows in the outbox: wakes the relays that
 								 * listen */
-	ORION_WAKE_SINKS = 1 << 1,	/* sinks or subscriptions changed: maintenance
-								 * and relays */
+	ORION_WAKE_SINKS = 1 << 1,	/* sinks, subscriptions or consumers changed:
+								 * maintenance, relays and consumers */
 	ORION_WAKE_ROUTES = 1 << 2, /* route table changed */
 	ORION_WAKE_EXTENSION = 1 << 3,	/* CREATE or DROP EXTENSION: launcher and
 									 * maintenance */

@@ -28,6 +28,7 @@ static const char *const kind_names[] = {
 	[ORION_WORKER_GATEWAY] = "gateway",
 	[ORION_WORKER_EXECUTOR] = "executor",
 	[ORION_WORKER_RELAY] = "relay",
+	[ORION_WORKER_CONSUMER] = "consumer",
 };
 
 static const char *const state_names[] = {

@@ -513,6 +513,56 @@ sub properties
 	return \%p;
 }
 
+# Properties of a message as they are on the wire, and their flags.
+sub encode_properties
+{
+	my ($m) = @_;
+	my ($flags, $bytes) = (1 << 12, '');
+	if (defined $m->{content_type}) { $flags |= 1 << 15; $bytes .= shortstr($m->{content_type}); }
+	if ($m->{headers})
+	{
+		$flags |= 1 << 13;
+		$bytes .= longstr(join '', map { my $v = $m->{headers}{$_}; shortstr($_) . ($v =~ /^[0-9]+$/ ? 'l' . pack('q>', $v) : 'S' . longstr($v)) } sort keys %{ $m->{headers} });
+	}
+	$bytes .= pack('C', 2);	# persistent
+	if (defined $m->{correlation_id}) { $flags |= 1 << 10; $bytes .= shortstr($m->{correlation_id}); }
+	if (defined $m->{message_id}) { $flags |= 1 << 7; $bytes .= shortstr($m->{message_id}); }
+	if (defined $m->{type}) { $flags |= 1 << 5; $bytes .= shortstr($m->{type}); }
+	return pack('n', $flags) . $bytes;
+}
+
+# Messages { message_id, type, correlation_id, content_type, headers, body } to a queue;
+# returns when the broker has confirmed all of them.
+sub publish
+{
+	my ($self, $queue, @messages) = @_;
+	my ($bytes, $confirmed) = ('', 0);
+	$self->method(1, 85, 10, "\0");
+	$self->expect(85, 11);
+	foreach my $m (@messages)
+	{
+		my $method = pack('nn n', 60, 40, 0) . shortstr('') . shortstr($queue) . "\0";
+		my $header = pack('nn Q>', 60, 0, length $m->{body}) . encode_properties($m);
+		$bytes .= pack('CnN', 1, 1, length $method) . $method . "\xCE" . pack('CnN', 2, 1, length $header) . $header . "\xCE";
+		for (my $at = 0; $at < length $m->{body}; $at += 100000)
+		{
+			my $part = substr($m->{body}, $at, 100000);
+			$bytes .= pack('CnN', 3, 1, length $part) . $part . "\xCE";
+		}
+	}
+	while (length $bytes)
+	{
+		my $n = $self->{socket}->syswrite($bytes, 65536) // die "cannot write: $!";
+		substr($bytes, 0, $n, '');
+	}
+	while ($confirmed < @messages)
+	{
+		my $payload = $self->expect(60, 80);
+		my ($tag, $multiple) = unpack('x4 Q> C', $payload);
+		$confirmed = $multiple ? $tag : $confirmed + 1;
+	}
+}
+
 sub consume
 {
 	my ($self, $queue, $count, $patience) = @_;

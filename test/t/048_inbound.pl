@@ -1,0 +1,150 @@
+# From a queue of a real RabbitMQ into SQL functions: what has effect, and how often, while
+# handlers fail and courier, worker, broker and server are killed.
+use strict;
+use warnings;
+
+use FindBin;
+use lib $FindBin::Bin;
+
+use OrionServices;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $rabbit = OrionServices->start_rabbitmq();
+my $node = PostgreSQL::Test::Cluster->new('inbound');
+$node->init;
+$node->append_conf('postgresql.conf', q{
+shared_preload_libraries = 'orion'
+max_worker_processes = 16
+orion.http_port = 0
+orion.inbound_max_attempts = 2
+orion.inbound_handler_timeout = 500
+restart_after_crash = on
+});
+$node->start;
+
+sub value { return $node->safe_psql('postgres', $_[0]); }
+sub becomes { ok($node->poll_query_until('postgres', "SELECT $_[0]"), $_[1]); }
+sub consumer { return value("SELECT $_[0] FROM orion.consumers WHERE name = 'orders'"); }
+sub worker { return value("SELECT $_[0] FROM orion.workers WHERE kind = 'consumer'"); }
+
+# A publisher with confirms: what it says is there is on the broker's disk.
+sub publish
+{
+	my ($queue, @messages) = @_;
+	my $client = OrionServices::AMQP->new($rabbit->port);
+	$client->publish($queue, @messages);
+	$client->close;
+}
+
+my $url = $rabbit->url;
+value(qq{
+CREATE EXTENSION orion;
+CREATE ROLE app IN ROLE orion_admin;
+GRANT ALL ON SCHEMA public TO app;
+SET ROLE app;
+CREATE TABLE effects (id text, what text, message jsonb);
+CREATE FUNCTION handle(message jsonb) RETURNS void LANGUAGE plpgsql AS \$\$
+BEGIN
+	INSERT INTO effects VALUES (message ->> 'messageId', current_user, message);
+	CASE message ->> 'type'
+		WHEN 'fail' THEN RAISE EXCEPTION 'broken';
+		WHEN 'once' THEN
+			IF NOT (message ->> 'redelivered')::bool THEN RAISE EXCEPTION 'not yet'; END IF;
+		WHEN 'sleep' THEN PERFORM pg_sleep(100);
+		WHEN 'role' THEN RESET ROLE;
+		ELSE NULL;
+	END CASE;
+END \$\$;
+SELECT orion_consume('orders', '{"url": "$url", "queue": "orders", "declare": "classic", "max_body": 100000}', 'handle(jsonb)');
+});
+becomes("state = 'running' AND program_pid IS NOT NULL FROM orion.workers WHERE kind = 'consumer' AND name = 'orders'", 'the consumer runs a courier');
+becomes("state = 'running' FROM orion.consumers WHERE name = 'orders'", 'and shows in orion.consumers');
+is(value("SELECT count(*) FROM orion_private.consumers WHERE position('guest'::bytea IN config) > 0"), '0', 'its password is sealed');
+
+# what a handler gets
+publish('orders',
+	{ message_id => 'm1', type => 'order.placed', content_type => 'application/json', correlation_id => 'c1',
+		headers => { source => 'shop', n => 7 }, body => '{"total": 12.5}' },
+	{ message_id => 'm1', body => '{"total": 12.5}' },
+	{ message_id => 'text', body => 'hello, "world"' },
+	{ message_id => 'bytes', body => "\x00\xff\xfe" },
+	{ message_id => 'zero', body => '{"a": "\u0000"}' },
+	{ message_id => "not \xff text", body => '[1]' },
+	{ message_id => 'empty', body => '' },
+	{ message_id => 'deep', body => '[' x 50000 },
+	{ message_id => 'header', body => '1', headers => { bad => "\xff\xfe" } },
+	{ body => '"nobody"' }, { body => '"nobody"' });
+becomes("count(*) = 10 FROM effects", 'messages have effect');
+is(value("SELECT what FROM effects WHERE id = 'm1'"), 'app', 'once, as who asked for them');
+is(value("SELECT message - 'headers' FROM effects WHERE id = 'm1'"),
+	'{"body": {"total": 12.5}, "type": "order.placed", "queue": "orders", "encoding": "json", "exchange": "", "messageId": "m1", "routingKey": "orders", "contentType": "application/json", "redelivered": false, "correlationId": "c1"}',
+	'the handler gets the message');
+is(value("SELECT message -> 'headers' FROM effects WHERE id = 'm1'"), '{"n": 7, "source": "shop"}', 'and its headers');
+is(value("SELECT string_agg(id || ' ' || (message ->> 'encoding') || ' ' || left(message ->> 'body', 20), E'\\n' ORDER BY id COLLATE \"C\") FROM effects WHERE id <> 'm1'"),
+	"\\x6e6f7420ff2074657874 json [1]\nbytes base64 AP/+\ndeep text [[[[[[[[[[[[[[[[[[[[\nempty text \nheader json 1\ntext text hello, \"world\"\nzero text {\"a\": \"\\u0000\"}",
+	'whatever its bytes are');
+is(value("SELECT message -> 'headers' FROM effects WHERE id = 'header'"), '{"bad": {"hex": "fffe"}}', 'also those of headers');
+is(value("SELECT count(*) FROM effects WHERE id IS NULL"), '2', 'messages without an id have effect each');
+is(consumer("received || ' ' || handled || ' ' || duplicates || ' ' || failures || ' ' || dead"), '11 10 1 0 0', 'all is counted');
+
+# handlers that fail
+publish('orders', map { { message_id => $_, type => $_, body => '{}' } } qw(fail sleep role once));
+publish('orders', { message_id => 'after', body => '{}' }, { message_id => 'long', body => 'x' x 100001 });
+becomes("count(*) = 1 FROM effects WHERE id = 'after'", 'failing messages hold nobody up');
+becomes("count(*) = 4 FROM orion.inbox_dead_letters", 'what cannot be done ends as a dead letter');
+becomes("count(*) = 1 FROM effects WHERE id = 'once'", 'a failed message comes again');
+is(value("SELECT string_agg(message_id || ' ' || attempts || ' ' || error, E'\\n' ORDER BY message_id) FROM orion.inbox_dead_letters"),
+	"fail 2 P0001: broken\nlong 0 the body is longer than 100000 bytes\nrole 2 42501: cannot set parameter \"role\" within security-definer function\nsleep 2 57014: canceling statement due to statement timeout", 'with attempts and reason');
+is(value("SELECT message ->> 'body' FROM orion.inbox_dead_letters WHERE message_id = 'fail'"), '{}', 'and the message');
+is(value("SELECT count(*) FROM effects WHERE id IN ('fail', 'sleep', 'role', 'long')"), '0', 'without effect');
+is(consumer("failures || ' ' || dead || ' ' || waiting"), '7 4 0', 'counted');
+ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }, 20), 'the queue is empty');
+publish('orders', { message_id => 'fail', type => 'fail', body => '{}' });
+becomes("duplicates = 2 FROM orion.consumers", 'a dead letter that comes again is known');
+
+# pause and resume
+value("SELECT orion_consume_pause('orders')");
+becomes("state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'consumer'", 'a paused consumer has no courier');
+publish('orders', { message_id => 'paused', body => '{}' });
+is(value("SELECT count(*) FROM effects WHERE id = 'paused'"), '0', 'its messages wait');
+value("SELECT orion_consume_resume('orders')");
+becomes("count(*) = 1 FROM effects WHERE id = 'paused'", 'until it is resumed');
+
+# killed at any moment: each message has effect once
+sub thousand
+{
+	my ($name, $kill) = @_;
+	value('SET ROLE app; TRUNCATE effects');
+	publish('orders', map { { message_id => "$name$_", body => "{\"n\": $_}" } } 1 .. 1000);
+	ok($node->poll_query_until('postgres', "SELECT count(*) > 100 FROM effects"), "$name: under way");
+	$kill->();
+	ok($node->poll_query_until('postgres', "SELECT count(*) >= 1000 FROM effects"), "$name: all have effect");
+	ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }, 20), "$name: the queue is empty");
+	is(value("SELECT count(*) || ' ' || count(DISTINCT id) FROM effects"), '1000 1000', "$name: each once");
+}
+
+thousand('courier', sub { kill 'KILL', worker('program_pid'); });
+thousand('worker', sub { value("SELECT pg_terminate_backend(pid) FROM orion.workers WHERE kind = 'consumer'"); });
+thousand('broker', sub { $rabbit->kill9; $rabbit->start; });
+thousand('server', sub { $node->stop('immediate'); $node->start; });
+is(consumer('dead'), '4', 'none was given up');
+
+# the broker is away
+$rabbit->stop;
+becomes("state = 'degraded' AND last_error LIKE 'rabbitmq%' FROM orion.consumers", 'orion.consumers says that the broker is gone');
+unlike(consumer('last_error'), qr/guest/, 'without the password');
+$rabbit->start;
+becomes("state = 'running' FROM orion.consumers", 'and that all is well again');
+
+# retention and the end
+value("UPDATE orion_private.inbox SET handled_at = handled_at - interval '8 days' WHERE message_id LIKE 'courier%'");
+value("SELECT orion_private.inbox_maintain('7 days')");
+is(value("SELECT count(*) FROM orion_private.inbox WHERE message_id LIKE 'courier%'") . ' '
+	. value("SELECT count(*) FROM orion_private.inbox WHERE message_id LIKE 'worker%'"), '0 1000', 'the inbox forgets what is old');
+value("SELECT orion_consume_drop('orders')");
+becomes("NOT EXISTS (SELECT FROM orion.workers WHERE kind = 'consumer')", 'a dropped consumer has no worker');
+unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/TRAP:|panic/i, 'nothing crashed');
+
+done_testing();

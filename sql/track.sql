@@ -95,7 +95,9 @@ DELETE FROM large;
 SELECT type, payload -> 'changed' AS changed, length(payload #>> '{old,doc}') AS old, length(payload #>> '{new,doc}') AS new,
 	payload #>> '{old,doc}' = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 5000) i) AS old_is_right FROM events();
 SET orion.outbox_max_payload = '1kB';
+\set VERBOSITY terse
 INSERT INTO large SELECT 2, repeat('x', 2000), NULL;
+\set VERBOSITY default
 RESET orion.outbox_max_payload;
 SELECT count(*) FROM large;
 DROP TABLE large;
@@ -316,7 +318,9 @@ SELECT * FROM events();
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'orders'::regclass AND NOT tgisinternal ORDER BY 1;
 
 -- the extension cannot go without the triggers
+\set VERBOSITY terse
 DROP EXTENSION orion;
+\set VERBOSITY default
 DROP SCHEMA regress_track CASCADE;
 SELECT count(*) FROM orion.tracked_tables;
 DROP ROLE regress_track_owner, regress_track_plain;

@@ -27,7 +27,7 @@ $node->start;
 sub value { return $node->safe_psql('postgres', $_[0]); }
 sub becomes { ok($node->poll_query_until('postgres', "SELECT $_[0]"), $_[1]); }
 sub consumer { return value("SELECT $_[0] FROM orion.consumers WHERE name = 'orders'"); }
-sub worker { return value("SELECT $_[0] FROM orion.workers WHERE kind = 'consumer'"); }
+sub worker { return value("SELECT $_[0] FROM orion.workers WHERE kind = 'consumer' AND name = 'orders'"); }
 
 # A publisher with confirms: what it says is there is on the broker's disk.
 sub publish
@@ -102,15 +102,30 @@ is(value("SELECT count(*) FROM effects WHERE id IN ('fail', 'sleep', 'role', 'lo
 is(consumer("failures || ' ' || dead || ' ' || waiting"), '7 4 0', 'counted');
 ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }, 20), 'the queue is empty');
 publish('orders', { message_id => 'fail', type => 'fail', body => '{}' });
-becomes("duplicates = 2 FROM orion.consumers", 'a dead letter that comes again is known');
+becomes("duplicates = 2 FROM orion.consumers WHERE name = 'orders'", 'a dead letter that comes again is known');
 
 # pause and resume
 value("SELECT orion_consume_pause('orders')");
-becomes("state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'consumer'", 'a paused consumer has no courier');
+becomes("state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'consumer' AND name = 'orders'", 'a paused consumer has no courier');
 publish('orders', { message_id => 'paused', body => '{}' });
 is(value("SELECT count(*) FROM effects WHERE id = 'paused'"), '0', 'its messages wait');
 value("SELECT orion_consume_resume('orders')");
 becomes("count(*) = 1 FROM effects WHERE id = 'paused'", 'until it is resumed');
+
+# A function that does not let itself be stopped ends its worker, again and again; it is looked at below.
+value(qq{SET ROLE app;
+CREATE FUNCTION stubborn(message jsonb) RETURNS void LANGUAGE plpgsql AS \$\$
+BEGIN
+	INSERT INTO stubborn_effects VALUES (message ->> 'messageId');
+	WHILE message ->> 'type' = 'stubborn' LOOP
+		BEGIN PERFORM pg_sleep(100); EXCEPTION WHEN query_canceled THEN NULL; END;
+	END LOOP;
+END \$\$;
+CREATE TABLE stubborn_effects (id text);
+SELECT orion_consume('stubborn', '{"url": "$url", "queue": "stubborn", "declare": "quorum"}', 'stubborn(jsonb)', max_attempts => 1);
+});
+becomes("state = 'running' FROM orion.consumers WHERE name = 'stubborn'", 'a consumer of a quorum queue');
+publish('stubborn', map { { message_id => "s$_", type => $_ == 1 ? 'stubborn' : 'plain', body => '{}' } } 1 .. 5);
 
 # killed at any moment: each message has effect once
 sub thousand
@@ -126,24 +141,28 @@ sub thousand
 }
 
 thousand('courier', sub { kill 'KILL', worker('program_pid'); });
-thousand('worker', sub { value("SELECT pg_terminate_backend(pid) FROM orion.workers WHERE kind = 'consumer'"); });
+thousand('worker', sub { value("SELECT pg_terminate_backend(pid) FROM orion.workers WHERE kind = 'consumer' AND name = 'orders'"); });
 thousand('broker', sub { $rabbit->kill9; $rabbit->start; });
 thousand('server', sub { $node->stop('immediate'); $node->start; });
 is(consumer('dead'), '4', 'none was given up');
 
 # the broker is away
 $rabbit->stop;
-becomes("state = 'degraded' AND last_error LIKE 'rabbitmq%' FROM orion.consumers", 'orion.consumers says that the broker is gone');
+becomes("state = 'degraded' AND last_error LIKE 'rabbitmq%' FROM orion.consumers WHERE name = 'orders'", 'orion.consumers says that the broker is gone');
 unlike(consumer('last_error'), qr/guest/, 'without the password');
 $rabbit->start;
-becomes("state = 'running' FROM orion.consumers", 'and that all is well again');
+becomes("state = 'running' FROM orion.consumers WHERE name = 'orders'", 'and that all is well again');
+
+becomes("count(*) = 1 FROM orion.inbox_dead_letters WHERE consumer = 'stubborn' AND message_id = 's1' AND error LIKE 'the worker ended%'",
+	'a function that ends its worker is given up');
+becomes("string_agg(id, ' ' ORDER BY id) = 's2 s3 s4 s5' FROM stubborn_effects", 'and the messages behind it have effect, once');
 
 # retention and the end
 value("UPDATE orion_private.inbox SET handled_at = handled_at - interval '8 days' WHERE message_id LIKE 'courier%'");
 value("SELECT orion_private.inbox_maintain('7 days')");
 is(value("SELECT count(*) FROM orion_private.inbox WHERE message_id LIKE 'courier%'") . ' '
 	. value("SELECT count(*) FROM orion_private.inbox WHERE message_id LIKE 'worker%'"), '0 1000', 'the inbox forgets what is old');
-value("SELECT orion_consume_drop('orders')");
+value("SELECT orion_consume_drop('orders'), orion_consume_drop('stubborn')");
 becomes("NOT EXISTS (SELECT FROM orion.workers WHERE kind = 'consumer')", 'a dropped consumer has no worker');
 unlike(PostgreSQL::Test::Utils::slurp_file($node->logfile), qr/TRAP:|panic/i, 'nothing crashed');
 

@@ -7213,7 +7213,7 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'For example {"url": "amqp://user:password@localhost:5672/", "queue": "orders"}.';
 	END IF;
-	PERFORM orion_private.config_check(config, '{"url": "string", "queue": "string", "prefetch": "number", "declare": "string",
+	PERFORM orion_private.config_check(config, '{"url": "string", "hosts": "array", "queue": "string", "prefetch": "number", "declare": "string",
 		"max_body": "number", "no_message_id": "string"}');
 	IF config ->> 'url' !~ '^amqp://' THEN
 		RAISE EXCEPTION 'config: key "url" must begin with amqp://' USING ERRCODE = 'invalid_parameter_value';

@@ -42,8 +42,7 @@
 
 typedef struct AmqpState
 {
-	OrionUrl	url;
-	char	   *vhost;
+	OrionAmqpServer server;
 	const char *source;
 	OrionTopology topology;
 
@@ -71,7 +70,7 @@ typedef struct AmqpState
 static bool
 configure(OrionSink *sink, json_t *config)
 {
-	static const char *const known[] = {"url", "source", "exchanges", "queues", "bindings", NULL};
+	static const char *const known[] = {"url", "hosts", "source", "exchanges", "queues", "bindings", NULL};
 	AmqpState  *state = calloc(1, sizeof(*state));
 	char		source[200];
 
@@ -80,16 +79,14 @@ configure(OrionSink *sink, json_t *config)
 	sink->state = state;
 	snprintf(source, sizeof(source), "/orion/%.150s", sink->name);
 	if (!orion_config_known(sink, config, known) ||
-		!orion_config_url(sink, config, "amqp", 5672, &state->url) ||
+		!orion_amqp_configure(sink, config, &state->server) ||
 		!orion_config_string(sink, config, "source", source, &state->source) ||
 		!orion_topology_configure(sink, config, &state->topology))
 		return false;
 	if (strlen(state->source) > ORION_AMQP_SHORT)
 		return orion_sink_fail(sink, "config: key \"source\" is longer than %d bytes", ORION_AMQP_SHORT);
 	state->source = strdup(state->source);
-	state->vhost = strdup(state->url.has_path ? state->url.path : "/");
-	sink->secret = state->url.password;
-	return (state->source && state->vhost) || orion_sink_fail(sink, "out of memory");
+	return state->source || orion_sink_fail(sink, "out of memory");
 }
 
 /* ---- connecting: blocking calls, each with a timeout ---- */
@@ -101,7 +98,7 @@ amqp_connect(OrionSink *sink)
 {
 	AmqpState  *state = sink->state;
 
-	if (!orion_amqp_open(sink, &state->url, state->vhost, &state->conn) ||
+	if (!orion_amqp_open(sink, &state->server, &state->conn) ||
 		!orion_topology_declare(sink, &state->topology, state->conn, CHANNEL))
 		return false;
 	amqp_confirm_select(state->conn, CHANNEL);

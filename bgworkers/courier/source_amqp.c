@@ -61,8 +61,7 @@ typedef struct Incoming
 
 typedef struct Source
 {
-	OrionUrl	url;
-	char	   *vhost;
+	OrionAmqpServer server;
 	const char *queue;
 	const char *declare;		/* classic, quorum; NULL: the queue must be
 								 * there */
@@ -84,22 +83,20 @@ typedef struct Source
 static bool
 configure(OrionSink *sink, json_t *config)
 {
-	static const char *const known[] = {"url", "queue", "prefetch", "declare", "max_body", "no_message_id", NULL};
+	static const char *const known[] = {"url", "hosts", "queue", "prefetch", "declare", "max_body", "no_message_id", NULL};
 	Source	   *source = calloc(1, sizeof(*source));
 
 	if (source == NULL)
 		return orion_sink_fail(sink, "out of memory");
 	sink->state = source;
 	if (!orion_config_known(sink, config, known) ||
-		!orion_config_url(sink, config, "amqp", 5672, &source->url) ||
+		!orion_amqp_configure(sink, config, &source->server) ||
 		!orion_config_string(sink, config, "queue", NULL, &source->queue) ||
 		!orion_config_integer(sink, config, "prefetch", 1, PREFETCH_MAX, PREFETCH, &source->prefetch) ||
 		!orion_config_integer(sink, config, "max_body", 1, BODY_MOST, BODY_MAX, &source->max_body) ||
 		!orion_config_optional(sink, config, "declare", &source->declare))
 		return false;
-	source->vhost = strdup(source->url.has_path ? source->url.path : "/");
-	sink->secret = source->url.password;
-	return source->vhost || orion_sink_fail(sink, "out of memory");
+	return true;
 }
 
 /* ---- connecting: blocking calls, each with a timeout ---- */
@@ -124,7 +121,7 @@ source_connect(OrionSink *sink)
 {
 	Source	   *source = sink->state;
 
-	if (!orion_amqp_open(sink, &source->url, source->vhost, &source->conn) || !declare_queue(sink, source))
+	if (!orion_amqp_open(sink, &source->server, &source->conn) || !declare_queue(sink, source))
 		return false;
 	amqp_basic_qos(source->conn, ORION_AMQP_CHANNEL, 0, source->prefetch, 0);
 	if (!orion_amqp_accepted(sink, source->conn, "rabbitmq: prefetch"))

@@ -39,6 +39,7 @@ sub publish
 }
 
 my $url = $rabbit->url;
+my $port = $rabbit->port;
 value(qq{
 CREATE EXTENSION orion;
 CREATE ROLE app IN ROLE orion_admin;
@@ -122,9 +123,9 @@ BEGIN
 	END LOOP;
 END \$\$;
 CREATE TABLE stubborn_effects (id text);
-SELECT orion_consume('stubborn', '{"url": "$url", "queue": "stubborn", "declare": "quorum"}', 'stubborn(jsonb)', max_attempts => 1);
+SELECT orion_consume('stubborn', '{"url": "amqp://guest:guest\@127.0.0.1:1/", "hosts": ["127.0.0.1:$port"], "queue": "stubborn", "declare": "quorum"}', 'stubborn(jsonb)', max_attempts => 1);
 });
-becomes("state = 'running' FROM orion.consumers WHERE name = 'stubborn'", 'a consumer of a quorum queue');
+becomes("state = 'running' FROM orion.consumers WHERE name = 'stubborn'", 'a consumer of a quorum queue, by the second of two hosts');
 publish('stubborn', map { { message_id => "s$_", type => $_ == 1 ? 'stubborn' : 'plain', body => '{}' } } 1 .. 5);
 
 # killed at any moment: each message has effect once

@@ -36,6 +36,12 @@ sub peak_while_draining
 	return ($relay, $courier);
 }
 
+# Rows of the outbox that are dead, or were made so.
+sub dead_rows
+{
+	return $server->sql("SELECT pg_stat_force_next_flush(); SELECT sum(n_dead_tup + n_tup_upd + n_tup_del) FROM pg_stat_all_tables WHERE schemaname = 'orion_private' AND relname LIKE 'outbox\\__'") =~ s/.*\n//sr;
+}
+
 figure backlog => sub {
 	$server->needs('orion_sink_create');
 	my $count = $ENV{BACKLOG} // ($option{smoke} ? 5_000 : 100_000);
@@ -50,9 +56,10 @@ figure backlog => sub {
 	$in->autoflush(1);
 	print $in "BEGIN; INSERT INTO public.bench_open VALUES (1);\n";
 	poll_until(sub { $server->sql("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xid IS NOT NULL") > 0 }, 10, 'the open transaction');
+	my $before = dead_rows();	# of transactions that other figures broke off
 	my ($relay, $courier) = peak_while_draining($redis, $count);
 	poll_until(sub { $server->sql("SELECT lag_events FROM orion.sinks WHERE name = 'bench_backlog'") == 0 }, 60, 'the position');
-	my $dead = $server->sql("SELECT pg_stat_force_next_flush(); SELECT sum(n_dead_tup + n_tup_upd + n_tup_del) FROM pg_stat_all_tables WHERE schemaname = 'orion_private' AND relname LIKE 'outbox\\__'") =~ s/.*\n//sr;
+	my $dead = dead_rows() - $before;
 	print $in "ROLLBACK;\n";
 	close $in;
 	die "$dead dead rows in the outbox, not 0\n" if $dead != 0;

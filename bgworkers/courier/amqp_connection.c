@@ -13,7 +13,7 @@
 
 /* "host", "host:port" or "[address]:port" */
 static bool
-add_host(OrionSink *sink, OrionAmqpServer * server, const char *host)
+add_host(OrionSink *sink, OrionAmqpServer *server, const char *host)
 {
 	char		url[300];
 	char		why[200];
@@ -27,7 +27,7 @@ add_host(OrionSink *sink, OrionAmqpServer * server, const char *host)
 }
 
 bool
-orion_amqp_configure(OrionSink *sink, json_t *config, OrionAmqpServer * server)
+orion_amqp_configure(OrionSink *sink, json_t *config, OrionAmqpServer *server)
 {
 	json_t	   *hosts;
 
@@ -102,7 +102,7 @@ orion_amqp_accepted(OrionSink *sink, amqp_connection_state_t conn, const char *w
 }
 
 static bool
-open_one(OrionSink *sink, const OrionAmqpServer * server, amqp_connection_state_t *conn)
+open_one(OrionSink *sink, const OrionAmqpServer *server, amqp_connection_state_t *conn)
 {
 	amqp_rpc_reply_t reply;
 
@@ -117,7 +117,7 @@ open_one(OrionSink *sink, const OrionAmqpServer * server, amqp_connection_state_
 }
 
 bool
-orion_amqp_open(OrionSink *sink, OrionAmqpServer * server, amqp_connection_state_t *conn)
+orion_amqp_open(OrionSink *sink, OrionAmqpServer *server, amqp_connection_state_t *conn)
 {
 	if (open_one(sink, server, conn))
 		return true;

@@ -22,16 +22,17 @@ typedef struct OrionAmqpServer
 	OrionUrl	hosts[ORION_AMQP_HOSTS];	/* the URL's own is the first */
 	int			nhosts;
 	int			current;		/* the one to try next, or to go on with */
-}			OrionAmqpServer;
+} OrionAmqpServer;
 
 /* Reads the keys "url" and "hosts" (["host:port", ...]).  False: sink->why. */
-extern bool orion_amqp_configure(OrionSink *sink, json_t *config, OrionAmqpServer * server);
+extern bool orion_amqp_configure(OrionSink *sink, json_t *config, OrionAmqpServer *server);
 
 /*
  * Connects, logs in and opens the channel; blocking calls, each bounded by
- * ORION_CONNECT_TIMEOUT.  One host a call: after a failure the next is the next call's.  *conn is set also on failure: destroy it.  False: sink->why.
+ * ORION_CONNECT_TIMEOUT.  One host a call: after a failure the next call tries the next.
+ * *conn is set also on failure: destroy it.  False: sink->why.
  */
-extern bool orion_amqp_open(OrionSink *sink, OrionAmqpServer * server, amqp_connection_state_t *conn);
+extern bool orion_amqp_open(OrionSink *sink, OrionAmqpServer *server, amqp_connection_state_t *conn);
 
 /* After a synchronous call: did it work?  False: sink->why. */
 extern bool orion_amqp_accepted(OrionSink *sink, amqp_connection_state_t conn, const char *what);

@@ -331,6 +331,23 @@ see_what_was_done(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
+/*
+ * Whether the answer goes into others as it is: what is read without a check there, and
+ * would forge the answers beside it, is looked at and not believed to be what its
+ * Content-Type says.  A function chooses both; and lines of JSON are not one text.
+ */
+static bool
+is_json(const OrionResponse *response)
+{
+	const char *type = NULL;
+
+	for (int i = 0; i < response->nheaders; i++)
+		if (pg_strcasecmp(response->headers[i].name, "Content-Type") == 0)
+			type = response->headers[i].value;
+	return response->body.len > 0 && type && strstr(type, "json") && strstr(type, "ndjson") == NULL &&
+		orion_body_is_json(response->body.data, response->body.len);
+}
+
 static void
 perform(const Batch *batch, int at)
 {
@@ -351,6 +368,7 @@ perform(const Batch *batch, int at)
 	orion_response_settings(&operation->response);
 	if (part.method == ORION_HEAD || operation->response.status == 204)
 		resetStringInfo(&operation->response.body);
+	operation->json = is_json(&operation->response);
 	XactReadOnly = read_only;
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -393,18 +411,10 @@ perform_alone(const Batch *batch, int at)
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
+	operation->json = is_json(&operation->response);
 }
 
 /* --- answering ----------------------------------------------------------------------- */
-
-static bool
-is_json(const OrionResponse *response)
-{
-	for (int i = 0; i < response->nheaders; i++)
-		if (pg_strcasecmp(response->headers[i].name, "Content-Type") == 0)
-			return strstr(response->headers[i].value, "json") != NULL;
-	return false;
-}
 
 static void
 append_answer(StringInfo out, const OrionOperation *operation)
@@ -429,7 +439,7 @@ append_answer(StringInfo out, const OrionOperation *operation)
 	appendStringInfoString(out, "},\"body\":");
 	if (response->body.len == 0)
 		appendStringInfoString(out, "null");
-	else if (is_json(response))
+	else if (operation->json)
 		appendBinaryStringInfo(out, response->body.data, response->body.len);
 	else if (pg_verify_mbstr(PG_UTF8, response->body.data, response->body.len, true) &&
 			 memchr(response->body.data, '\0', response->body.len) == NULL)

@@ -59,15 +59,16 @@ form_json(const OrionCall *call, const char *text)
 	return json.data;
 }
 
-static void
-check_json(const char *text)
+/* What is wrong with the text, which ends in a NUL byte; or NULL. */
+static char *
+json_problem(const char *text)
 {
 	MemoryContext context = CurrentMemoryContext;
 	char	   *volatile problem = NULL;
 
 	PG_TRY();
 	{
-		DirectFunctionCall1(json_in, CStringGetDatum(text));
+		pfree(DatumGetPointer(DirectFunctionCall1(json_in, CStringGetDatum(text))));
 	}
 	PG_CATCH();
 	{
@@ -83,9 +84,21 @@ check_json(const char *text)
 		problem = error->message;
 	}
 	PG_END_TRY();
-	/* json_in holds no resource, and the refusal ends the transaction */
-	if (problem)
+	/* json_in holds no resource, so there is nothing to clean up */
+	return problem;
+}
+
+static void
+check_json(const char *text)
+{
+	if (json_problem(text))
 		refuse_json(NULL);
+}
+
+bool
+orion_body_is_json(const char *text, size_t len)
+{
+	return strlen(text) == len && pg_verify_mbstr(PG_UTF8, text, len, true) && json_problem(text) == NULL;
 }
 
 bool

@@ -43,4 +43,7 @@ extern bool orion_body_is(const OrionCall *call, const char *type);
 /* The body as JSON text of any shape; NULL when there is none. */
 extern char *orion_body_json(const OrionCall *call);
 
+/* Whether a buffer, which ends in a NUL byte behind len, is one valid JSON text. */
+extern bool orion_body_is_json(const char *text, size_t len);
+
 #endif							/* ORION_REST_BODY_H */

@@ -122,13 +122,9 @@ look_up(const OrionOperation *operations, int at, const char *text, size_t len)
 	const OrionOperation *operation = &operations[operation_of(operations, at, text, len)];
 	const char *key = text +1 + strspn(text +1, NAME_CHARACTERS);
 	const char *c = operation->response.body.data;
-	const char *type = NULL;
 	Slice		slice;
 
-	for (int i = 0; i < operation->response.nheaders; i++)
-		if (pg_strcasecmp(operation->response.headers[i].name, "Content-Type") == 0)
-			type = operation->response.headers[i].value;
-	if (c == NULL || *c == '\0' || type == NULL || strstr(type, "json") == NULL)
+	if (!operation->json)
 		refuse_reference(text, len, "That operation has no answer in JSON.");
 	c = orion_json_skip_space(c);
 	while (key < text +len)

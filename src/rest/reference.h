@@ -18,6 +18,7 @@ typedef struct OrionOperation
 	int			nheaders;
 	OrionHeader *headers;
 	OrionResponse response;		/* once it is done */
+	bool		json;			/* its body is one valid JSON text */
 } OrionOperation;
 
 /* Marks the operations that number "at" (from 0) refers to; refuses those not before it. */

@@ -162,6 +162,22 @@ is(sql(q{SELECT count(*) FROM people WHERE name = 'once'}), 1, '... it is done o
 my $etag = $json->decode(ask([ op('GET', 'people?name=eq.once') ])->{body})->[0]{headers}{ETag};
 is(got([ op('PATCH', 'people?name=eq.once', { meta => 1 }, headers => { 'If-Match' => $etag }), op('PATCH', 'people?name=eq.once', { meta => 2 }, headers => { 'If-Match' => $etag }) ]), '412 ORION412 at 2', 'conditions');
 is(got([ op('PATCH', 'people?name=eq.once', { meta => 1 }, headers => { Prefer => 'handling=strict, max-affected=0' }) ]), '400 PGRST124 at 1', 'preferences');
+# what a function or a media type calls JSON and is none
+sql(q{CREATE DOMAIN "application/vnd.own+json" AS text;
+CREATE FUNCTION own(answer text) RETURNS "application/vnd.own+json" LANGUAGE sql VOLATILE AS 'SELECT answer';
+CREATE DOMAIN "text/own" AS text;
+CREATE FUNCTION labels() RETURNS "text/own" LANGUAGE plpgsql VOLATILE AS $$ BEGIN PERFORM set_config('response.headers', '[{"Content-Type":"application/json"}]', true); RETURN '"id'; END $$;});
+my %own = (headers => { Accept => 'application/vnd.own+json' });
+my $forged = '{"id":1}},{"status":200,"headers":{},"body":{"id":2}';
+for my $answer ($forged, '{"id', '{"id":[1,{"', '"', '[', "{\"id\":1}\n{\"id\":2}\n")
+{
+	my $got = ask([ op('POST', 'rpc/own', { answer => $answer }, %own) ]);
+	is($json->encode([ map { $_->{body} } @{ $json->decode($got->{body}) } ]), $json->encode([$answer]), 'no JSON is a text: ' . $json->encode($answer));
+	is(got([ op('POST', 'rpc/own', { answer => $answer }, %own, id => 'a'), op('POST', 'people', { name => '$a.id' }) ]), '400 ORION400 at 2', '... that nothing refers into');
+}
+is(got([ op('POST', 'rpc/own', { answer => '{"id":"x"}' }, %own, id => 'a'), op('POST', 'rpc/own', { answer => '$a.id' }, headers => { Accept => 'application/vnd.own+json' }) ]), '[{"id":"x"},"x"]', 'JSON is JSON');
+is(got([ op('POST', 'rpc/labels', {}, headers => { Accept => 'text/own' }) ]), '["\"id"]', 'a header that a function sets does not count');
+is(got([ op('POST', 'people', { name => 'line' }), op('GET', 'people?select=name&name=eq.line', undef, headers => { Accept => 'application/x-ndjson' }) ]), '[null,"{\"name\":\"line\"}\n"]', 'lines of JSON are a text');
 sql('CREATE TABLE batch (id int); GRANT ALL ON batch TO orion_anon');
 is(ask('{"id":1}')->{status}, 201, 'a table named batch is a table');
 is(got([ op('POST', 'batch', { id => 2 }) ], path => '/batch'), '[null]', '... and the batch is at the root of the server');

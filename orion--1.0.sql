@@ -3197,16 +3197,22 @@ CREATE FUNCTION orion_private.route_profile_update(request jsonb) RETURNS jsonb
 DECLARE
 	body jsonb := request -> 'body';
 	problem jsonb := orion_private.user_problem('profile:write');
+	password text := body ->> 'password';
 	errors jsonb;
 	u orion_private.users;
+	asked record;
 	new_email text;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN problem;
 	END IF;
+	-- the password is no parameter of a query
+	IF jsonb_typeof(body -> 'password') = 'string' THEN
+		body := jsonb_set(body, '{password}', '""');
+	END IF;
 	errors := orion_private.shape_errors(body, '{"version": ["integer"], "displayName": ["string", "null"], "avatarUrl": ["string", "null"],
-		"userMetadata": ["object"], "email": ["string"]}', '{version}');
-	IF errors = '[]' AND body - 'version' = '{}' THEN
+		"userMetadata": ["object"], "email": ["string"], "password": ["string"]}', '{version}');
+	IF errors = '[]' AND body - '{version,password}'::text[] = '{}' THEN
 		errors := orion_private.field_error('', 'nothing_to_change', 'the body names no field to change');
 	END IF;
 	IF errors <> '[]' THEN
@@ -3221,6 +3227,14 @@ BEGIN
 	END IF;
 
 	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.id = orion_private.uid() FOR NO KEY UPDATE;
+	-- an access token that leaked must not take the account over: who reads the mail sets the password
+	IF body ? 'email' AND orion_private.email_normalize(body ->> 'email') <> u.email THEN
+		asked := orion_private.signed_in_recently(u, password, orion_private.request_address(request),
+			left(request #>> '{headers,user-agent}', 512));
+		IF asked.status <> 'ok' THEN
+			RETURN orion_private.two_factor_error(asked.status, asked.retry_after, true);
+		END IF;
+	END IF;
 	IF u.version <> (body ->> 'version')::bigint THEN
 		PERFORM orion_private.audit('user.updated', 'user', u.id::text, 'version_conflict',
 			metadata => jsonb_build_object('expected', body -> 'version', 'current', u.version));
@@ -3243,7 +3257,7 @@ BEGIN
 	RETURN orion_private.own_profile_json();
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_profile_update(jsonb) IS 'PATCH /api/user/profile {"version", "displayName"?, "avatarUrl"?, "userMetadata"?, "email"?}: 200, 400, 401, 403, 404, 409 or 422';
+COMMENT ON FUNCTION orion_private.route_profile_update(jsonb) IS 'PATCH /api/user/profile {"version", "displayName"?, "avatarUrl"?, "userMetadata"?, "email"?, "password"?}: 200, 400, 401, 403, 404, 409, 422 or 429';
 
 CREATE FUNCTION orion_private.route_email_confirm(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -3522,6 +3536,8 @@ BEGIN
 	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
 	WHERE t.digest = sent AND t.purpose = token_take.purpose AND t.used_at IS NULL
 		AND t.user_id IS NOT NULL AND t.expires_at > clock_timestamp()
+		-- whoever reads a mailbox that is the user's no more gets no password
+		AND (t.purpose <> 'reset_password' OR EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = t.user_id AND u.email = t.email))
 	RETURNING t.* INTO taken;
 	RETURN taken;
 END
@@ -3587,6 +3603,8 @@ BEGIN
 	UPDATE orion_private.users AS k SET password_hash = new_hash WHERE k.id = password_set.user_id RETURNING k.* INTO u;
 	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
 	WHERE t.user_id = u.id AND t.purpose = 'reset_password' AND t.used_at IS NULL;
+	-- nor does a new address come true that somebody asked for who had the account
+	DELETE FROM orion_private.email_changes AS c WHERE c.user_id = u.id;
 	PERFORM orion_private.sessions_end(u.id, spared, 'password');
 	PERFORM orion_private.trusted_devices_drop(u.id);
 	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
@@ -3594,7 +3612,7 @@ BEGIN
 		'user', u.id::text);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, and publishes it';
+COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, drops a change of the mail address, and publishes it';
 
 CREATE FUNCTION @extschema@.orion_password_reset(token text, new_password text, OUT status text, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -4224,8 +4242,32 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.password_again(orion_private.users, text, inet, text) IS 'Asks a signed-in user for the password. Status ok, invalid_credentials, banned or locked; failures count like those of sign-ins';
+
+CREATE FUNCTION orion_private.signed_in_recently(u orion_private.users, password text, address inet, user_agent text,
+	OUT status text, OUT retry_after int)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	recent int := (orion_private.mfa_settings()).recent_sign_in;
+	asked record;
+BEGIN
+	IF password IS NOT NULL THEN
+		asked := orion_private.password_again(u, password, address, user_agent);
+		status := asked.status;
+		retry_after := asked.retry_after;
+	ELSE
+		status := CASE WHEN EXISTS (SELECT FROM orion_private.sessions AS t, jsonb_array_elements(t.amr) AS m
+			WHERE t.id = orion_private.current_session() AND t.user_id = u.id
+				AND to_timestamp((m ->> 'timestamp')::double precision) > clock_timestamp() - make_interval(secs => recent))
+			THEN 'ok' ELSE 'password_required' END;
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.signed_in_recently(orion_private.users, text, inet, text) IS 'Whether who is signed in gave the password now, or in this session within orion.mfa_recent_sign_in. Status ok, password_required, invalid_credentials, banned or locked';
 REVOKE ALL ON FUNCTION orion_private.both_factors(orion_private.users, text, text, text, inet, text),
-	orion_private.password_again(orion_private.users, text, inet, text) FROM PUBLIC;
+	orion_private.password_again(orion_private.users, text, inet, text),
+	orion_private.signed_in_recently(orion_private.users, text, inet, text) FROM PUBLIC;
 
 -- Setting up, confirming, removing
 
@@ -4236,7 +4278,6 @@ CREATE FUNCTION @extschema@.orion_two_factor_setup(password text DEFAULT NULL, a
 	AS $function$
 DECLARE
 	u orion_private.users := orion_private.session_user_lock();
-	s record := orion_private.mfa_settings();
 	asked record;
 	made record;
 BEGIN
@@ -4245,17 +4286,10 @@ BEGIN
 		RETURN;
 	END IF;
 	-- an access token that leaked must not lock the user out
-	IF password IS NOT NULL THEN
-		asked := orion_private.password_again(u, password, coalesce(orion_two_factor_setup.address, inet_client_addr()), left(user_agent, 512));
+	asked := orion_private.signed_in_recently(u, password, coalesce(orion_two_factor_setup.address, inet_client_addr()), left(user_agent, 512));
+	IF asked.status <> 'ok' THEN
+		status := asked.status;
 		retry_after := asked.retry_after;
-		IF asked.status <> 'ok' THEN
-			status := asked.status;
-			RETURN;
-		END IF;
-	ELSIF NOT EXISTS (SELECT FROM orion_private.sessions AS t, jsonb_array_elements(t.amr) AS m
-			WHERE t.id = orion_private.current_session()
-				AND to_timestamp((m ->> 'timestamp')::double precision) > clock_timestamp() - make_interval(secs => s.recent_sign_in)) THEN
-		status := 'password_required';
 		RETURN;
 	END IF;
 	made := orion_private.totp_setup(u.id, u.email);

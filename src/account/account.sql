@@ -14,6 +14,8 @@ BEGIN
 	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
 	WHERE t.digest = sent AND t.purpose = token_take.purpose AND t.used_at IS NULL
 		AND t.user_id IS NOT NULL AND t.expires_at > clock_timestamp()
+		-- whoever reads a mailbox that is the user's no more gets no password
+		AND (t.purpose <> 'reset_password' OR EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = t.user_id AND u.email = t.email))
 	RETURNING t.* INTO taken;
 	RETURN taken;
 END
@@ -79,6 +81,8 @@ BEGIN
 	UPDATE orion_private.users AS k SET password_hash = new_hash WHERE k.id = password_set.user_id RETURNING k.* INTO u;
 	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
 	WHERE t.user_id = u.id AND t.purpose = 'reset_password' AND t.used_at IS NULL;
+	-- nor does a new address come true that somebody asked for who had the account
+	DELETE FROM orion_private.email_changes AS c WHERE c.user_id = u.id;
 	PERFORM orion_private.sessions_end(u.id, spared, 'password');
 	PERFORM orion_private.trusted_devices_drop(u.id);
 	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
@@ -86,7 +90,7 @@ BEGIN
 		'user', u.id::text);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, and publishes it';
+COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, drops a change of the mail address, and publishes it';
 
 CREATE FUNCTION @extschema@.orion_password_reset(token text, new_password text, OUT status text, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE

@@ -433,8 +433,32 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION orion_private.password_again(orion_private.users, text, inet, text) IS 'Asks a signed-in user for the password. Status ok, invalid_credentials, banned or locked; failures count like those of sign-ins';
+
+CREATE FUNCTION orion_private.signed_in_recently(u orion_private.users, password text, address inet, user_agent text,
+	OUT status text, OUT retry_after int)
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	recent int := (orion_private.mfa_settings()).recent_sign_in;
+	asked record;
+BEGIN
+	IF password IS NOT NULL THEN
+		asked := orion_private.password_again(u, password, address, user_agent);
+		status := asked.status;
+		retry_after := asked.retry_after;
+	ELSE
+		status := CASE WHEN EXISTS (SELECT FROM orion_private.sessions AS t, jsonb_array_elements(t.amr) AS m
+			WHERE t.id = orion_private.current_session() AND t.user_id = u.id
+				AND to_timestamp((m ->> 'timestamp')::double precision) > clock_timestamp() - make_interval(secs => recent))
+			THEN 'ok' ELSE 'password_required' END;
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.signed_in_recently(orion_private.users, text, inet, text) IS 'Whether who is signed in gave the password now, or in this session within orion.mfa_recent_sign_in. Status ok, password_required, invalid_credentials, banned or locked';
 REVOKE ALL ON FUNCTION orion_private.both_factors(orion_private.users, text, text, text, inet, text),
-	orion_private.password_again(orion_private.users, text, inet, text) FROM PUBLIC;
+	orion_private.password_again(orion_private.users, text, inet, text),
+	orion_private.signed_in_recently(orion_private.users, text, inet, text) FROM PUBLIC;
 
 -- Setting up, confirming, removing
 
@@ -445,7 +469,6 @@ CREATE FUNCTION @extschema@.orion_two_factor_setup(password text DEFAULT NULL, a
 	AS $function$
 DECLARE
 	u orion_private.users := orion_private.session_user_lock();
-	s record := orion_private.mfa_settings();
 	asked record;
 	made record;
 BEGIN
@@ -454,17 +477,10 @@ BEGIN
 		RETURN;
 	END IF;
 	-- an access token that leaked must not lock the user out
-	IF password IS NOT NULL THEN
-		asked := orion_private.password_again(u, password, coalesce(orion_two_factor_setup.address, inet_client_addr()), left(user_agent, 512));
+	asked := orion_private.signed_in_recently(u, password, coalesce(orion_two_factor_setup.address, inet_client_addr()), left(user_agent, 512));
+	IF asked.status <> 'ok' THEN
+		status := asked.status;
 		retry_after := asked.retry_after;
-		IF asked.status <> 'ok' THEN
-			status := asked.status;
-			RETURN;
-		END IF;
-	ELSIF NOT EXISTS (SELECT FROM orion_private.sessions AS t, jsonb_array_elements(t.amr) AS m
-			WHERE t.id = orion_private.current_session()
-				AND to_timestamp((m ->> 'timestamp')::double precision) > clock_timestamp() - make_interval(secs => s.recent_sign_in)) THEN
-		status := 'password_required';
 		RETURN;
 	END IF;
 	made := orion_private.totp_setup(u.id, u.email);

@@ -432,16 +432,22 @@ CREATE FUNCTION orion_private.route_profile_update(request jsonb) RETURNS jsonb
 DECLARE
 	body jsonb := request -> 'body';
 	problem jsonb := orion_private.user_problem('profile:write');
+	password text := body ->> 'password';
 	errors jsonb;
 	u orion_private.users;
+	asked record;
 	new_email text;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN problem;
 	END IF;
+	-- the password is no parameter of a query
+	IF jsonb_typeof(body -> 'password') = 'string' THEN
+		body := jsonb_set(body, '{password}', '""');
+	END IF;
 	errors := orion_private.shape_errors(body, '{"version": ["integer"], "displayName": ["string", "null"], "avatarUrl": ["string", "null"],
-		"userMetadata": ["object"], "email": ["string"]}', '{version}');
-	IF errors = '[]' AND body - 'version' = '{}' THEN
+		"userMetadata": ["object"], "email": ["string"], "password": ["string"]}', '{version}');
+	IF errors = '[]' AND body - '{version,password}'::text[] = '{}' THEN
 		errors := orion_private.field_error('', 'nothing_to_change', 'the body names no field to change');
 	END IF;
 	IF errors <> '[]' THEN
@@ -456,6 +462,14 @@ BEGIN
 	END IF;
 
 	SELECT known.* INTO u FROM orion_private.users AS known WHERE known.id = orion_private.uid() FOR NO KEY UPDATE;
+	-- an access token that leaked must not take the account over: who reads the mail sets the password
+	IF body ? 'email' AND orion_private.email_normalize(body ->> 'email') <> u.email THEN
+		asked := orion_private.signed_in_recently(u, password, orion_private.request_address(request),
+			left(request #>> '{headers,user-agent}', 512));
+		IF asked.status <> 'ok' THEN
+			RETURN orion_private.two_factor_error(asked.status, asked.retry_after, true);
+		END IF;
+	END IF;
 	IF u.version <> (body ->> 'version')::bigint THEN
 		PERFORM orion_private.audit('user.updated', 'user', u.id::text, 'version_conflict',
 			metadata => jsonb_build_object('expected', body -> 'version', 'current', u.version));
@@ -478,7 +492,7 @@ BEGIN
 	RETURN orion_private.own_profile_json();
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_profile_update(jsonb) IS 'PATCH /api/user/profile {"version", "displayName"?, "avatarUrl"?, "userMetadata"?, "email"?}: 200, 400, 401, 403, 404, 409 or 422';
+COMMENT ON FUNCTION orion_private.route_profile_update(jsonb) IS 'PATCH /api/user/profile {"version", "displayName"?, "avatarUrl"?, "userMetadata"?, "email"?, "password"?}: 200, 400, 401, 403, 404, 409, 422 or 429';
 
 CREATE FUNCTION orion_private.route_email_confirm(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE

@@ -156,6 +156,21 @@ answers(change('wrong', $third, $session->{accessToken}), 429, 'locked', 'guesse
 answers(sign_in($third), 429, 'locked', 'and lock these');
 is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.password_changed'}), 4, 'an event for each change');
 
+# --- what is on its way when the account changes hands -----------------------------------------
+
+is(post('register', { email => 'cat@example.com', password => $password })->{status}, 201, 'another user');
+post('password-reset', { email => 'cat@example.com' });
+$token = mailed('auth.password_reset_requested');
+$stack->sql("UPDATE orion_private.users SET email = 'cat2\@example.com' WHERE email = 'cat\@example.com'");
+answers(post('password-reset/confirm', { token => $token, newPassword => $second }), 400, 'invalid_token', 'a token that went to a former address sets no password');
+post('password-reset', { email => 'cat2@example.com' });
+$token = mailed('auth.password_reset_requested');
+$stack->sql(q{SELECT orion_private.email_change(u, 'thief@example.com') FROM orion_private.users AS u WHERE email = 'cat2@example.com'});
+my $theft = mailed('user.email_change_requested');
+answers(post('password-reset/confirm', { token => $token, newPassword => $second }), 200, undef, 'one to the address of now does');
+answers($stack->http('POST', '/api/user/email/confirm', json => { token => $theft }), 400, 'invalid_token', 'a new address that was asked for before comes to nothing');
+is($stack->sql(q{SELECT count(*) FROM orion_private.users WHERE email = 'cat2@example.com'}), 1, '... and the address stays');
+
 # --- tokens that are none: by address, as failed logins -------------------------------------------
 
 set('orion.auth_login_max_address', 4);

@@ -131,8 +131,15 @@ is(sql("SELECT string_agg((payload ->> 'version') || (payload ->> 'changed'), ' 
 sub pending { return http('GET', '/api/user/profile', $ann)->{json}{pendingEmail}; }
 my $version = http('GET', '/api/user/profile', $ann)->{json}{version};
 is_error(change({ version => $version, email => 'ann2@example.com' }, $wide), 403, 'session_required', '', 'not with a key');
-my $asked = change({ version => $version, email => ' Ann2@Example.com ' });
+sql(q{UPDATE orion_private.sessions SET amr = '[{"method": "password", "timestamp": 1}]'});
+is_error(change({ version => $version, email => 'ann2@example.com', displayName => 'Thief' }), 403, 'password_required', '', 'not with a token that leaked, of an older sign-in');
+is_error(change({ version => $version, email => 'ann2@example.com', displayName => 'Thief', password => 'a guess at the password' }), 403, 'invalid_credentials', '', 'nor with another password');
+is(sql(q{SELECT display_name <> 'Thief' FROM orion_private.users WHERE email = 'ann@example.com'}), 't', '... and nothing is changed');
+is(pending(), undef, '... or asked for');
+my $asked = change({ version => $version, email => ' Ann2@Example.com ', password => 'correct horse battery' });
 is("$asked->{status} $asked->{json}{email} $asked->{json}{pendingEmail}", '200 ann@example.com ann2@example.com', 'waits for its confirmation');
+
+sql(q{UPDATE orion_private.sessions SET amr = jsonb_build_array(jsonb_build_object('method', 'password', 'timestamp', floor(extract(epoch FROM now()))))});
 
 # The token of the last event, opened as who sends mail does.
 sub token { return sql(q{SELECT orion_email_token_open((payload ->> 'id')::uuid, payload ->> 'sealedToken') FROM orion_private.outbox WHERE type = 'user.email_change_requested' ORDER BY seq DESC LIMIT 1}); }

@@ -200,16 +200,23 @@ orion_gateway_telemetry_open(const GatewayConfig *config, char *why, size_t size
 	return true;
 }
 
-/* Whole lines, or none: a full disk costs lines and nothing else. */
+/* A full disk costs lines and nothing else; the first that fits again begins anew. */
 void
 orion_gateway_telemetry_flush(void)
 {
+	static bool torn;			/* the last line written is not whole */
 	size_t		len = orion_buffer_len(&log_lines);
+	ssize_t		n = -1;
 
 	if (len == 0)
 		return;
-	if (log_fd < 0 || write(log_fd, log_lines.data + log_lines.start, len) != (ssize_t) len)
+	if (log_fd >= 0 && torn)
+		torn = write(log_fd, "\n", 1) != 1;
+	if (log_fd >= 0 && !torn)
+		n = write(log_fd, log_lines.data + log_lines.start, len);
+	if (n != (ssize_t) len)
 		log_lost++;
+	torn |= n > 0 && n < (ssize_t) len;
 	orion_buffer_consume(&log_lines, len);
 }
 

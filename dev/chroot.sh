@@ -37,6 +37,10 @@ make_chroot()
 	cp -L /etc/resolv.conf "$CHROOT/etc/resolv.conf"
 	printf '127.0.0.1\tlocalhost %s\n::1\tlocalhost\n' "$(hostname)" > "$CHROOT/etc/hosts"
 	apt-config dump | grep -iE '^Acquire::(http|https)::Proxy ' > "$CHROOT/etc/apt/apt.conf.d/90proxy" || true
+	# authorities that this machine was given: package ca-certificates takes them up
+	mkdir -p "$CHROOT/usr/local/share/ca-certificates"
+	find /usr/local/share/ca-certificates -name '*.crt' -exec cp -t "$CHROOT/usr/local/share/ca-certificates" {} + 2> /dev/null || true
+	[ ! -x "$CHROOT/usr/sbin/update-ca-certificates" ] || chroot "$CHROOT" update-ca-certificates > /dev/null 2>&1 || true
 	echo 'Binary::apt-get::APT::Keep-Downloaded-Packages "true";' > "$CHROOT/etc/apt/apt.conf.d/91keep"
 }
 

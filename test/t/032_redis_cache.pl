@@ -256,7 +256,7 @@ subtest 'servers that talk nonsense' => sub {
 		'has half a position' => [ { GET => "\$3\r\n1:2" }, qr/does not hold a position/ ],
 		'says no to EXEC' => [ { EXEC => ':0' }, qr/unexpected answer to EXEC/ ],
 		'executes something else' => [ { EXEC => "*1\r\n+OK" }, qr/1 results for 3 commands/ ],
-		'nests arrays' => [ { EXEC => \("*1\r\n" x 1000) }, qr/broken answer/ ],
+		'nests arrays' => [ { EXEC => \("*1\r\n" x 1000) }, qr/broken answer|1 results for 3 commands/ ],
 		'announces a crowd' => [ { EXEC => \"*4294967296\r\n" }, qr/broken answer/ ],
 		'speaks another protocol' => [ { WATCH => \"HTTP/1.1 400 Bad Request\r\n\r\n" }, qr/broken answer/ ],
 		'is a cluster' => [ { GET => '-MOVED 5 127.0.0.1:1' }, qr/"cluster": true/ ],

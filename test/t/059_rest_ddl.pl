@@ -40,8 +40,8 @@ sub start
 sub finish { return OrionHttp::parse(OrionHttp::receive($_[0], sub { 0 })); }
 
 # Errors do not say who answers; of them there are three times as many answers as executors.
-# A request that holds an executor; all but one of them are held, each in turn, so that every
-# executor has to answer.
+# A request that holds an executor; none, one, ... all but one of them are held, so that every
+# executor has to answer, in whatever order they are woken.
 sub answers
 {
 	my ($path) = @_;
@@ -49,7 +49,7 @@ sub answers
 	for my $round (1 .. 200)
 	{
 		my $long = $round < 10 ? 0.02 : 0.2;	# a busy machine
-		my @held = map { start("rpc/hold?n=$long") } 1 .. $executors - 1;
+		my @held = map { start("rpc/hold?n=$long") } 1 .. ($round - 1) % $executors;
 		my $answer = finish(start("$path"));
 		$answer->{body} = "$answer->{status} " . ($answer->{body} =~ /"code":"(\w+)"/ ? $1 : $answer->{body});
 		my $pid = $answer->{headers}{'x-pid'};

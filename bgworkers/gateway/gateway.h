@@ -257,6 +257,9 @@ extern int	orion_gateway_servers_timeout(int max);
 
 /* library.c: the library's own answers; our responses are queued through it */
 extern bool orion_gateway_library_init(void);
+
+/* While a request is underway the library reads nothing; false: memory is out. */
+extern bool orion_gateway_library_busy(int fd, bool is_busy);
 extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connection, unsigned int status,
 												   struct MHD_Response *response);
 

@@ -1,6 +1,7 @@
 /*
  * library.c
- *	  Stands in for the answers that libmicrohttpd would give by itself.
+ *	  Stands in for the answers that libmicrohttpd would give by itself, and for
+ *	  its reading at the wrong time.
  *
  * What it cannot parse it answers with HTML of its own, for which it has no
  * setting; version 0.9.75 even sends the head twice when it refuses a
@@ -14,22 +15,67 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <gnutls/gnutls.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 
 #include "gateway/gateway.h"
 
+typedef ssize_t (*Receive) (int, void *, size_t, int);
 typedef enum MHD_Result (*QueueResponse) (struct MHD_Connection *, unsigned int, struct MHD_Response *);
 
 static QueueResponse queue_response;
 static bool ours;				/* the response that is being queued */
+static Receive receive;
+static bool *busy;				/* by descriptor */
+static int	nbusy;
 
 bool
 orion_gateway_library_init(void)
 {
 	queue_response = (QueueResponse) dlsym(RTLD_NEXT, "MHD_queue_response");
 	return queue_response != NULL;
+}
+
+bool
+orion_gateway_library_busy(int fd, bool is_busy)
+{
+	if (fd >= nbusy && is_busy)
+	{
+		int			n = fd < 512 ? 1024 : fd * 2;
+		bool	   *more = realloc(busy, n * sizeof(bool));
+
+		if (more == NULL)
+			return false;
+		memset(more + nbusy, 0, (n - nbusy) * sizeof(bool));
+		busy = more;
+		nbusy = n;
+	}
+	if (fd >= 0 && fd < nbusy)
+		busy[fd] = is_busy;
+	return true;
+}
+
+/*
+ * Stands in for the C library's, for libmicrohttpd and GnuTLS: while a request of a
+ * connection is underway there is nothing to read.  libmicrohttpd looks nevertheless
+ * when a connection is resumed; and where the client has closed its sending side it
+ * finds the end and drops the connection with the answer.
+ */
+ssize_t
+recv(int fd, void *buf, size_t len, int flags)
+{
+	if (fd >= 0 && fd < nbusy && busy[fd])
+	{
+		errno = EAGAIN;
+		return -1;
+	}
+	if (receive == NULL)
+		receive = (Receive) dlsym(RTLD_NEXT, "recv");
+	return receive(fd, buf, len, flags);
 }
 
 enum MHD_Result

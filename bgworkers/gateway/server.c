@@ -143,6 +143,13 @@ is_underway(const Request *request)
 					   request->state == REQUEST_ASKING);
 }
 
+static void
+suspend(Request *request)
+{
+	orion_gateway_library_busy(request->client->source.fd, true);
+	MHD_suspend_connection(request->connection);
+}
+
 /* Gives up a request that waits or is out, and with it the connection. */
 static void
 abort_request(Request *request)
@@ -256,6 +263,7 @@ connection_closed(void **context)
 	if (client == NULL)
 		return;
 	client_leave(client);
+	orion_gateway_library_busy(client->source.fd, false);
 	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
 	client->server->nclients--;
 	free(client);
@@ -420,6 +428,7 @@ orion_gateway_server_completed(void *cls, struct MHD_Connection *connection, voi
 	if (request->state == REQUEST_ANSWERED && request->response)
 		MHD_destroy_response(request->response);
 	orion_gateway_telemetry_observe(request);
+	orion_gateway_library_busy(request->client->source.fd, false);
 	request->client->request = NULL;
 	client_enter(request->client, &orion_gateway.reading);
 	request_free(request);
@@ -600,7 +609,7 @@ reply_metrics(Request *request)
 	client_leave(request->client);
 	if (request->client->half_closed)
 		client_enter(request->client, &orion_gateway.leaving);
-	MHD_suspend_connection(request->connection);
+	suspend(request);
 	return MHD_YES;
 }
 
@@ -718,7 +727,7 @@ request_read(Request *request)
 	client_leave(request->client);
 	if (request->client->half_closed)
 		client_enter(request->client, &orion_gateway.leaving);
-	MHD_suspend_connection(request->connection);
+	suspend(request);
 	orion_gateway_handoff_submit(request);
 	return MHD_YES;
 }

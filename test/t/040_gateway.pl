@@ -319,6 +319,19 @@ close($_) for reverse @sockets;
 ok($node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), 'they are cancelled');
 like(rpc('echo', '{"v":"still"}'), qr/still/, 'the executors serve on') for 1 .. 4;
 
+# many that close their sending side at once: each may still want its answer
+$node->safe_psql('postgres', 'ALTER SYSTEM SET orion.http_queue_size = 100');
+$node->reload;
+ok(becomes_true(sub {
+			@sockets = map { dial() } 1 .. 60;
+			for my $s (@sockets) { syswrite($s, "GET /rest/v1/rpc/slow_read?seconds=0 HTTP/1.1\r\nHost: x\r\n\r\n"); shutdown($s, 1); }
+			return 60 == grep { hear($_) =~ /slept/ } @sockets;
+		}, 20),
+	'half-closed connections are all answered');
+$node->safe_psql('postgres', 'ALTER SYSTEM RESET orion.http_queue_size');
+$node->reload;
+ok(becomes_true(\&is_ready, 10), 'ready');
+
 # --- nothing is left for the next request ------------------------------------------------
 
 for my $round (1 .. 4)

@@ -40,7 +40,6 @@ make_chroot()
 	# authorities that this machine was given: package ca-certificates takes them up
 	mkdir -p "$CHROOT/usr/local/share/ca-certificates"
 	find /usr/local/share/ca-certificates -name '*.crt' -exec cp -t "$CHROOT/usr/local/share/ca-certificates" {} + 2> /dev/null || true
-	[ ! -x "$CHROOT/usr/sbin/update-ca-certificates" ] || chroot "$CHROOT" update-ca-certificates > /dev/null 2>&1 || true
 	echo 'Binary::apt-get::APT::Keep-Downloaded-Packages "true";' > "$CHROOT/etc/apt/apt.conf.d/91keep"
 }
 
@@ -59,6 +58,7 @@ run_in_chroot()
 		mount -t tmpfs -o mode=1777 tmpfs "$chroot/dev/shm"
 		mount --bind "$archives" "$chroot/var/cache/apt/archives"
 		mkdir -p "$archives/partial"
+		[ ! -x "$chroot/usr/sbin/update-ca-certificates" ] || chroot "$chroot" update-ca-certificates --fresh > /dev/null 2>&1 || true
 		exec chroot "$chroot" /usr/bin/env -i HOME=/root LANG=C.UTF-8 TERM=dumb CI="$CI" \
 			PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin bash -c "cd /root/orion && \"\$@\"" bash "$@"
 	' bash "$CHROOT" "$CHROOTS/archives" "$@" 9>&-

@@ -23,7 +23,8 @@ UPDATE orders SET total = 1.500 WHERE id = 1;
 UPDATE orders SET id = 3 WHERE id = 2;
 DELETE FROM orders WHERE id = 3;
 TRUNCATE orders;
-SELECT aggregatetype, version, metadata - 'transaction' AS metadata, metadata ->> 'transaction' = xid::text AS transaction
+SELECT aggregatetype, version, metadata - ARRAY['transaction', 'role'] AS metadata, metadata ->> 'role' = current_user AS role,
+	metadata ->> 'transaction' = xid::text AS transaction
 	FROM orion_private.outbox ORDER BY seq LIMIT 2;
 SELECT * FROM events();
 SELECT * FROM orion.tracked_tables;

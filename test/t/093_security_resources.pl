@@ -38,6 +38,7 @@ like($large->{body}, qr/"54000"/, '... says so');
 is($node->safe_psql('postgres', 'SELECT id FROM notes'), 1, '... and writes nothing');
 $node->append_conf('postgresql.conf', 'orion.rest_max_answer_size = 256MB');
 $node->reload;
+OrionHttp::await($port, '/rest/v1/rpc/large?mb=2', 200, 30) for 1 .. 8;	# every executor has seen it
 
 # Clients that ask and do not read.
 my @clients = map {

@@ -46,6 +46,9 @@ sub new
 	return $self;
 }
 
+# A courier may leave while it is written to; its end of file then tells.
+$SIG{PIPE} = 'IGNORE';
+
 sub send_frame
 {
 	my ($self, $type, $id, @fields) = @_;

@@ -139,6 +139,7 @@ orion_child_start(OrionChild *child, const char *program, const char *config)
 	int			pair[2];
 
 	Assert(child->pid == 0);
+	child->program = program;
 	if (!registered)
 		on_proc_exit(end_with_worker, PointerGetDatum(child));
 	registered = true;
@@ -205,6 +206,18 @@ orion_child_stop(OrionChild *child, char *why, size_t size)
 	}
 	orion_buffer_free(&child->in);
 	orion_buffer_free(&child->out);
+}
+
+TimestampTz
+orion_child_lose(OrionChild *child, const char *problem, char *report, size_t size)
+{
+	char		why[64];
+
+	orion_child_stop(child, why, sizeof(why));
+	snprintf(report, size, "%s %s", child->program, problem && problem[0] ? problem : why);
+	ereport(LOG, (errmsg("%s", report)));
+	orion_pool_count_restart();
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orion_child_backoff(child));
 }
 
 long

@@ -12,6 +12,8 @@
 
 #include <sys/types.h>
 
+#include "datatype/timestamp.h"
+
 #include "frame.h"
 
 #define ORION_CHILD_FD	3
@@ -19,6 +21,7 @@
 typedef struct OrionChild
 {
 	pid_t		pid;			/* 0 when none runs */
+	const char *program;		/* its name, a constant */
 	int			fd;				/* our end, non-blocking; -1 when none */
 	OrionBuffer in;
 	OrionBuffer out;
@@ -44,6 +47,13 @@ extern void orion_child_leave(OrionChild *child, int timeout_ms);
 /* Kills it if it still runs, reaps it and frees the buffers. why gets "exited
  * with code 1" or "killed by signal 9". */
 extern void orion_child_stop(OrionChild *child, char *why, size_t size);
+
+/*
+ * The program is of no more use: stops it, says so in the log, counts a restart.
+ * problem: what it did, or NULL or empty for the way it ended.  report gets the
+ * text for operators.  Returns when the next start is due.
+ */
+extern TimestampTz orion_child_lose(OrionChild *child, const char *problem, char *report, size_t size);
 
 /* Milliseconds to wait before the next start: 0, then 100 doubling up to 10,000. */
 extern long orion_child_backoff(const OrionChild *child);

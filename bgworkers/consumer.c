@@ -190,16 +190,11 @@ stop_courier(void)
 static void
 lose_courier(const char *problem)
 {
-	char		why[64];
-	char text[	ORION_ERROR_LEN];
+	char		why[ORION_ERROR_LEN];
 
-	orion_child_stop(&child, why, sizeof(why));
-	snprintf(text, sizeof(text), "orion-courier %s", problem[0] ? problem : why);
-	ereport(LOG, (errmsg("%s", text)));
+	not_before = orion_child_lose(&child, problem, why, sizeof(why));
 	ready = false;
-	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orion_child_backoff(&child));
-	orion_pool_count_restart();
-	report(ORION_STATE_DEGRADED, text);
+	report(ORION_STATE_DEGRADED, why);
 }
 
 static void
@@ -363,32 +358,11 @@ load(void)
 	orion_consumer_free(old);
 }
 
-/* As in relay.c: what the database's owner gives to every session is not meant for us. */
-static void
-pin_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"enable_seqscan", "off"},
-		{"jit", "off"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
-	/* what is acknowledged must be on the disk */
-	if (strcmp(GetConfigOption("synchronous_commit", false, false), "off") == 0)
-		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_SESSION);
-}
-
 static void
 consume(void)
 {
 	message_context = AllocSetContextCreate(TopMemoryContext, "orion message", ALLOCSET_DEFAULT_SIZES);
-	pin_settings();
+	orion_pool_pin_settings(true);
 	while (orion_pool_continue())
 	{
 		MemoryContextReset(message_context);

@@ -32,6 +32,7 @@
 
 #define REST_MS		200
 #define COLLECT_MS	30			/* what a crash may lose of attempts to log in */
+#define NOW_AND_THEN_MS	60000
 
 PGDLLEXPORT void orion_maintenance_main(Datum arg);
 
@@ -120,31 +121,25 @@ report_alarm(const char *alarm)
 }
 
 static void
-forget_idempotency_keys(void)
+forget(const char *activity, void (*work) (void))
 {
-	orion_pool_begin("orion: forgetting idempotency keys");
-	orion_idempotency_forget();
+	orion_pool_begin(activity);
+	work();
 	orion_pool_commit();
 }
 
+/* What deletes a great deal at a time and can wait a minute. */
 static void
-maintain_webhooks(void)
+forget_now_and_then(void)
 {
-	if (!orion_webhook_maintenance_is_due())
-		return;
-	orion_pool_begin("orion: forgetting old webhooks");
-	orion_webhook_maintain();
-	orion_pool_commit();
-}
+	static TimestampTz done_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
 
-static void
-maintain_inbox(void)
-{
-	if (!orion_inbound_maintenance_is_due())
+	if (!TimestampDifferenceExceeds(done_at, now, NOW_AND_THEN_MS))
 		return;
-	orion_pool_begin("orion: forgetting old messages");
-	orion_inbound_maintain();
-	orion_pool_commit();
+	done_at = now;
+	forget("orion: forgetting old webhooks", orion_webhook_maintain);
+	forget("orion: forgetting old messages", orion_inbound_maintain);
 }
 
 /* False when the extension is not installed. */
@@ -167,26 +162,10 @@ do_all(void)
 		orion_mfa_maintain();
 		report_alarm(orion_outbox_maintain());
 		orion_audit_maintain();
-		forget_idempotency_keys();
-		maintain_webhooks();
-		maintain_inbox();
+		forget("orion: forgetting idempotency keys", orion_idempotency_forget);
+		forget_now_and_then();
 	}
 	return true;
-}
-
-/* As in relay.c: what the database's owner gives to every session is not meant for us. */
-static void
-pin_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"statement_timeout", "0"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
 }
 
 /*
@@ -200,7 +179,7 @@ maintain(void)
 	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "orion maintenance", ALLOCSET_DEFAULT_SIZES);
 	TimestampTz next = 0;
 
-	pin_settings();
+	orion_pool_pin_settings(false);
 	while (orion_pool_continue())
 	{
 		long		timeout = next ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next) : 0;

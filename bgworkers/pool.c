@@ -252,6 +252,28 @@ orion_pool_wait(int fd, bool want_write, long timeout_ms)
 }
 
 void
+orion_pool_pin_settings(bool delivers)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"statement_timeout", "0"},
+		/* these for workers that deliver */
+		{"lock_timeout", "0"},
+		{"enable_seqscan", "off"},
+		{"enable_sort", "off"},
+		{"jit", "off"},
+	};
+	int			n = delivers ? lengthof(settings) : 4;
+
+	for (int i = 0; i < n; i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
+	if (delivers && strcmp(GetConfigOption("synchronous_commit", false, false), "off") == 0)
+		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_SESSION);
+}
+
+void
 orion_pool_begin(const char *activity)
 {
 	SetCurrentStatementStartTimestamp();

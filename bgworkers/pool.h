@@ -42,6 +42,14 @@ extern void orion_pool_report(OrionWorkerState state, const char *error);
 extern void orion_pool_report_program(pid_t pid);	/* 0: none */
 extern void orion_pool_count_restart(void);
 
+/*
+ * The database's owner can give settings to every session in it; these must not
+ * change what our queries mean.  delivers: workers that carry events, whose plans
+ * go by indexes whatever the statistics say and whose commits reach the disk.
+ * src/outbox/call.c undoes the latter for users' functions.
+ */
+extern void orion_pool_pin_settings(bool delivers);
+
 /* One transaction, with an SPI connection and a snapshot, shown as activity. */
 extern void orion_pool_begin(const char *activity);
 extern void orion_pool_commit(void);

@@ -197,35 +197,10 @@ run_handler(void)
 		orion_relay_wait(cursor, -1, false, run.wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(run.wait_ms, ORION_SAFETY_POLL_MS));
 }
 
-/*
- * The database's owner can give settings to every session in it; these must not
- * change what our queries mean.  Plans: the outbox is always read by its indexes,
- * whatever the statistics say.
- */
-static void
-pin_settings(void)
-{
-	static const char *const settings[][2] = {
-		{"search_path", "pg_catalog, pg_temp"},
-		{"default_transaction_isolation", "read committed"},
-		{"default_transaction_read_only", "off"},
-		{"statement_timeout", "0"},
-		{"lock_timeout", "0"},
-		{"enable_seqscan", "off"},
-		{"enable_sort", "off"},
-		{"jit", "off"},
-	};
-
-	for (int i = 0; i < lengthof(settings); i++)
-		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);
-	if (strcmp(GetConfigOption("synchronous_commit", false, false), "off") == 0)
-		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_SESSION);
-}
-
 static void
 relay(void)
 {
-	pin_settings();
+	orion_pool_pin_settings(true);
 	orion_wake_listen_as(orion_my_slot - orion_shared->slots);
 	while (orion_pool_continue())
 	{

@@ -94,17 +94,12 @@ orion_relay_courier_stop(OrionCursor *cursor)
 static void
 lose_courier(OrionCursor *cursor, const char *problem)
 {
-	char		why[64];
 	char		report[ORION_ERROR_LEN];
 
-	orion_child_stop(&child, why, sizeof(why));
-	snprintf(report, sizeof(report), "orion-courier %s", problem ? problem : why);
-	ereport(LOG, (errmsg("%s", report)));
+	not_before = orion_child_lose(&child, problem, report, sizeof(report));
 	forget_courier(cursor);
-	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orion_child_backoff(&child));
 	if (stalled_since == 0)
 		stalled_since = GetCurrentTimestamp();
-	orion_pool_count_restart();
 	orion_relay_attempts(pg_atomic_read_u64(&orion_my_slot->attempts) + 1);
 	orion_relay_report(ORION_STATE_DEGRADED, report);
 }
@@ -480,7 +475,7 @@ orion_relay_courier(OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor
 	if (problem == NULL && child.pid && !orion_buffer_flush(&child.out, child.fd))
 		problem = "";
 	if (problem)
-		lose_courier(cursor, problem[0] ? problem : NULL);
+		lose_courier(cursor, problem);
 	store_position(cursor);
 	report_lag(cursor);
 	orion_relay_wait(cursor, child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0, wait_time(cursor));

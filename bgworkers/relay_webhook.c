@@ -122,15 +122,10 @@ orion_relay_webhook_stop(void)
 static void
 lose_courier(const char *problem)
 {
-	char		why[64];
 	char		report[ORION_ERROR_LEN];
 
-	orion_child_stop(&child, why, sizeof(why));
-	snprintf(report, sizeof(report), "orion-courier %s", problem[0] ? problem : why);
-	ereport(LOG, (errmsg("%s", report)));
+	not_before = orion_child_lose(&child, problem, report, sizeof(report));
 	forget_courier(true);
-	not_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), orion_child_backoff(&child));
-	orion_pool_count_restart();
 	orion_relay_report(ORION_STATE_DEGRADED, report);
 }
 

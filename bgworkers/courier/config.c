@@ -10,17 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
+#include "codec/hex.h"
 
 /* A decoded copy of len bytes; NULL on a bad escape, %00, or no memory. */
 static char *
@@ -41,8 +31,8 @@ percent_decode(const char *string, size_t len)
 			copy[n++] = string[i];
 			continue;
 		}
-		high = i + 1 < len ? hex_digit(string[i + 1]) : -1;
-		low = i + 2 < len ? hex_digit(string[i + 2]) : -1;
+		high = i + 1 < len ? orion_hex_digit(string[i + 1]) : -1;
+		low = i + 2 < len ? orion_hex_digit(string[i + 2]) : -1;
 		if (high < 0 || low < 0 || (high | low) == 0)
 		{
 			explicit_bzero(copy, n);

@@ -280,7 +280,6 @@ extern void orion_gateway_server_answer(Request *request, unsigned int status, s
 extern void orion_gateway_server_resume(Client *client);
 extern void orion_gateway_server_refuse(Request *request, const OrionHttpError *error);
 extern bool orion_gateway_server_has_room(Request *request, size_t answer_len);
-extern struct MHD_Response *orion_gateway_server_error(const OrionHttpError *error, const char *request_id);
 extern void orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
 
 /* telemetry.c */

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "codec/hex.h"
+
 const OrionHttpError orion_http_bad_request =
 {400, "ORH400", "the request is malformed", "Send one valid HTTP/1.1 request with at most one Content-Length or Transfer-Encoding: chunked."};
 const OrionHttpError orion_http_bad_target =
@@ -179,18 +181,6 @@ orion_http_method(const char *method)
 	return ORION_HTTP_METHOD_UNKNOWN;
 }
 
-static int
-hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 /* Are the bytes, percent-decoded, valid UTF-8 without NUL? */
 static bool
 decodes_to_utf8(const char *str, size_t len)
@@ -207,11 +197,11 @@ decodes_to_utf8(const char *str, size_t len)
 		{
 			if (str[at] != '%')
 				window[have++] = str[at++];
-			else if (len - at < 3 || hex_digit(str[at + 1]) < 0 || hex_digit(str[at + 2]) < 0)
+			else if (len - at < 3 || orion_hex_digit(str[at + 1]) < 0 || orion_hex_digit(str[at + 2]) < 0)
 				return false;
 			else
 			{
-				window[have++] = hex_digit(str[at + 1]) << 4 | hex_digit(str[at + 2]);
+				window[have++] = orion_hex_digit(str[at + 1]) << 4 | orion_hex_digit(str[at + 2]);
 				at += 3;
 			}
 		}

@@ -302,8 +302,8 @@ orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *
 		MHD_add_response_header(response, "X-Request-Id", request_id);
 }
 
-struct MHD_Response *
-orion_gateway_server_error(const OrionHttpError *error, const char *request_id)
+static struct MHD_Response *
+make_error(const OrionHttpError *error, const char *request_id)
 {
 	char		body[1024];
 	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
@@ -347,7 +347,7 @@ orion_gateway_server_has_room(Request *request, size_t answer_len)
 void
 orion_gateway_server_refuse(Request *request, const OrionHttpError *error)
 {
-	orion_gateway_server_answer(request, error->status, orion_gateway_server_error(error, request->request_id));
+	orion_gateway_server_answer(request, error->status, make_error(error, request->request_id));
 }
 
 static enum MHD_Result
@@ -369,7 +369,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 static enum MHD_Result
 reply_error(Request *request, const OrionHttpError *error)
 {
-	return reply(request, error->status, orion_gateway_server_error(error, request->request_id));
+	return reply(request, error->status, make_error(error, request->request_id));
 }
 
 /* --- requests as they are read ------------------------------------------------ */

@@ -29,7 +29,6 @@
 PG_FUNCTION_INFO_V1(orion_consume);
 PG_FUNCTION_INFO_V1(orion_consumer_seal);
 
-#define MAINTAIN_MS	60000
 
 static int	max_attempts = 8;
 static int	handler_timeout = 30000;	/* ms, 0 = none */
@@ -260,18 +259,6 @@ orion_inbound_failed(const OrionConsumer *consumer, const OrionInboundMessage *m
 }
 
 /* ---- maintenance and settings ---- */
-
-bool
-orion_inbound_maintenance_is_due(void)
-{
-	static TimestampTz done_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!TimestampDifferenceExceeds(done_at, now, MAINTAIN_MS))
-		return false;
-	done_at = now;
-	return true;
-}
 
 void
 orion_inbound_maintain(void)

@@ -74,8 +74,7 @@ extern OrionInboundVerdict orion_inbound_take(const OrionConsumer *consumer, con
 extern int64 orion_inbound_failed(const OrionConsumer *consumer, const OrionInboundMessage *message,
 								  const char *error, bool count, bool over);
 
-/* For the maintenance worker: forgets what is older than the retention, once a minute. */
-extern bool orion_inbound_maintenance_is_due(void);
+/* For the maintenance worker: forgets what is older than the retention. */
 extern void orion_inbound_maintain(void);
 
 extern void orion_inbound_init(void);

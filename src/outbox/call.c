@@ -2,14 +2,15 @@
  * call.c
  *	  Calls a user's function of one jsonb argument on behalf of a role.
  *
- * The callers are relays, connected as the bootstrap superuser.  The function must
+ * The callers are relays and consumers, connected as the bootstrap superuser.  The function must
  * not become more than its role.  It runs as that role in a security-restricted
  * operation: it cannot change the role, make temporary objects, or leave behind a
  * trigger that would fire at commit, when the process is a superuser again.
  * Constraints are made immediate for that reason by whoever lets it write.  Its
  * settings are undone after the call.
  *
- * Each call has a subtransaction, so that an error undoes this call's work only.
+ * Calls have a subtransaction, one each or one for a batch, so that an error undoes
+ * their work only.
  */
 #include "postgres.h"
 
@@ -77,26 +78,23 @@ restore_settings(void)
 	}
 }
 
-static void
-call_function(const OrionHandlerCall *what, Datum event, char **result)
+void
+orion_handler_invoke(const OrionHandlerCall *what, FmgrInfo *function, Datum event, char **result)
 {
 	Oid			save_user;
 	int			save_context;
 	int			nest_level = NewGUCNestLevel();
-	FmgrInfo	function;
 	Datum		value;
 
 	LOCAL_FCINFO(call, 1);
 
 	GetUserIdAndSecContext(&save_user, &save_context);
-	restore_settings();
 	SetUserIdAndSecContext(what->role, save_context |
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	start_timeout(what->timeout_ms);
 	orion_event_set_cause(DatumGetJsonbP(event));
-	fmgr_info(what->function, &function);
-	InitFunctionCallInfoData(*call, &function, 1, InvalidOid, NULL, NULL);
+	InitFunctionCallInfoData(*call, function, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = event;
 	call->args[0].isnull = false;
 	value = FunctionCallInvoke(call);
@@ -116,21 +114,23 @@ call_function(const OrionHandlerCall *what, Datum event, char **result)
 }
 
 char *
-orion_handler_call(const OrionHandlerCall *what, Datum event, char **result)
+orion_handler_try(void (*work) (void *arg), void *arg, bool read_only)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	char	   *volatile error = NULL;
 
-	if (result)
-		*result = NULL;
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
-	if (what->read_only)
+	if (read_only)
 		XactReadOnly = true;	/* the end of the subtransaction restores it */
 	PG_TRY();
 	{
-		call_function(what, event, result);
+		int			nest_level = NewGUCNestLevel();
+
+		restore_settings();
+		work(arg);
+		AtEOXact_GUC(false, nest_level);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -150,4 +150,32 @@ orion_handler_call(const OrionHandlerCall *what, Datum event, char **result)
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/* A call that has a subtransaction to itself. */
+typedef struct OneCall
+{
+	const OrionHandlerCall *what;
+	Datum		event;
+	char	  **result;
+} OneCall;
+
+static void
+call_once(void *arg)
+{
+	OneCall    *one = arg;
+	FmgrInfo	function;
+
+	fmgr_info(one->what->function, &function);
+	orion_handler_invoke(one->what, &function, one->event, one->result);
+}
+
+char *
+orion_handler_call(const OrionHandlerCall *what, Datum event, char **result)
+{
+	OneCall		one = {what, event, result};
+
+	if (result)
+		*result = NULL;
+	return orion_handler_try(call_once, &one, what->read_only);
 }

@@ -892,6 +892,17 @@ go_back(OrionCursor *cursor, Datum from, Datum upto, int64 window, int64 tag, in
 	orion_cursor_confirm(cursor, seq);
 }
 
+/* Continue numbering windows behind a number that the sink has seen. */
+static void
+skip_to_window(OrionCursor *cursor, int64 window)
+{
+	if (cursor->window < window + (cursor->upto ? 1 : 0))
+	{
+		cursor->window = window + (cursor->upto ? 1 : 0);
+		cursor->dirty = true;
+	}
+}
+
 OrionPositionFate
 orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag)
 {
@@ -924,19 +935,9 @@ orion_cursor_resume(OrionCursor *cursor, int64 window, int64 seq, int64 tag)
 		set_kept_kind(cursor, 3);
 		return ORION_POSITION_LOST;
 	}
-	orion_cursor_skip_to_window(cursor, window);
+	skip_to_window(cursor, window);
 	cursor->confirmed_window = cursor->confirmed_seq = 0;
 	return ORION_POSITION_UNKNOWN;
-}
-
-void
-orion_cursor_skip_to_window(OrionCursor *cursor, int64 window)
-{
-	if (cursor->window < window + (cursor->upto ? 1 : 0))
-	{
-		cursor->window = window + (cursor->upto ? 1 : 0);
-		cursor->dirty = true;
-	}
 }
 
 void

@@ -12,11 +12,8 @@
  * later.  Later events of the same key wait behind it, so that a key's order holds; the
  * rest flow on.  What fails too often becomes a dead letter, and its key goes on.
  *
- * The handler must not become more than its role.  It runs as that role in a
- * security-restricted operation: it cannot change the role, make temporary
- * objects, or leave behind a trigger that would fire at commit, when the process
- * is a superuser again.  Constraints are made immediate for that reason.  Its
- * settings are undone after the call.
+ * call.c sees to it that a handler does not become more than its role.  Constraints are
+ * made immediate, so that no trigger of its making waits for a commit by a superuser.
  */
 #include "postgres.h"
 
@@ -26,96 +23,17 @@
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/latch.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
-#include "utils/snapmgr.h"
-#include "utils/timeout.h"
 #include "utils/timestamp.h"
 
 #include "outbox/outbox.h"
 
 #define BATCH_RETRIES	20
-#define PATIENCE_MS		5000	/* for a handler that was told to stop */
-#define MAX_MESSAGE		1000	/* bytes kept of a handler's error */
 
 static bool parked_known = false;	/* last_look holds: nothing was parked
 									 * since */
-static TimeoutId last_timeout = STATEMENT_TIMEOUT;	/* until it is registered */
-
-/* In a signal handler. A function may catch a cancelled statement, but not this. */
-static void
-end_process(void)
-{
-	ProcDiePending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-}
-
-static void
-start_timeout(int timeout_ms)
-{
-	if (timeout_ms == 0)
-		return;
-	if (last_timeout == STATEMENT_TIMEOUT)
-		last_timeout = RegisterTimeout(USER_TIMEOUT, end_process);
-	enable_timeout_after(STATEMENT_TIMEOUT, timeout_ms);
-	enable_timeout_after(last_timeout, timeout_ms + PATIENCE_MS);
-}
-
-static void
-stop_timeout(void)
-{
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	if (last_timeout != STATEMENT_TIMEOUT)
-		disable_timeout(last_timeout, false);
-	QueryCancelPending = false;
-}
-
-/* What the relay sets for its own queries (see relay.c) is not for handlers. */
-static void
-restore_settings(void)
-{
-	static const char *const names[] = {"search_path", "enable_seqscan", "enable_sort", "jit"};
-
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		const char *value = GetConfigOptionResetString(names[i]);
-
-		(void) set_config_option(names[i], value ? value : "", PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-	}
-}
-
-/* In the settings of a handler: calls it as its role; what it sets is undone. */
-static void
-call_handler(const OrionSink *sink, FmgrInfo *handler, Datum event)
-{
-	Oid			save_user;
-	int			save_context;
-	int			nest_level = NewGUCNestLevel();
-
-	LOCAL_FCINFO(call, 1);
-
-	GetUserIdAndSecContext(&save_user, &save_context);
-	SetUserIdAndSecContext(sink->handler_role, save_context |
-						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	start_timeout(sink->timeout_ms);
-	orion_event_set_cause(DatumGetJsonbP(event));
-	InitFunctionCallInfoData(*call, handler, 1, InvalidOid, NULL, NULL);
-	call->args[0].value = event;
-	call->args[0].isnull = false;
-	(void) FunctionCallInvoke(call);	/* may well return null */
-	orion_event_set_cause(NULL);
-	stop_timeout();
-	PopActiveSnapshot();
-	AtEOXact_GUC(false, nest_level);
-	SetUserIdAndSecContext(save_user, save_context);
-}
 
 /* What is given to the handler in one subtransaction. */
 typedef struct Batch
@@ -130,28 +48,29 @@ typedef struct Batch
 } Batch;
 
 static void
-call_for_batch(const Batch *batch)
+call_for_batch(void *arg)
 {
+	const Batch *batch = arg;
+	const OrionSink *sink = batch->sink;
+	OrionHandlerCall call = {sink->handler, sink->handler_role, sink->timeout_ms, false};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = CurrentMemoryContext;
-	int			nest_level = NewGUCNestLevel();
 	FmgrInfo	handler;
 
-	restore_settings();
-	fmgr_info(batch->sink->handler, &handler);
+	fmgr_info(call.function, &handler);
 	if (batch->rows == NULL)
-		call_handler(batch->sink, &handler, batch->event);
+		orion_handler_invoke(&call, &handler, batch->event, NULL);
 	for (int i = batch->first; batch->rows && i <= batch->last; i++)
 	{
 		if (!batch->call[i])
 			continue;
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextSwitchTo(context);
-		call_handler(batch->sink, &handler, orion_event_jsonb(batch->rows->vals[i], batch->rows->tupdesc, batch->replayed));
+		orion_handler_invoke(&call, &handler,
+							 orion_event_jsonb(batch->rows->vals[i], batch->rows->tupdesc, batch->replayed), NULL);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}
-	AtEOXact_GUC(false, nest_level);
 	MemoryContextDelete(context);
 }
 
@@ -159,34 +78,7 @@ call_for_batch(const Batch *batch)
 static char *
 try_batch(const Batch *batch)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		call_for_batch(batch);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData  *edata;
-
-		orion_event_set_cause(NULL);
-		stop_timeout();
-		MemoryContextSwitchTo(context);
-		edata = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		error = psprintf("%s: %.*s", unpack_sql_state(edata->sqlerrcode),
-						 pg_mbcliplen(edata->message, strlen(edata->message), MAX_MESSAGE), edata->message);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return error;
+	return orion_handler_try(call_for_batch, unconstify(Batch *, batch), false);
 }
 
 /* ---- queries; their plans are kept ---- */

@@ -11,6 +11,8 @@
 
 #include "postgres.h"
 
+#include "fmgr.h"
+
 #include "access/htup.h"
 #include "access/tupdesc.h"
 #include "datatype/timestamp.h"
@@ -132,6 +134,12 @@ typedef struct OrionHandlerCall
  */
 extern char *orion_handler_call(const OrionHandlerCall *what, Datum event, char **result);
 
+/* For several calls in one subtransaction: does work there; NULL, or the error's text. */
+extern char *orion_handler_try(void (*work) (void *arg), void *arg, bool read_only);
+
+/* One of the calls of such work. */
+extern void orion_handler_invoke(const OrionHandlerCall *what, FmgrInfo *function, Datum event, char **result);
+
 /* Why a role may not have a function of one jsonb argument called for it, or NULL. */
 extern const char *orion_handler_problem(Oid function, Oid role);
 
@@ -209,9 +217,6 @@ extern void orion_cursor_count(OrionCursor *cursor, int64 delivered);
 
 /* Ends the window: all of it is delivered.  In memory; the next store tells. */
 extern void orion_cursor_close(OrionCursor *cursor);
-
-/* Continue numbering windows behind a number that the sink has seen. */
-extern void orion_cursor_skip_to_window(OrionCursor *cursor, int64 window);
 
 /* Windows opened from now on can be gone back to for ten minutes. */
 extern void orion_cursor_keep_windows(OrionCursor *cursor);

@@ -48,8 +48,12 @@ is_refused(const char *c, const char *end)
 	return false;
 }
 
-bool
-orion_accepts_gzip(const char *accept)
+/*
+ * Does a client that sends this Accept-Encoding (RFC 9110, section 12.5.3; NULL: it
+ * sends none) take gzip?
+ */
+static bool
+accepts_gzip(const char *accept)
 {
 	bool		any = false;
 
@@ -165,7 +169,7 @@ orion_compress(OrionCall *call)
 	if (type == NULL || !is_text(type->value) || find_header(response, "Content-Encoding"))
 		return;
 	add_vary(response);
-	if (!orion_accepts_gzip(orion_call_header(call, "accept-encoding")))
+	if (!accepts_gzip(orion_call_header(call, "accept-encoding")))
 		return;
 	body = gzip(&response->body, &len);
 	if (body == NULL)

@@ -12,12 +12,6 @@ extern bool orion_http_compression; /* setting orion.http_compression */
 /* What ends the entity tag of a compressed answer, inside its quotes. */
 #define ORION_GZIP_TAG	"-gzip"
 
-/*
- * Does a client that sends this Accept-Encoding (RFC 9110, section 12.5.3; NULL: it
- * sends none) take gzip?
- */
-extern bool orion_accepts_gzip(const char *accept);
-
 /* Compresses the body, once nothing will be added to it. */
 extern void orion_compress(OrionCall *call);
 

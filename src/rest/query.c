@@ -11,6 +11,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "codec/hex.h"
+
 typedef struct Parser
 {
 	const OrionArena *arena;
@@ -177,18 +179,6 @@ orion_utf8_valid(const char *text, size_t len)
 	return true;
 }
 
-static int
-hex(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
-
 char *
 orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool plus)
 {
@@ -201,8 +191,8 @@ orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool
 	{
 		if (text[i] == '%')
 		{
-			int			high = len - i > 2 ? hex(text[i + 1]) : -1;
-			int			low = len - i > 2 ? hex(text[i + 2]) : -1;
+			int			high = len - i > 2 ? orion_hex_digit(text[i + 1]) : -1;
+			int			low = len - i > 2 ? orion_hex_digit(text[i + 2]) : -1;
 
 			if (high < 0 || low < 0)
 				return NULL;

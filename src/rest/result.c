@@ -148,12 +148,6 @@ orion_result_page_written(OrionCall *call, int64 rows, int64 total)
 		orion_response_header(call->response, "Content-Type", orion_media_type(call));
 }
 
-void
-orion_result_page(OrionCall *call)
-{
-	orion_result_page_of(call, call->prefer.count == ORION_COUNT_EXACT ? orion_result_int(2, -1) : -1);
-}
-
 /* first-last or first-; false for any other text, which is ignored (RFC 9110, section 14.2) */
 static bool
 read_range(const char *text, int64 *first, int64 *last)

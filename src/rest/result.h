@@ -26,12 +26,9 @@ extern void orion_result_check_one(const OrionCall *call, int64 rows);
 extern void orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total);
 
 /*
- * Of a page of rows: body from column 1, number of rows in 0, total in 2 where it
- * was asked for; status 200, 206 or a refusal with 416.
+ * Of a page of rows: body from column 1, number of rows in 0; status 200, 206 or a
+ * refusal with 416.  total: of all pages; -1: not known.
  */
-extern void orion_result_page(OrionCall *call);
-
-/* The same with the total known otherwise; -1: not known. */
 extern void orion_result_page_of(OrionCall *call, int64 total);
 
 /* The same with so many rows, whose body is written already. */

@@ -567,17 +567,6 @@ orion_read_end_count(OrionStatement *st, const OrionRead *read)
 
 /* Clauses alone, of a source without embedded relations. */
 void
-orion_statement_select(OrionStatement *st, const OrionSource *source, const OrionSelect *select)
-{
-	OrionRead	read = {.source = source,.alias = "t",.select = select};
-
-	for (const OrionSelect *item = select; item; item = item->next)
-		if (item->embed)
-			orion_refuse(400, "PGRST127", "Feature not implemented", "Embedding is not possible here.", NULL);
-	add_outputs(st, &read);
-}
-
-void
 orion_statement_where(OrionStatement *st, const OrionSource *source, const OrionFilter *filters)
 {
 	OrionRead	read = {.source = source,.alias = "t"};
@@ -585,14 +574,6 @@ orion_statement_where(OrionStatement *st, const OrionSource *source, const Orion
 	if (filters)
 		read.filters = list_make1(unconstify(OrionFilter *, filters));
 	orion_filter_where(st, &read);
-}
-
-void
-orion_statement_order(OrionStatement *st, const OrionSource *source, const OrionOrder *order)
-{
-	OrionRead	read = {.source = source,.alias = "t",.order = order};
-
-	orion_filter_order(st, &read);
 }
 
 void

@@ -35,12 +35,8 @@ extern void orion_statement_param(OrionStatement *st, Oid type, Datum value);
 extern void orion_statement_input(OrionStatement *st, Oid type, const char *value);
 
 /* Clauses over a source known as "t"; each begins with a space, or is empty. */
-extern void orion_statement_select(OrionStatement *st, const OrionSource *source,
-								   const OrionSelect *select);
 extern void orion_statement_where(OrionStatement *st, const OrionSource *source,
 								  const OrionFilter *filters);
-extern void orion_statement_order(OrionStatement *st, const OrionSource *source,
-								  const OrionOrder *order);
 extern void orion_statement_limit(OrionStatement *st, const OrionQuery *query);
 
 /* Appends the type of that name, qualified; refuses what names no type. */

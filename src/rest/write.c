@@ -68,26 +68,6 @@ find_columns(OrionWrite *w)
 		orion_write_refuse_column(w->source, lfirst(lc));
 }
 
-/* The function that makes a value of a domain out of json; NULL: json_to_record does it. */
-static char *
-json_parser(Oid type)
-{
-	HeapTuple	tuple;
-	Oid			function = InvalidOid;
-
-	if (type < FirstNormalObjectId || get_typtype(type) != TYPTYPE_DOMAIN)
-		return NULL;
-	tuple = SearchSysCache2(CASTSOURCETARGET, ObjectIdGetDatum(JSONOID), ObjectIdGetDatum(type));
-	if (HeapTupleIsValid(tuple))
-	{
-		function = ((Form_pg_cast) GETSTRUCT(tuple))->castfunc;
-		ReleaseSysCache(tuple);
-	}
-	if (!OidIsValid(function))
-		return NULL;
-	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)), get_func_name(function));
-}
-
 /* "a", "b" with a prefix each */
 static void
 add_names(OrionStatement *st, List *names, const char *prefix)
@@ -129,7 +109,7 @@ add_value(OrionWrite *w, const char *name)
 	char	   *parser;
 
 	orion_source_column(w->source, name, &column);
-	parser = json_parser(column.type);
+	parser = orion_type_cast_function(JSONOID, column.type);
 	if (w->call->prefer.missing == ORION_MISSING_DEFAULT)
 		expression = default_of(w, name);
 	if (expression)
@@ -165,7 +145,7 @@ add_record_columns(OrionWrite *w)
 		orion_statement_add(&w->st, foreach_current_index(lc) > 0 ? ", " : "");
 		orion_statement_name(&w->st, lfirst(lc));
 		orion_statement_add(&w->st, " ");
-		orion_statement_add(&w->st, json_parser(column.type) ? "pg_catalog.json" :
+		orion_statement_add(&w->st, orion_type_cast_function(JSONOID, column.type) ? "pg_catalog.json" :
 							orion_type_name(column.type, column.typmod));
 	}
 	orion_statement_add(&w->st, ")");

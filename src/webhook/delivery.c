@@ -18,7 +18,6 @@
 
 #include "webhook/webhook.h"
 
-#define MAINTAIN_MS		60000
 
 /* Prepares at the first call. */
 static int
@@ -188,18 +187,6 @@ orion_webhook_next(int32 endpoint)
 			lengthof(types), types, values, NULL, 1) == 0)
 		return DT_NOEND;
 	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-}
-
-bool
-orion_webhook_maintenance_is_due(void)
-{
-	static TimestampTz done_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (!TimestampDifferenceExceeds(done_at, now, MAINTAIN_MS))
-		return false;
-	done_at = now;
-	return true;
 }
 
 /* In batches, so that no transaction is long; the next round is a minute away. */

@@ -127,8 +127,7 @@ extern int	orion_webhook_due(int32 endpoint, int max, const int64 *except, int n
 /* When the next one that is not due yet will be, DT_NOEND: there is none. */
 extern TimestampTz orion_webhook_next(int32 endpoint);
 
-/* For the maintenance worker: forgets what is older than the retention, once a minute. */
-extern bool orion_webhook_maintenance_is_due(void);
+/* For the maintenance worker: forgets what is older than the retention. */
 extern void orion_webhook_maintain(void);
 
 #endif							/* ORION_WEBHOOK_H */

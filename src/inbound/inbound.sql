@@ -389,6 +389,7 @@ BEGIN
 		INSERT INTO orion_private.inbox (consumer_id, message_id) VALUES (consumer, known_as) ON CONFLICT DO NOTHING;
 		IF NOT FOUND THEN
 			verdict := 'known';
+			DELETE FROM orion_private.inbox_attempts a WHERE a.consumer_id = consumer AND a.message_id = known_as;
 			UPDATE orion_private.consumer_counts n SET duplicates = duplicates + 1 WHERE n.consumer_id = consumer;
 			RETURN;
 		END IF;
@@ -428,6 +429,10 @@ BEGIN
 	SELECT * INTO c FROM orion_private.consumers x WHERE x.id = consumer FOR KEY SHARE;
 	IF NOT FOUND THEN
 		RETURN 1000;
+	END IF;
+	-- counted before it begins: it may be done already, and only its acknowledgement lost
+	IF NOT pause AND EXISTS (SELECT FROM orion_private.inbox i WHERE i.consumer_id = consumer AND i.message_id = known_as) THEN
+		RETURN 0;
 	END IF;
 	INSERT INTO orion_private.inbox_attempts AS a (consumer_id, message_id, attempts, next_try_at, last_error)
 		VALUES (consumer, known_as, 1, now(), error)

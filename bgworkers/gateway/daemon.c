@@ -149,12 +149,13 @@ start_daemon(const GatewayConfig *config, Server *server, const Pem *pem)
 		: "NORMAL:-VERS-ALL:+VERS-TLS1.3:%SERVER_PRECEDENCE"},
 		{MHD_OPTION_END, 0, NULL}
 	};
+	size_t		pool = orion_gateway_memory_shelve(config->max_header * 3 / 2 + ANSWER_ROOM, config->max_connections);
 
 	return MHD_start_daemon(flags | (pem ? MHD_USE_TLS : 0),
 							0, NULL, NULL, orion_gateway_server_handle, NULL,
 							MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
 							MHD_OPTION_ARRAY, pem ? tls : tls + 3,
-							MHD_OPTION_CONNECTION_MEMORY_LIMIT, config->max_header * 3 / 2 + ANSWER_ROOM,
+							MHD_OPTION_CONNECTION_MEMORY_LIMIT, pool,
 							MHD_OPTION_CONNECTION_LIMIT, (unsigned int) config->max_connections,
 							MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) config->max_connections_per_address,
 							MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int) (config->idle_timeout / 1000 + 1),

@@ -112,6 +112,13 @@ typedef enum RequestState
 	REQUEST_ABORTED,			/* no answer; connection to be closed */
 } RequestState;
 
+/* What the HTTP library keeps for a connection; NULL when it is not known. */
+typedef struct GatewayPool
+{
+	char	   *base;
+	size_t		len;
+} GatewayPool;
+
 typedef struct Client Client;
 typedef struct Executor Executor;
 typedef struct Stream Stream;
@@ -175,6 +182,7 @@ struct Client
 	uint64_t	seen;			/* body bytes at the last look */
 	bool		half_closed;	/* it will send no more */
 	bool		trusted;		/* a proxy that says whom it speaks for */
+	GatewayPool pool;
 	Request    *request;		/* the current one, or NULL */
 	char		address[ORION_GATEWAY_ADDRESS]; /* empty: a Unix socket */
 };
@@ -221,6 +229,8 @@ typedef struct Gateway
 	int			nexecutors;
 	bool		wake_due;		/* a request waits and an executor sleeps */
 	ClientList	reading;		/* they owe us a request, or the rest of one */
+	ClientList	idle;			/* likewise, for so long that their memory was
+								 * given back */
 	ClientList	leaving;		/* half-closed, and their request is underway */
 	int			nclients;
 	uint64_t	total_clients;	/* ever */
@@ -262,6 +272,15 @@ extern bool orion_gateway_library_init(void);
 extern bool orion_gateway_library_busy(int fd, bool is_busy);
 extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connection, unsigned int status,
 												   struct MHD_Response *response);
+
+/*
+ * memory.c: makes room for n pools of a size, and gives the size that the
+ * library is to be asked for; the pool of a connection that begins, to be asked for once;
+ * and giving back what it does not need now.
+ */
+extern size_t orion_gateway_memory_shelve(size_t wanted, int n);
+extern GatewayPool orion_gateway_memory_take(void);
+extern void orion_gateway_memory_trim(GatewayPool pool);
 
 /* server.c */
 extern bool orion_gateway_server_init(void);

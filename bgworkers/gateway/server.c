@@ -36,6 +36,8 @@
 								 * 128 kbit/s */
 #define HALF_CLOSED_MS	1000	/* how long one who sent FIN may wait for an
 								 * answer */
+#define IDLE_MS			1000	/* then a connection's memory is given back */
+#define IDLE_BATCH		1000	/* and of no more at a time */
 #define KEEP_REQUESTS	256		/* free requests kept for reuse */
 #define KEEP_FRAME		65536	/* bytes of frame buffer kept with them */
 #define BODY_MEMORY		(256u * 1024 * 1024)	/* of all bodies held, or four
@@ -174,13 +176,13 @@ makes_progress(Client *client)
 	return request->body_len - before >= (uint64_t) (orion_gateway.now - client->since) * MIN_RATE;
 }
 
-/* Hangs up on slow clients and gives up for those who left. */
-void
-orion_gateway_server_sweep(void)
+/* Those who have taken as long as they may. */
+static void
+hang_up_slow(ClientList *list)
 {
 	Client	   *client;
 
-	while ((client = orion_gateway.reading.first) != NULL &&
+	while ((client = list->first) != NULL &&
 		   orion_gateway.now - client->since >= orion_gateway.config.idle_timeout)
 	{
 		if (makes_progress(client))
@@ -191,6 +193,34 @@ orion_gateway_server_sweep(void)
 			shutdown(client->source.fd, SHUT_RDWR);
 		}
 	}
+}
+
+/* Most of those who have asked for nothing for a while will go on so. */
+static void
+trim_idle(void)
+{
+	Client	   *client;
+
+	for (int i = 0; i < IDLE_BATCH && (client = orion_gateway.reading.first) != NULL &&
+		 orion_gateway.now - client->since >= IDLE_MS; i++)
+	{
+		int64_t		since = client->since;
+
+		client_enter(client, &orion_gateway.idle);
+		client->since = since;
+		orion_gateway_memory_trim(client->pool);
+	}
+}
+
+/* Hangs up on slow clients and gives up for those who left. */
+void
+orion_gateway_server_sweep(void)
+{
+	Client	   *client;
+
+	hang_up_slow(&orion_gateway.idle);
+	hang_up_slow(&orion_gateway.reading);
+	trim_idle();
 	while ((client = orion_gateway.leaving.first) != NULL &&
 		   orion_gateway.now - client->since >= HALF_CLOSED_MS)
 		abort_request(client->request);
@@ -247,6 +277,7 @@ connection_started(Server *server, struct MHD_Connection *connection, void **con
 				   client->address, sizeof(client->address));
 	client->trusted = orion_proxy_trusts(&orion_gateway.config.trusted_proxies, client->address);
 	client->connection = connection;
+	client->pool = orion_gateway_memory_take();
 	client->server = server;
 	orion_gateway_watch(&client->source, EPOLLRDHUP | EPOLLET);
 	client_enter(client, &orion_gateway.reading);
@@ -285,10 +316,15 @@ orion_gateway_server_connection(void *cls, struct MHD_Connection *connection, vo
 void
 orion_gateway_server_hang_up_idle(void)
 {
-	for (Client *client = orion_gateway.reading.first; client; client = client->next)
+	ClientList	lists[] = {orion_gateway.idle, orion_gateway.reading};
+
+	for (int i = 0; i < 2; i++)
 	{
-		if (client->request == NULL)
-			shutdown(client->source.fd, SHUT_RDWR);
+		for (Client *client = lists[i].first; client; client = client->next)
+		{
+			if (client->request == NULL)
+				shutdown(client->source.fd, SHUT_RDWR);
+		}
 	}
 }
 

@@ -57,5 +57,50 @@ is(OrionHttp::request($port, 'GET', '/rest/v1/rpc/large?mb=0')->{status}, 200, '
 close $_ for @clients;
 ok(OrionHttp::await($port, '/rest/v1/rpc/large?mb=90', 200, 30), 'and large ones do when the clients have gone');
 
+# Connections that are kept and idle cost next to nothing, and lose nothing of what they have sent.
+sub resident { return OrionHttp::request($port, 'GET', '/metrics')->{body} =~ /^orion_gateway_resident_memory_bytes (\d+)$/m ? $1 / 1048576 : die 'no figure'; }
+sub answers
+{
+	my ($client, $n) = @_;
+	return OrionHttp::receive($client, sub { (() = $_[0] =~ /\{"status":"ok"[^}]*\}/g) >= $n });
+}
+my $before = resident();
+my $get = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+my $long = "GET /health HTTP/1.1\r\nHost: x\r\n" . join('', map { "X-$_: " . ('y' x 1000) . "\r\n" } 1 .. 10) . "X-Last: ";
+my %odd = (
+	'half a request' => [ substr($get, 0, 20), substr($get, 20), 1 ],
+	'a request and a half' => [ $get . substr($get, 0, 20), substr($get, 20), 2 ],
+	'most of long headers' => [ $long, "z\r\n\r\n", 1 ],
+	'a request, and most of long headers' => [ $get . $long, "z\r\n\r\n", 2 ],
+	'part of a body' => [ "GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345", '67890', 1 ]);
+my %clients = map { $_ => OrionHttp::connection($port) } sort keys %odd;
+syswrite($clients{$_}, $odd{$_}[0]) for sort keys %odd;
+my @idle = map { OrionHttp::connection($port) } 1 .. 500;
+for my $client (@idle)
+{
+	syswrite($client, $get);
+	answers($client, 1);
+}
+my $resident;
+for (1 .. 200)
+{
+	last if ($resident = resident()) < $before + 6;
+	select(undef, undef, undef, 0.1);
+}
+cmp_ok($resident, '<', $before + 6, '500 idle connections: megabytes of the gateway');
+for my $what (sort keys %odd)
+{
+	syswrite($clients{$what}, $odd{$what}[1]);
+	like(eval { answers($clients{$what}, $odd{$what}[2]) } // $@, qr{^HTTP/1\.1 200 .*\}\z}s, "... in the middle of it, $what");
+}
+my $served = 0;
+for my $client (@idle)
+{
+	syswrite($client, $get);
+	$served += answers($client, 1) =~ m{^HTTP/1\.1 200 };
+}
+is($served, 500, '... and serve on');
+close $_ for @idle, values %clients;
+
 $node->stop;
 done_testing();

@@ -61,6 +61,12 @@ CREATE VIEW orion.workers AS
 COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last error; for relays the number of events not yet delivered and the age of the oldest';
 GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;
 
+CREATE FUNCTION orion_private.caller() RETURNS oid
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'orion_caller';
+COMMENT ON FUNCTION orion_private.caller() IS 'The database role that calls a function which runs as its owner: of a handler its role, else that of the session; null when nobody can say';
+REVOKE ALL ON FUNCTION orion_private.caller() FROM PUBLIC;
+
 -- Optimistic locking for any table: a column "version" counts its updates.
 -- Arguments name timestamptz columns to set to the time of the transaction and, with
 -- "!" in front, columns that do not count: an update of nothing else leaves the
@@ -2112,13 +2118,11 @@ REVOKE ALL ON FUNCTION @extschema@.orion_has_permission(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_has_permission(text) TO orion_anon, orion_user, orion_service, orion_admin;
 
 CREATE FUNCTION orion_private.caller_is_trusted() RETURNS boolean
-	LANGUAGE sql STABLE PARALLEL SAFE
+	LANGUAGE sql STABLE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	-- within SECURITY DEFINER functions CURRENT_USER is their owner, but "role" is
-	-- still the caller's, and nobody can set it to a role that is not theirs
-	SELECT pg_has_role(c.caller, 'orion_admin', 'USAGE') OR pg_has_role(c.caller, 'orion_service', 'USAGE')
-	FROM (SELECT CASE current_setting('role') WHEN 'none' THEN SESSION_USER ELSE current_setting('role')::name END) AS c (caller);
+	SELECT coalesce(pg_has_role(c.caller, 'orion_admin', 'USAGE') OR pg_has_role(c.caller, 'orion_service', 'USAGE'), false)
+	FROM (SELECT orion_private.caller()) AS c (caller);
 $function$;
 COMMENT ON FUNCTION orion_private.caller_is_trusted() IS 'Whether the database role of the caller is an administrator or a service';
 REVOKE ALL ON FUNCTION orion_private.caller_is_trusted() FROM PUBLIC;
@@ -6548,6 +6552,35 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.orion_untrack(regclass)
 	TO orion_service, orion_admin;
 
+-- As tracking.c has it.
+CREATE FUNCTION orion_private.tracked_columns(relation regclass, settings jsonb, OUT attname name, OUT attnum int2, OUT private bool, OUT listed bool)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	WITH c AS (
+		SELECT a.attname, a.attnum,
+			(l.label = 'private') IS TRUE OR settings -> 'private' ? a.attname::text AS private,
+			(l.label = 'tracked') IS TRUE OR coalesce(settings -> 'columns' ? a.attname::text, false) AS named
+		FROM pg_attribute a
+		LEFT JOIN pg_seclabel l ON l.classoid = 'pg_class'::regclass AND l.objoid = a.attrelid AND l.objsubid = a.attnum
+			AND l.provider = 'orion'
+		WHERE a.attrelid = tracked_columns.relation AND a.attnum > 0 AND NOT a.attisdropped
+	) SELECT c.attname, c.attnum,
+		c.private OR NOT c.named AND EXISTS (
+			SELECT FROM pg_attrdef d
+			JOIN pg_attribute g ON g.attrelid = d.adrelid AND g.attnum = d.adnum AND g.attgenerated <> ''
+			JOIN pg_depend e ON e.classid = 'pg_attrdef'::regclass AND e.objid = d.oid
+				AND e.refclassid = 'pg_class'::regclass AND e.refobjid = d.adrelid
+			JOIN c p ON p.attnum = e.refobjsubid AND p.private
+			WHERE d.adrelid = tracked_columns.relation AND d.adnum = c.attnum AND e.refobjsubid <> d.adnum),
+		c.named OR settings -> 'columns' IS NULL
+	FROM c
+	$fn$;
+COMMENT ON FUNCTION orion_private.tracked_columns(regclass, jsonb) IS 'The columns of a tracked table: private (also when generated of private ones), and whether they are published';
+REVOKE ALL ON FUNCTION orion_private.tracked_columns(regclass, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orion_private.tracked_columns(regclass, jsonb) TO orion_admin, orion_service, pg_monitor;
+
 -- The settings are the triggers' arguments, separated by NUL, and the columns' labels.
 CREATE VIEW orion.tracked_tables WITH (security_invoker = true) AS
 	SELECT t.relation, t.prefix, t.version, t.operations,
@@ -6572,17 +6605,7 @@ CREATE VIEW orion.tracked_tables WITH (security_invoker = true) AS
 		WHERE g.tgfoid OPERATOR(pg_catalog.=) 'orion_private.track_row()'::pg_catalog.regprocedure
 			AND g.tgparentid OPERATOR(pg_catalog.=) 0 AND g.tgnargs OPERATOR(pg_catalog.=) 2
 		GROUP BY g.tgrelid, s.prefix, s.settings) AS t
-	JOIN LATERAL (
-		SELECT c.attname, c.attnum,
-			(l.label OPERATOR(pg_catalog.=) 'private') IS TRUE
-				OR (t.settings OPERATOR(pg_catalog.->) 'private') OPERATOR(pg_catalog.?) c.attname::pg_catalog.text AS private,
-			(t.settings OPERATOR(pg_catalog.->) 'columns') IS NULL OR (l.label OPERATOR(pg_catalog.=) 'tracked') IS TRUE
-				OR (t.settings OPERATOR(pg_catalog.->) 'columns') OPERATOR(pg_catalog.?) c.attname::pg_catalog.text AS listed
-		FROM pg_catalog.pg_attribute c
-		LEFT JOIN pg_catalog.pg_seclabel l ON l.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-			AND l.objoid OPERATOR(pg_catalog.=) c.attrelid AND l.objsubid OPERATOR(pg_catalog.=) c.attnum
-			AND l.provider OPERATOR(pg_catalog.=) 'orion'
-		WHERE c.attrelid OPERATOR(pg_catalog.=) t.relation AND c.attnum OPERATOR(pg_catalog.>) 0 AND NOT c.attisdropped) AS a ON true
+	JOIN LATERAL orion_private.tracked_columns(t.relation, t.settings) AS a ON true
 	GROUP BY t.relation, t.prefix, t.version, t.operations, t.enabled;
 COMMENT ON VIEW orion.tracked_tables IS 'Tables whose changes become events: the event types'' prefix, the columns in the events and the private ones';
 GRANT SELECT ON orion.tracked_tables TO orion_admin, orion_service, pg_monitor;
@@ -6612,7 +6635,7 @@ CREATE TABLE orion_private.webhook_endpoints (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE orion_private.webhook_endpoints IS 'Where webhooks are sent to';
-COMMENT ON COLUMN orion_private.webhook_endpoints.address IS 'The URL without its query, which may hold a token';
+COMMENT ON COLUMN orion_private.webhook_endpoints.address IS 'Scheme, host and port of the URL: path and query may hold a token';
 COMMENT ON COLUMN orion_private.webhook_endpoints.url IS 'Sealed';
 COMMENT ON COLUMN orion_private.webhook_endpoints.rate IS 'Attempts a second; 0: no limit';
 COMMENT ON COLUMN orion_private.webhook_endpoints.networks IS 'Addresses besides those of the public Internet that it may have';
@@ -6726,14 +6749,14 @@ REVOKE ALL ON FUNCTION orion_private.webhook_wake(), orion_private.webhook_seal(
 	orion_private.webhook_secret_shown(text), orion_private.webhook_matches(text[], text) FROM PUBLIC;
 
 -- Only administrators may open other addresses than the public Internet's to an endpoint.
--- The functions below run as their owner, so who calls is asked from the session.
+-- The functions below run as their owner, so current_user does not say who calls.
 CREATE FUNCTION orion_private.webhook_may_allow() RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $fn$
-	SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END, 'orion_admin', 'USAGE')
+	SELECT coalesce(pg_has_role(orion_private.caller(), 'orion_admin', 'USAGE'), false)
 	$fn$;
-COMMENT ON FUNCTION orion_private.webhook_may_allow() IS 'Is the role of the session a member of orion_admin?';
+COMMENT ON FUNCTION orion_private.webhook_may_allow() IS 'Is the caller a member of orion_admin?';
 REVOKE ALL ON FUNCTION orion_private.webhook_may_allow() FROM PUBLIC;
 
 CREATE FUNCTION orion_private.webhook_check(url text, patterns text[], filter jsonb, format text, concurrency int, rate int,
@@ -6788,6 +6811,16 @@ END
 $fn$;
 COMMENT ON FUNCTION orion_private.webhook_check(text, text[], jsonb, text, int, int, cidr[], bool) IS 'Raises an error where a property of an endpoint is wrong; null is right';
 REVOKE ALL ON FUNCTION orion_private.webhook_check(text, text[], jsonb, text, int, int, cidr[], bool) FROM PUBLIC;
+
+-- What may be shown of a URL. With many services the path is the secret.
+CREATE FUNCTION orion_private.webhook_address(url text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	SELECT substring(url FROM '^[^/]+//[^/?]+') || CASE WHEN url ~ '^[^/]+//[^/?]+/?$' THEN '' ELSE '/...' END
+	$fn$;
+COMMENT ON FUNCTION orion_private.webhook_address(text) IS 'Scheme, host and port of a URL, and "/..." where there is more of it';
+REVOKE ALL ON FUNCTION orion_private.webhook_address(text) FROM PUBLIC;
 
 -- Adds a secret, made here where none is given; returns what the receiver needs.
 CREATE FUNCTION orion_private.webhook_secret_add(endpoint_id int, secret text, signature text) RETURNS text
@@ -6868,7 +6901,7 @@ BEGIN
 	id := nextval('orion_private.webhook_endpoints_id_seq');
 	INSERT INTO orion_private.webhook_endpoints (id, name, address, url, patterns, filter, format, concurrency, rate, networks, plain_http)
 		OVERRIDING SYSTEM VALUE
-		VALUES (orion_webhook_create.id, orion_webhook_create.name, split_part(orion_webhook_create.url, '?', 1),
+		VALUES (orion_webhook_create.id, orion_webhook_create.name, orion_private.webhook_address(orion_webhook_create.url),
 			orion_private.webhook_seal(orion_webhook_create.url, orion_webhook_create.id), orion_webhook_create.patterns,
 			orion_webhook_create.filter, orion_webhook_create.format, orion_webhook_create.concurrency, orion_webhook_create.rate,
 			orion_webhook_create.networks, orion_webhook_create.plain_http);
@@ -6897,7 +6930,7 @@ BEGIN
 		CASE WHEN url IS NULL THEN plain_http ELSE coalesce(plain_http, former.plain_http) END);
 	UPDATE orion_private.webhook_endpoints e SET
 		url = CASE WHEN orion_webhook_alter.url IS NULL THEN e.url ELSE orion_private.webhook_seal(orion_webhook_alter.url, e.id) END,
-		address = coalesce(split_part(orion_webhook_alter.url, '?', 1), e.address),
+		address = coalesce(orion_private.webhook_address(orion_webhook_alter.url), e.address),
 		patterns = coalesce(orion_webhook_alter.patterns, e.patterns),
 		name = coalesce(orion_webhook_alter.name, e.name),
 		filter = coalesce(orion_webhook_alter.filter, e.filter),

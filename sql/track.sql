@@ -141,6 +141,20 @@ DELETE FROM listed;
 SELECT * FROM events();
 DROP TABLE listed;
 
+-- a generated column tells what it is made of: private as that is, unless it was asked for
+CREATE TABLE made (id int PRIMARY KEY, card text, tail text GENERATED ALWAYS AS (right(card, 4)) STORED,
+	size int GENERATED ALWAYS AS (length(card) + id) STORED, twice int GENERATED ALWAYS AS (id * 2) STORED);
+SELECT orion_track('made', private => '{card}');
+INSERT INTO made VALUES (1, '5555444433332222');
+UPDATE made SET card = '4111111111111111';
+SELECT columns, private FROM orion.tracked_tables WHERE relation = 'made'::regclass;
+SELECT orion_track('made', columns => '{id,tail}', private => '{card}');
+ALTER TABLE made RENAME card TO number;
+UPDATE made SET number = '371449635398431';
+SELECT * FROM events();
+SELECT columns, private FROM orion.tracked_tables WHERE relation = 'made'::regclass;
+DROP TABLE made;
+
 -- the table changes: dropped, added, renamed and generated columns, other types, another name
 CREATE TABLE moving (gone int, id int PRIMARY KEY, secret text, doubled int GENERATED ALWAYS AS (id * 2) STORED, "Odd Name" text);
 SELECT orion_track('moving', private => '{secret}', prefix => 'moving');

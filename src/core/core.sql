@@ -56,6 +56,12 @@ CREATE VIEW orion.workers AS
 COMMENT ON VIEW orion.workers IS 'Orion''s processes: state, restarts, last error; for relays the number of events not yet delivered and the age of the oldest';
 GRANT SELECT ON orion.workers TO orion_admin, pg_monitor;
 
+CREATE FUNCTION orion_private.caller() RETURNS oid
+	LANGUAGE c STABLE PARALLEL RESTRICTED
+	AS 'MODULE_PATHNAME', 'orion_caller';
+COMMENT ON FUNCTION orion_private.caller() IS 'The database role that calls a function which runs as its owner: of a handler its role, else that of the session; null when nobody can say';
+REVOKE ALL ON FUNCTION orion_private.caller() FROM PUBLIC;
+
 -- Optimistic locking for any table: a column "version" counts its updates.
 -- Arguments name timestamptz columns to set to the time of the transaction and, with
 -- "!" in front, columns that do not count: an update of nothing else leaves the

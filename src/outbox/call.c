@@ -27,6 +27,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 
+#include "core/caller.h"
 #include "outbox/outbox.h"
 
 #define PATIENCE_MS		5000	/* for a function that was told to stop */
@@ -94,6 +95,7 @@ orion_handler_invoke(const OrionHandlerCall *what, FmgrInfo *function, Datum eve
 	PushActiveSnapshot(GetTransactionSnapshot());
 	start_timeout(what->timeout_ms);
 	orion_event_set_cause(DatumGetJsonbP(event));
+	orion_caller_set(what->role);
 	InitFunctionCallInfoData(*call, function, 1, InvalidOid, NULL, NULL);
 	call->args[0].value = event;
 	call->args[0].isnull = false;
@@ -106,6 +108,7 @@ orion_handler_invoke(const OrionHandlerCall *what, FmgrInfo *function, Datum eve
 		getTypeOutputInfo(get_func_rettype(what->function), &output, &varlena);
 		*result = OidOutputFunctionCall(output, value);
 	}
+	orion_caller_set(InvalidOid);
 	orion_event_set_cause(NULL);
 	stop_timeout();
 	PopActiveSnapshot();
@@ -137,6 +140,7 @@ orion_handler_try(void (*work) (void *arg), void *arg, bool read_only)
 	{
 		ErrorData  *edata;
 
+		orion_caller_set(InvalidOid);
 		orion_event_set_cause(NULL);
 		stop_timeout();
 		MemoryContextSwitchTo(context);

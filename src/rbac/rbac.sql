@@ -129,13 +129,11 @@ REVOKE ALL ON FUNCTION @extschema@.orion_has_permission(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_has_permission(text) TO orion_anon, orion_user, orion_service, orion_admin;
 
 CREATE FUNCTION orion_private.caller_is_trusted() RETURNS boolean
-	LANGUAGE sql STABLE PARALLEL SAFE
+	LANGUAGE sql STABLE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-	-- within SECURITY DEFINER functions CURRENT_USER is their owner, but "role" is
-	-- still the caller's, and nobody can set it to a role that is not theirs
-	SELECT pg_has_role(c.caller, 'orion_admin', 'USAGE') OR pg_has_role(c.caller, 'orion_service', 'USAGE')
-	FROM (SELECT CASE current_setting('role') WHEN 'none' THEN SESSION_USER ELSE current_setting('role')::name END) AS c (caller);
+	SELECT coalesce(pg_has_role(c.caller, 'orion_admin', 'USAGE') OR pg_has_role(c.caller, 'orion_service', 'USAGE'), false)
+	FROM (SELECT orion_private.caller()) AS c (caller);
 $function$;
 COMMENT ON FUNCTION orion_private.caller_is_trusted() IS 'Whether the database role of the caller is an administrator or a service';
 REVOKE ALL ON FUNCTION orion_private.caller_is_trusted() FROM PUBLIC;

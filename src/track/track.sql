@@ -30,6 +30,35 @@ GRANT EXECUTE ON FUNCTION
 	@extschema@.orion_untrack(regclass)
 	TO orion_service, orion_admin;
 
+-- As tracking.c has it.
+CREATE FUNCTION orion_private.tracked_columns(relation regclass, settings jsonb, OUT attname name, OUT attnum int2, OUT private bool, OUT listed bool)
+	RETURNS SETOF record
+	LANGUAGE sql STABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	WITH c AS (
+		SELECT a.attname, a.attnum,
+			(l.label = 'private') IS TRUE OR settings -> 'private' ? a.attname::text AS private,
+			(l.label = 'tracked') IS TRUE OR coalesce(settings -> 'columns' ? a.attname::text, false) AS named
+		FROM pg_attribute a
+		LEFT JOIN pg_seclabel l ON l.classoid = 'pg_class'::regclass AND l.objoid = a.attrelid AND l.objsubid = a.attnum
+			AND l.provider = 'orion'
+		WHERE a.attrelid = tracked_columns.relation AND a.attnum > 0 AND NOT a.attisdropped
+	) SELECT c.attname, c.attnum,
+		c.private OR NOT c.named AND EXISTS (
+			SELECT FROM pg_attrdef d
+			JOIN pg_attribute g ON g.attrelid = d.adrelid AND g.attnum = d.adnum AND g.attgenerated <> ''
+			JOIN pg_depend e ON e.classid = 'pg_attrdef'::regclass AND e.objid = d.oid
+				AND e.refclassid = 'pg_class'::regclass AND e.refobjid = d.adrelid
+			JOIN c p ON p.attnum = e.refobjsubid AND p.private
+			WHERE d.adrelid = tracked_columns.relation AND d.adnum = c.attnum AND e.refobjsubid <> d.adnum),
+		c.named OR settings -> 'columns' IS NULL
+	FROM c
+	$fn$;
+COMMENT ON FUNCTION orion_private.tracked_columns(regclass, jsonb) IS 'The columns of a tracked table: private (also when generated of private ones), and whether they are published';
+REVOKE ALL ON FUNCTION orion_private.tracked_columns(regclass, jsonb) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION orion_private.tracked_columns(regclass, jsonb) TO orion_admin, orion_service, pg_monitor;
+
 -- The settings are the triggers' arguments, separated by NUL, and the columns' labels.
 CREATE VIEW orion.tracked_tables WITH (security_invoker = true) AS
 	SELECT t.relation, t.prefix, t.version, t.operations,
@@ -54,17 +83,7 @@ CREATE VIEW orion.tracked_tables WITH (security_invoker = true) AS
 		WHERE g.tgfoid OPERATOR(pg_catalog.=) 'orion_private.track_row()'::pg_catalog.regprocedure
 			AND g.tgparentid OPERATOR(pg_catalog.=) 0 AND g.tgnargs OPERATOR(pg_catalog.=) 2
 		GROUP BY g.tgrelid, s.prefix, s.settings) AS t
-	JOIN LATERAL (
-		SELECT c.attname, c.attnum,
-			(l.label OPERATOR(pg_catalog.=) 'private') IS TRUE
-				OR (t.settings OPERATOR(pg_catalog.->) 'private') OPERATOR(pg_catalog.?) c.attname::pg_catalog.text AS private,
-			(t.settings OPERATOR(pg_catalog.->) 'columns') IS NULL OR (l.label OPERATOR(pg_catalog.=) 'tracked') IS TRUE
-				OR (t.settings OPERATOR(pg_catalog.->) 'columns') OPERATOR(pg_catalog.?) c.attname::pg_catalog.text AS listed
-		FROM pg_catalog.pg_attribute c
-		LEFT JOIN pg_catalog.pg_seclabel l ON l.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
-			AND l.objoid OPERATOR(pg_catalog.=) c.attrelid AND l.objsubid OPERATOR(pg_catalog.=) c.attnum
-			AND l.provider OPERATOR(pg_catalog.=) 'orion'
-		WHERE c.attrelid OPERATOR(pg_catalog.=) t.relation AND c.attnum OPERATOR(pg_catalog.>) 0 AND NOT c.attisdropped) AS a ON true
+	JOIN LATERAL orion_private.tracked_columns(t.relation, t.settings) AS a ON true
 	GROUP BY t.relation, t.prefix, t.version, t.operations, t.enabled;
 COMMENT ON VIEW orion.tracked_tables IS 'Tables whose changes become events: the event types'' prefix, the columns in the events and the private ones';
 GRANT SELECT ON orion.tracked_tables TO orion_admin, orion_service, pg_monitor;

@@ -19,6 +19,9 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/seclabel.h"
+#include "nodes/bitmapset.h"
+#include "optimizer/optimizer.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/fmgrprotos.h"
@@ -135,26 +138,61 @@ set_column(OrionTrackedColumn *column, Form_pg_attribute att)
 	orion_track_prepare_column(column);
 }
 
+/* By their offset numbers, as pull_varattnos has them. */
+static Bitmapset *
+private_columns(const OrionTracking *tracking, Relation relation, Jsonb *settings)
+{
+	TupleDesc	desc = RelationGetDescr(relation);
+	Oid			self = RelationGetRelid(relation);
+	Bitmapset  *private = NULL;
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		const char *name = NameStr(att->attname);
+
+		if (!att->attisdropped &&
+			(is_listed(settings, "private", name) ||
+			 has_label(tracking->root, name, ORION_TRACK_PRIVATE) || has_label(self, name, ORION_TRACK_PRIVATE)))
+			private = bms_add_member(private, att->attnum - FirstLowInvalidHeapAttributeNumber);
+	}
+	return private;
+}
+
+/* Is the column generated, and of one of these? */
+static bool
+is_made_of(Relation relation, Form_pg_attribute att, const Bitmapset *columns)
+{
+	Bitmapset  *used = NULL;
+
+	if (!att->attgenerated || columns == NULL)
+		return false;
+	pull_varattnos(build_column_default(relation, att->attnum), 1, &used);
+	return bms_overlap(used, columns);
+}
+
 static void
 add_columns(OrionTracking *tracking, Relation relation, Jsonb *settings)
 {
 	TupleDesc	desc = RelationGetDescr(relation);
 	bool		all = !has_setting(settings, "columns");
-	Oid			self = RelationGetRelid(relation);
+	Bitmapset  *privates = private_columns(tracking, relation, settings);
 
 	tracking->columns = palloc0(desc->natts * sizeof(OrionTrackedColumn));
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);
 		const char *name = NameStr(att->attname);
+		bool		named;
 		bool		private;
 
 		/* a virtual generated column ('v', since 18) has no value in the row */
 		if (att->attisdropped || att->attgenerated == 'v')
 			continue;
-		private = is_listed(settings, "private", name) ||
-			has_label(tracking->root, name, ORION_TRACK_PRIVATE) || has_label(self, name, ORION_TRACK_PRIVATE);
-		if (private || all || is_listed(settings, "columns", name) || has_label(tracking->root, name, ORION_TRACK_TRACKED))
+		named = is_listed(settings, "columns", name) || has_label(tracking->root, name, ORION_TRACK_TRACKED);
+		private = bms_is_member(att->attnum - FirstLowInvalidHeapAttributeNumber, privates) ||
+			(!named && is_made_of(relation, att, privates));
+		if (private || all || named)
 		{
 			set_column(&tracking->columns[tracking->ncolumns], att);
 			tracking->columns[tracking->ncolumns++].private = private;

@@ -21,7 +21,7 @@ CREATE TABLE orion_private.webhook_endpoints (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE orion_private.webhook_endpoints IS 'Where webhooks are sent to';
-COMMENT ON COLUMN orion_private.webhook_endpoints.address IS 'The URL without its query, which may hold a token';
+COMMENT ON COLUMN orion_private.webhook_endpoints.address IS 'Scheme, host and port of the URL: path and query may hold a token';
 COMMENT ON COLUMN orion_private.webhook_endpoints.url IS 'Sealed';
 COMMENT ON COLUMN orion_private.webhook_endpoints.rate IS 'Attempts a second; 0: no limit';
 COMMENT ON COLUMN orion_private.webhook_endpoints.networks IS 'Addresses besides those of the public Internet that it may have';
@@ -135,14 +135,14 @@ REVOKE ALL ON FUNCTION orion_private.webhook_wake(), orion_private.webhook_seal(
 	orion_private.webhook_secret_shown(text), orion_private.webhook_matches(text[], text) FROM PUBLIC;
 
 -- Only administrators may open other addresses than the public Internet's to an endpoint.
--- The functions below run as their owner, so who calls is asked from the session.
+-- The functions below run as their owner, so current_user does not say who calls.
 CREATE FUNCTION orion_private.webhook_may_allow() RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $fn$
-	SELECT pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END, 'orion_admin', 'USAGE')
+	SELECT coalesce(pg_has_role(orion_private.caller(), 'orion_admin', 'USAGE'), false)
 	$fn$;
-COMMENT ON FUNCTION orion_private.webhook_may_allow() IS 'Is the role of the session a member of orion_admin?';
+COMMENT ON FUNCTION orion_private.webhook_may_allow() IS 'Is the caller a member of orion_admin?';
 REVOKE ALL ON FUNCTION orion_private.webhook_may_allow() FROM PUBLIC;
 
 CREATE FUNCTION orion_private.webhook_check(url text, patterns text[], filter jsonb, format text, concurrency int, rate int,
@@ -197,6 +197,16 @@ END
 $fn$;
 COMMENT ON FUNCTION orion_private.webhook_check(text, text[], jsonb, text, int, int, cidr[], bool) IS 'Raises an error where a property of an endpoint is wrong; null is right';
 REVOKE ALL ON FUNCTION orion_private.webhook_check(text, text[], jsonb, text, int, int, cidr[], bool) FROM PUBLIC;
+
+-- What may be shown of a URL. With many services the path is the secret.
+CREATE FUNCTION orion_private.webhook_address(url text) RETURNS text
+	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	SELECT substring(url FROM '^[^/]+//[^/?]+') || CASE WHEN url ~ '^[^/]+//[^/?]+/?$' THEN '' ELSE '/...' END
+	$fn$;
+COMMENT ON FUNCTION orion_private.webhook_address(text) IS 'Scheme, host and port of a URL, and "/..." where there is more of it';
+REVOKE ALL ON FUNCTION orion_private.webhook_address(text) FROM PUBLIC;
 
 -- Adds a secret, made here where none is given; returns what the receiver needs.
 CREATE FUNCTION orion_private.webhook_secret_add(endpoint_id int, secret text, signature text) RETURNS text
@@ -277,7 +287,7 @@ BEGIN
 	id := nextval('orion_private.webhook_endpoints_id_seq');
 	INSERT INTO orion_private.webhook_endpoints (id, name, address, url, patterns, filter, format, concurrency, rate, networks, plain_http)
 		OVERRIDING SYSTEM VALUE
-		VALUES (orion_webhook_create.id, orion_webhook_create.name, split_part(orion_webhook_create.url, '?', 1),
+		VALUES (orion_webhook_create.id, orion_webhook_create.name, orion_private.webhook_address(orion_webhook_create.url),
 			orion_private.webhook_seal(orion_webhook_create.url, orion_webhook_create.id), orion_webhook_create.patterns,
 			orion_webhook_create.filter, orion_webhook_create.format, orion_webhook_create.concurrency, orion_webhook_create.rate,
 			orion_webhook_create.networks, orion_webhook_create.plain_http);
@@ -306,7 +316,7 @@ BEGIN
 		CASE WHEN url IS NULL THEN plain_http ELSE coalesce(plain_http, former.plain_http) END);
 	UPDATE orion_private.webhook_endpoints e SET
 		url = CASE WHEN orion_webhook_alter.url IS NULL THEN e.url ELSE orion_private.webhook_seal(orion_webhook_alter.url, e.id) END,
-		address = coalesce(split_part(orion_webhook_alter.url, '?', 1), e.address),
+		address = coalesce(orion_private.webhook_address(orion_webhook_alter.url), e.address),
 		patterns = coalesce(orion_webhook_alter.patterns, e.patterns),
 		name = coalesce(orion_webhook_alter.name, e.name),
 		filter = coalesce(orion_webhook_alter.filter, e.filter),

@@ -23,6 +23,8 @@ SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q", "max_body":
 SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q", "declare": "stream"}', 'regress_inbound(jsonb)');
 SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q", "no_message_id": "drop"}', 'regress_inbound(jsonb)');
 SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q", "tls": {}}', 'regress_inbound(jsonb)');
+SELECT orion_consume('x', '{"url": "amqps://localhost", "queue": "q", "tls": {"trust": true}}', 'regress_inbound(jsonb)');
+SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q", "ssl": {}}', 'regress_inbound(jsonb)');
 SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q"}', 'regress_inbound(jsonb)', 0);
 SELECT orion_consume('x', '{"url": "amqp://localhost", "queue": "q"}', 'regress_inbound(jsonb)', 1, '-1 s');
 SELECT orion_consume_pause('x');

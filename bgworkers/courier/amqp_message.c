@@ -13,9 +13,8 @@
 
 #define FRAME_HEADER	7
 #define FRAME_EXTRA		(FRAME_HEADER + 1)
-#define METHOD_ROOM		64		/* of those without strings */
-#define ROOM			8192	/* method and properties: a dozen short
-								 * strings */
+#define ROOM			8192	/* a method, or one and properties: a dozen
+								 * short strings */
 
 static amqp_bytes_t
 as_bytes(OrionText string)
@@ -210,21 +209,23 @@ orion_amqp_heartbeat(OrionBuffer *out)
 		wrap_frame(out, AMQP_FRAME_HEARTBEAT, 0, 0);
 }
 
-static void
-put_method(OrionBuffer *out, uint16_t channel, uint32_t id, void *method)
+bool
+orion_amqp_method(OrionBuffer *out, uint16_t channel, uint32_t id, void *method)
 {
 	uint8_t    *at;
-	amqp_bytes_t room = {METHOD_ROOM};
+	amqp_bytes_t room = {ROOM - FRAME_EXTRA - 4};
 	int			len;
 
-	if (!orion_buffer_reserve(out, FRAME_EXTRA + 4 + METHOD_ROOM))
-		return;
+	if (!orion_buffer_reserve(out, ROOM))
+		return false;
 	at = out->data + out->end + FRAME_HEADER;
 	put_u32(at, id);
 	room.bytes = at + 4;
 	len = amqp_encode_method(id, method, room);
-	if (len >= 0)
-		wrap_frame(out, AMQP_FRAME_METHOD, channel, 4 + len);
+	if (len < 0)
+		return false;
+	wrap_frame(out, AMQP_FRAME_METHOD, channel, 4 + len);
+	return true;
 }
 
 void
@@ -232,7 +233,7 @@ orion_amqp_ack(OrionBuffer *out, uint16_t channel, uint64_t tag)
 {
 	amqp_basic_ack_t ack = {.delivery_tag = tag};
 
-	put_method(out, channel, AMQP_BASIC_ACK_METHOD, &ack);
+	orion_amqp_method(out, channel, AMQP_BASIC_ACK_METHOD, &ack);
 }
 
 void
@@ -240,5 +241,5 @@ orion_amqp_reject(OrionBuffer *out, uint16_t channel, uint64_t tag, bool requeue
 {
 	amqp_basic_reject_t reject = {.delivery_tag = tag,.requeue = requeue};
 
-	put_method(out, channel, AMQP_BASIC_REJECT_METHOD, &reject);
+	orion_amqp_method(out, channel, AMQP_BASIC_REJECT_METHOD, &reject);
 }

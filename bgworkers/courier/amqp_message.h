@@ -1,9 +1,7 @@
 /*
  * amqp_message.h
- *	  An event as the frames of one basic.publish (AMQP 0-9-1, section 4.2).
- *
- * Written to a buffer, not to a socket: the library's own publish may block
- * without limit when the broker stops reading, which RabbitMQ does on purpose.
+ *	  What goes to a broker, as frames in a buffer (AMQP 0-9-1, section 4.2): methods,
+ *	  and an event as one basic.publish.
  */
 #ifndef ORION_COURIER_AMQP_MESSAGE_H
 #define ORION_COURIER_AMQP_MESSAGE_H
@@ -21,6 +19,12 @@
  */
 extern const char *orion_amqp_message(OrionBuffer *out, const OrionEvent *event, uint16_t channel,
 									  const char *exchange, const char *source, size_t frame_max);
+
+/*
+ * Appends a method's frame; method is the library's struct for id.  False when it
+ * cannot be encoded, or memory is out (out->failed).
+ */
+extern bool orion_amqp_method(OrionBuffer *out, uint16_t channel, uint32_t id, void *method);
 
 extern void orion_amqp_heartbeat(OrionBuffer *out);
 

@@ -11,13 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "config.h"
-
 #define NAME_MAX_BYTES	255		/* AMQP 0-9-1: short string */
 #define DEFAULT_TTL		86400000	/* ms: 24 h */
 #define DEAD_LETTER		"orion.dead"
-
-static const amqp_table_t no_arguments = {0, NULL};
 
 static const char *const defaults =
 "{\"exchanges\": [\"auth.events\", \"user.events\", \"notification.events\", \"system.events\"],"
@@ -180,53 +176,37 @@ orion_topology_exchange(const OrionTopology *topology, OrionText type)
 
 /* ---- declaring ---- */
 
-bool
-orion_amqp_fail(OrionSink *sink, const char *what, amqp_rpc_reply_t reply)
-{
-	amqp_bytes_t string = {0, NULL};
-
-	if (reply.reply_type == AMQP_RESPONSE_LIBRARY_EXCEPTION)
-		return orion_sink_fail(sink, "%s: %s", what, amqp_error_string2(reply.library_error));
-	if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION && reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD)
-		string = ((amqp_channel_close_t *) reply.reply.decoded)->reply_text;
-	else if (reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION && reply.reply.id == AMQP_CONNECTION_CLOSE_METHOD)
-		string = ((amqp_connection_close_t *) reply.reply.decoded)->reply_text;
-	return orion_sink_fail(sink, "%s: %.*s", what, (int) string.len, string.len ? (char *) string.bytes : "unexpected answer");
-}
-
-/* After a declaration: did it work? */
 static bool
-accepted(OrionSink *sink, amqp_connection_state_t conn, const char *kind, const char *name)
+declare(OrionSink *sink, OrionAmqpConnection *conn, const char *kind, const char *name,
+		uint32_t id, void *method, uint32_t answer)
 {
-	amqp_rpc_reply_t reply = amqp_get_rpc_reply(conn);
 	char		what[400];
-	bool		other;
 
-	if (reply.reply_type == AMQP_RESPONSE_NORMAL)
+	snprintf(what, sizeof(what), "%s \"%s\" cannot be declared", kind, name);
+	if (orion_amqp_call(sink, conn, what, id, method, answer))
 		return true;
-	other = reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION && reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD &&
-		((amqp_channel_close_t *) reply.reply.decoded)->reply_code == AMQP_PRECONDITION_FAILED;
-	snprintf(what, sizeof(what), "rabbitmq: %s \"%s\" %s", kind, name,
-			 other ? "exists with other properties" : "cannot be declared");
-	return orion_amqp_fail(sink, what, reply);
+	return conn->close_code == AMQP_PRECONDITION_FAILED &&
+		orion_sink_fail(sink, "rabbitmq: %s \"%s\" exists with other properties: %s", kind, name, conn->close_text);
 }
 
 static bool
-declare_exchange(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t channel,
-				 const char *name, const char *type)
+declare_exchange(OrionSink *sink, OrionAmqpConnection *conn, const char *name, const char *type)
 {
-	amqp_exchange_declare(conn, channel, amqp_cstring_bytes(name), amqp_cstring_bytes(type),
-						  0, 1, 0, 0, no_arguments);
-	return accepted(sink, conn, "exchange", name);
+	amqp_exchange_declare_t method = {.exchange = amqp_cstring_bytes(name),.type = amqp_cstring_bytes(type),.durable = 1};
+
+	return declare(sink, conn, "exchange", name, AMQP_EXCHANGE_DECLARE_METHOD, &method, AMQP_EXCHANGE_DECLARE_OK_METHOD);
 }
 
 static bool
-bind_queue(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t channel,
-		   const char *queue, const char *exchange, const char *key)
+bind_queue(OrionSink *sink, OrionAmqpConnection *conn, const char *queue, const char *exchange, const char *key)
 {
-	amqp_queue_bind(conn, channel, amqp_cstring_bytes(queue), amqp_cstring_bytes(exchange),
-					amqp_cstring_bytes(key), no_arguments);
-	return accepted(sink, conn, "binding of queue", queue);
+	amqp_queue_bind_t method = {
+		.queue = amqp_cstring_bytes(queue),
+		.exchange = amqp_cstring_bytes(exchange),
+		.routing_key = amqp_cstring_bytes(key)
+	};
+
+	return declare(sink, conn, "binding of queue", queue, AMQP_QUEUE_BIND_METHOD, &method, AMQP_QUEUE_BIND_OK_METHOD);
 }
 
 static void
@@ -240,35 +220,34 @@ add_text(amqp_table_t *table, const char *key, const char *string)
 }
 
 static bool
-declare_queue(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t channel,
-			  const char *name, const char *type, long long ttl, const char *dead_letter)
+declare_queue(OrionSink *sink, OrionAmqpConnection *conn, const char *name, const char *type,
+			  long long ttl, const char *dead_letter)
 {
 	amqp_table_entry_t entries[3];
-	amqp_table_t arguments = {0, entries};
+	amqp_queue_declare_t method = {.queue = amqp_cstring_bytes(name),.durable = 1,.arguments = {0, entries}};
 
 	if (strcmp(type, "classic") != 0)
-		add_text(&arguments, "x-queue-type", type);
+		add_text(&method.arguments, "x-queue-type", type);
 	if (dead_letter)
-		add_text(&arguments, "x-dead-letter-exchange", dead_letter);
+		add_text(&method.arguments, "x-dead-letter-exchange", dead_letter);
 	if (ttl > 0)
 	{
-		amqp_table_entry_t *entry = &entries[arguments.num_entries++];
+		amqp_table_entry_t *entry = &entries[method.arguments.num_entries++];
 
 		entry->key = amqp_cstring_bytes("x-message-ttl");
 		entry->value.kind = AMQP_FIELD_KIND_I64;
 		entry->value.value.i64 = ttl;
 	}
-	amqp_queue_declare(conn, channel, amqp_cstring_bytes(name), 0, 1, 0, 0, arguments);
-	return accepted(sink, conn, "queue", name);
+	return declare(sink, conn, "queue", name, AMQP_QUEUE_DECLARE_METHOD, &method, AMQP_QUEUE_DECLARE_OK_METHOD);
 }
 
 /* Expired and refused messages end in a queue of the dead-letter exchange's name. */
 static bool
-declare_dead_letter(OrionSink *sink, amqp_connection_state_t conn, amqp_channel_t channel, const char *name)
+declare_dead_letter(OrionSink *sink, OrionAmqpConnection *conn, const char *name)
 {
-	return declare_exchange(sink, conn, channel, name, "fanout") &&
-		declare_queue(sink, conn, channel, name, "classic", 0, NULL) &&
-		bind_queue(sink, conn, channel, name, name, "");
+	return declare_exchange(sink, conn, name, "fanout") &&
+		declare_queue(sink, conn, name, "classic", 0, NULL) &&
+		bind_queue(sink, conn, name, name, "");
 }
 
 static bool
@@ -285,27 +264,26 @@ dead_letter_is_new(const OrionTopology *topology, int queue)
 }
 
 bool
-orion_topology_declare(OrionSink *sink, const OrionTopology *topology,
-					   amqp_connection_state_t conn, amqp_channel_t channel)
+orion_topology_declare(OrionSink *sink, const OrionTopology *topology, OrionAmqpConnection *conn)
 {
 	for (int i = 0; i < topology->nexchanges; i++)
 	{
-		if (!declare_exchange(sink, conn, channel, topology->exchanges[i].name, topology->exchanges[i].type))
+		if (!declare_exchange(sink, conn, topology->exchanges[i].name, topology->exchanges[i].type))
 			return false;
 	}
 	for (int i = 0; i < topology->nqueues; i++)
 	{
 		const char *dead_letter = topology->queues[i].dead_letter;
 
-		if (dead_letter_is_new(topology, i) && !declare_dead_letter(sink, conn, channel, dead_letter))
+		if (dead_letter_is_new(topology, i) && !declare_dead_letter(sink, conn, dead_letter))
 			return false;
-		if (!declare_queue(sink, conn, channel, topology->queues[i].name, topology->queues[i].type,
+		if (!declare_queue(sink, conn, topology->queues[i].name, topology->queues[i].type,
 						   topology->queues[i].ttl, dead_letter))
 			return false;
 	}
 	for (int i = 0; i < topology->nbindings; i++)
 	{
-		if (!bind_queue(sink, conn, channel, topology->bindings[i].queue,
+		if (!bind_queue(sink, conn, topology->bindings[i].queue,
 						topology->bindings[i].exchange, topology->bindings[i].key))
 			return false;
 	}

@@ -5,9 +5,7 @@
 #ifndef ORION_COURIER_AMQP_TOPOLOGY_H
 #define ORION_COURIER_AMQP_TOPOLOGY_H
 
-#include "rabbitmq_c.h"
-
-#include "sink.h"
+#include "amqp_connection.h"
 
 #define ORION_TOPOLOGY_EXCHANGES	64
 #define ORION_TOPOLOGY_QUEUES		64
@@ -49,17 +47,13 @@ typedef struct OrionTopology
  */
 extern bool orion_topology_configure(OrionSink *sink, json_t *config, OrionTopology *topology);
 
-/* Declares all of it, durable, on that channel. Idempotent. False: sink->why. */
-extern bool orion_topology_declare(OrionSink *sink, const OrionTopology *topology,
-								   amqp_connection_state_t conn, amqp_channel_t channel);
+/* Declares all of it, durable. Idempotent. False: sink->why. */
+extern bool orion_topology_declare(OrionSink *sink, const OrionTopology *topology, OrionAmqpConnection *conn);
 
 /*
  * The exchange for a type: "user.created" goes to user.events where that is
  * declared, else to system.events, else to the first one.
  */
 extern const char *orion_topology_exchange(const OrionTopology *topology, OrionText type);
-
-/* sink->why from the broker's or the library's words. Returns false. */
-extern bool orion_amqp_fail(OrionSink *sink, const char *what, amqp_rpc_reply_t reply);
 
 #endif							/* ORION_COURIER_AMQP_TOPOLOGY_H */

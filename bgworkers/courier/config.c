@@ -131,11 +131,6 @@ orion_url_parse(const char *string, const char *scheme, int default_port, OrionU
 
 	memset(url, 0, sizeof(*url));
 	url->port = default_port;
-	if (strncmp(string, scheme, len) == 0 && strncmp(string + len, "s://", 4) == 0)
-	{
-		snprintf(err, size, "%ss:// (TLS) is not supported yet", scheme);
-		return false;
-	}
 	if (strncmp(string, scheme, len) != 0 || strncmp(string + len, "://", 3) != 0)
 	{
 		snprintf(err, size, "must begin with %s://", scheme);

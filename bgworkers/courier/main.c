@@ -182,6 +182,12 @@ judge_health(void)
 	}
 }
 
+static bool
+wants_turn(void)
+{
+	return courier.connected && courier.sink.ops->wants_turn && courier.sink.ops->wants_turn(&courier.sink);
+}
+
 /* The sink's part of a turn. revents is what poll saw on its socket. */
 static void
 serve_sink(short revents)
@@ -198,7 +204,7 @@ serve_sink(short revents)
 			return;
 		revents = 0;			/* they were the old socket's */
 	}
-	if (revents & (POLLIN | POLLERR | POLLHUP))
+	if ((revents & (POLLIN | POLLERR | POLLHUP)) || wants_turn())
 		good = ops->on_readable(sink);
 	if (good && (revents & POLLOUT))
 		good = ops->flush(sink);
@@ -336,7 +342,7 @@ turn_length(void)
 {
 	long		wait = TURN_MAX;
 
-	if (courier.held_back && wants_frames())
+	if ((courier.held_back && wants_frames()) || wants_turn())
 		wait = 0;
 	else if (courier.configured && !courier.broken && !courier.connected)
 		wait = courier.retry_at - now_ms();

@@ -48,6 +48,12 @@ typedef struct OrionSinkOps
 	bool		(*on_readable) (OrionSink *sink);
 
 	/*
+	 * NULL, or: has read what on_readable has not looked at, which makes no
+	 * socket readable.
+	 */
+	bool		(*wants_turn) (OrionSink *sink);
+
+	/*
 	 * At least once a second: heartbeats, stalls, retries. now is monotonic,
 	 * ms.
 	 */

@@ -3,11 +3,8 @@
  *	  Events to RabbitMQ: declared topology, persistent messages, publisher confirms
  *	  in flight by the thousand.
  *
- * The library connects, logs in, declares (each call bounded) and decodes what the
- * broker sends.  Messages and heartbeats are written here, without blocking: a
- * broker with a resource alarm stops reading, for hours if need be, and the
- * library's publish would wait in the kernel that long.  So its own heartbeats are
- * switched off after the login; it must never write between our frames.
+ * A broker with a resource alarm stops reading, for hours if need be, so nothing here
+ * waits for it but the declarations while connecting, each call bounded.
  *
  * A message counts when the broker confirms it (basic.ack).  Confirms may come out
  * of order; the queue acknowledges to the relay in order.  basic.nack is tried
@@ -26,30 +23,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 
 #include "amqp_connection.h"
 #include "amqp_message.h"
 #include "amqp_topology.h"
 #include "sink.h"
 
-#define CHANNEL			ORION_AMQP_CHANNEL
 #define WINDOW			4096	/* messages in flight; a power of two */
 #define UNWRITTEN_MAX	(1024 * 1024)	/* bytes encoded ahead of the socket */
 #define NACK_LIMIT		5
 #define NACK_PAUSE		100		/* ms, doubled with each try */
 #define SLOW_AFTER		15000	/* ms without a confirm: tell the operator */
+#define FRAMES_A_TURN	10000	/* then it is the relay's turn */
 
 typedef struct AmqpState
 {
-	OrionAmqpServer server;
+	OrionAmqpConnection conn;
 	const char *source;
 	OrionTopology topology;
 
-	amqp_connection_state_t conn;
-	OrionBuffer out;
-	size_t		frame_max;
-	int			heartbeat;		/* seconds agreed on; 0: none */
 	uint64_t	flight[WINDOW]; /* event of each delivery tag; 0: confirmed */
 	uint64_t	low_tag;		/* oldest unconfirmed */
 	uint64_t	next_tag;
@@ -58,9 +50,6 @@ typedef struct AmqpState
 	long		retry_at;
 	long		last_confirm;	/* or when messages went out with none in
 								 * flight */
-	long		last_received;
-	long		last_sent;
-	bool		blocked;
 	bool		returned;		/* the line about it has been written */
 	uint64_t	careful_until;	/* one at a time up to this event */
 } AmqpState;
@@ -70,7 +59,7 @@ typedef struct AmqpState
 static bool
 configure(OrionSink *sink, json_t *config)
 {
-	static const char *const known[] = {"url", "hosts", "source", "exchanges", "queues", "bindings", NULL};
+	static const char *const known[] = {"url", "hosts", "tls", "source", "exchanges", "queues", "bindings", NULL};
 	AmqpState  *state = calloc(1, sizeof(*state));
 	char		source[200];
 
@@ -79,7 +68,7 @@ configure(OrionSink *sink, json_t *config)
 	sink->state = state;
 	snprintf(source, sizeof(source), "/orion/%.150s", sink->name);
 	if (!orion_config_known(sink, config, known) ||
-		!orion_amqp_configure(sink, config, &state->server) ||
+		!orion_amqp_configure(sink, config, &state->conn) ||
 		!orion_config_string(sink, config, "source", source, &state->source) ||
 		!orion_topology_configure(sink, config, &state->topology))
 		return false;
@@ -89,27 +78,31 @@ configure(OrionSink *sink, json_t *config)
 	return state->source || orion_sink_fail(sink, "out of memory");
 }
 
-/* ---- connecting: blocking calls, each with a timeout ---- */
+/* ---- connecting: calls that wait, each with a timeout ---- */
 
-static bool amqp_readable(OrionSink *sink);
+static void
+tell_blocking(OrionSink *sink, const AmqpState *state)
+{
+	if (state->conn.blocked[0])
+		snprintf(sink->slow, sizeof(sink->slow), "rabbitmq: broker blocks publishers (resource alarm: %.100s)", state->conn.blocked);
+	else
+		sink->slow[0] = '\0';
+}
 
 static bool
 amqp_connect(OrionSink *sink)
 {
 	AmqpState  *state = sink->state;
+	amqp_confirm_select_t confirm = {0};
 
-	if (!orion_amqp_open(sink, &state->server, &state->conn) ||
-		!orion_topology_declare(sink, &state->topology, state->conn, CHANNEL))
+	if (!orion_amqp_open(sink, &state->conn) ||
+		!orion_topology_declare(sink, &state->topology, &state->conn) ||
+		!orion_amqp_call(sink, &state->conn, "confirms", AMQP_CONFIRM_SELECT_METHOD, &confirm, AMQP_CONFIRM_SELECT_OK_METHOD))
 		return false;
-	amqp_confirm_select(state->conn, CHANNEL);
-	if (!orion_amqp_accepted(sink, state->conn, "rabbitmq: confirms"))
-		return false;
-	state->frame_max = amqp_get_frame_max(state->conn);
-	state->heartbeat = orion_amqp_take_over(state->conn);
 	state->low_tag = state->next_tag = 1;
-	state->last_confirm = state->last_received = state->last_sent = sink->now;
-	return amqp_readable(sink); /* what came behind an answer waits in the
-								 * library */
+	state->last_confirm = sink->now;
+	tell_blocking(sink, state);
+	return true;
 }
 
 /* ---- publishing ---- */
@@ -117,14 +110,7 @@ amqp_connect(OrionSink *sink)
 static bool
 amqp_flush(OrionSink *sink)
 {
-	AmqpState  *state = sink->state;
-	size_t		before = orion_buffer_len(&state->out);
-
-	if (!orion_buffer_flush(&state->out, amqp_get_sockfd(state->conn)))
-		return orion_sink_fail(sink, state->out.failed ? "out of memory" : "rabbitmq: connection lost while writing");
-	if (orion_buffer_len(&state->out) < before)
-		state->last_sent = sink->now;
-	return true;
+	return orion_amqp_flush(sink, &((AmqpState *) sink->state)->conn);
 }
 
 /* Encodes one event; false when memory is out. */
@@ -132,14 +118,14 @@ static bool
 put_event(OrionSink *sink, AmqpState *state, OrionEvent *event)
 {
 	const char *exchange = orion_topology_exchange(&state->topology, event->type);
-	const char *refusal = orion_amqp_message(&state->out, event, CHANNEL, exchange, state->source, state->frame_max);
+	const char *refusal = orion_amqp_message(&state->conn.link.out, event, ORION_AMQP_CHANNEL, exchange, state->source, state->conn.frame_max);
 
 	if (refusal)
 	{
 		orion_sink_reject(sink, event, refusal);
 		return true;
 	}
-	if (state->out.failed)
+	if (state->conn.link.out.failed)
 		return orion_sink_fail(sink, "out of memory");
 	if (state->low_tag == state->next_tag)
 		state->last_confirm = sink->now;
@@ -152,8 +138,8 @@ may_publish(const OrionSink *sink, const AmqpState *state)
 {
 	uint64_t	window = state->careful_until >= sink->queue.head ? 1 : WINDOW;
 
-	return !state->blocked && state->next_tag - state->low_tag < window &&
-		orion_buffer_len(&state->out) < UNWRITTEN_MAX;
+	return !state->conn.blocked[0] && state->next_tag - state->low_tag < window &&
+		orion_buffer_len(&state->conn.link.out) < UNWRITTEN_MAX;
 }
 
 static bool
@@ -224,7 +210,7 @@ on_confirm(OrionSink *sink, AmqpState *state, uint64_t tag, bool multiple, bool 
 	while (state->low_tag < state->next_tag && state->flight[state->low_tag & (WINDOW - 1)] == 0)
 		state->low_tag++;
 	state->last_confirm = sink->now;
-	if (!state->blocked)
+	if (!state->conn.blocked[0])
 		sink->slow[0] = '\0';
 	return true;
 }
@@ -245,12 +231,12 @@ on_return(OrionSink *sink, AmqpState *state, const amqp_basic_return_t *returned
 
 /* The broker gave up on the channel. Over one message? */
 static bool
-on_channel_close(OrionSink *sink, AmqpState *state, const amqp_channel_close_t *closed)
+on_channel_close(OrionSink *sink, AmqpState *state, const amqp_method_t *method)
 {
 	uint64_t	inflight = state->next_tag - state->low_tag;
 
-	orion_sink_fail(sink, "rabbitmq closed the channel: %.*s", (int) closed->reply_text.len, (char *) closed->reply_text.bytes);
-	if (closed->reply_code != AMQP_PRECONDITION_FAILED || inflight == 0)
+	orion_amqp_surprise(sink, &state->conn, method);
+	if (state->conn.close_code != AMQP_PRECONDITION_FAILED || inflight == 0)
 		return false;
 	if (inflight == 1)
 		orion_sink_reject(sink, orion_queue_at(&sink->queue, state->flight[state->low_tag & (WINDOW - 1)]), sink->why);
@@ -259,28 +245,11 @@ on_channel_close(OrionSink *sink, AmqpState *state, const amqp_channel_close_t *
 	return false;
 }
 
-static void
-on_blocked(OrionSink *sink, AmqpState *state, amqp_bytes_t reason)
-{
-	state->blocked = true;
-	snprintf(sink->slow, sizeof(sink->slow), "rabbitmq: broker blocks publishers (resource alarm: %.*s)",
-			 (int) (reason.len < 100 ? reason.len : 100), (char *) reason.bytes);
-}
-
-static void
-on_unblocked(OrionSink *sink, AmqpState *state)
-{
-	state->blocked = false;
-	state->last_confirm = sink->now;
-	sink->slow[0] = '\0';
-}
-
 static bool
 on_method(OrionSink *sink, AmqpState *state, const amqp_method_t *method)
 {
 	const amqp_basic_ack_t *ack = method->decoded;
 	const amqp_basic_nack_t *nack = method->decoded;
-	const amqp_connection_close_t *closed = method->decoded;
 
 	switch (method->id)
 	{
@@ -291,19 +260,17 @@ on_method(OrionSink *sink, AmqpState *state, const amqp_method_t *method)
 		case AMQP_BASIC_RETURN_METHOD:
 			on_return(sink, state, method->decoded);
 			return true;
-		case AMQP_CONNECTION_BLOCKED_METHOD:
-			on_blocked(sink, state, ((amqp_connection_blocked_t *) method->decoded)->reason);
-			return true;
 		case AMQP_CONNECTION_UNBLOCKED_METHOD:
-			on_unblocked(sink, state);
+			state->last_confirm = sink->now;
+			tell_blocking(sink, state);
+			return true;
+		case AMQP_CONNECTION_BLOCKED_METHOD:
+			tell_blocking(sink, state);
 			return true;
 		case AMQP_CHANNEL_CLOSE_METHOD:
-			return on_channel_close(sink, state, method->decoded);
-		case AMQP_CONNECTION_CLOSE_METHOD:
-			return orion_sink_fail(sink, "rabbitmq closed the connection: %.*s",
-								   (int) closed->reply_text.len, (char *) closed->reply_text.bytes);
+			return on_channel_close(sink, state, method);
 		default:
-			return orion_sink_fail(sink, "rabbitmq: unexpected %s", amqp_method_name(method->id) ? amqp_method_name(method->id) : "method");
+			return orion_amqp_surprise(sink, &state->conn, method);
 	}
 }
 
@@ -311,26 +278,25 @@ static bool
 amqp_readable(OrionSink *sink)
 {
 	AmqpState  *state = sink->state;
+	amqp_frame_t frame;
 
-	state->last_received = sink->now;
-	for (;;)
+	for (int i = 0; i < FRAMES_A_TURN; i++)
 	{
-		amqp_frame_t frame;
-		struct timeval none = {0, 0};
-		int			status = amqp_simple_wait_frame_noblock(state->conn, &frame, &none);
-		bool		good = true;
+		int			come = orion_amqp_next(sink, &state->conn, &frame);
 
-		if (status == AMQP_STATUS_TIMEOUT)
-			return true;
-		if (status != AMQP_STATUS_OK)
-			return orion_sink_fail(sink, "rabbitmq: connection lost: %s", amqp_error_string2(status));
+		if (come <= 0)
+			return come == 0;
 		/* a returned message's header and body are of no interest */
-		if (frame.frame_type == AMQP_FRAME_METHOD)
-			good = on_method(sink, state, &frame.payload.method);
-		amqp_maybe_release_buffers(state->conn);
-		if (!good)
+		if (frame.frame_type == AMQP_FRAME_METHOD && !on_method(sink, state, &frame.payload.method))
 			return false;
 	}
+	return true;
+}
+
+static bool
+amqp_wants_turn(OrionSink *sink)
+{
+	return ((AmqpState *) sink->state)->conn.more;
 }
 
 /* ---- timers and the rest ---- */
@@ -341,7 +307,7 @@ check_stall(OrionSink *sink, AmqpState *state)
 	uint64_t	inflight = state->next_tag - state->low_tag;
 	long		waited = sink->now - state->last_confirm;
 
-	if (inflight == 0 || state->blocked)
+	if (inflight == 0 || state->conn.blocked[0])
 		return true;
 	if (waited > ORION_STALL_TIMEOUT)
 		return orion_sink_fail(sink, "rabbitmq: broker has not confirmed anything for %d s", ORION_STALL_TIMEOUT / 1000);
@@ -355,28 +321,23 @@ amqp_tick(OrionSink *sink, long now)
 {
 	AmqpState  *state = sink->state;
 
-	if (state->heartbeat > 0 && now - state->last_received > state->heartbeat * 2000L)
-		return orion_sink_fail(sink, "rabbitmq: nothing heard for %d s (heartbeat)", state->heartbeat * 2);
-	/* bytes that wait to be written are as good as a heartbeat once they go */
-	if (state->heartbeat > 0 && now - state->last_sent >= state->heartbeat * 500L && orion_buffer_len(&state->out) == 0)
-		orion_amqp_heartbeat(&state->out);
+	if (!orion_amqp_tick(sink, &state->conn, now))
+		return false;
 	return check_stall(sink, state);
 }
 
 static bool
 amqp_wants_write(OrionSink *sink)
 {
-	AmqpState  *state = sink->state;
+	const OrionLink *link = &((AmqpState *) sink->state)->conn.link;
 
-	return orion_buffer_len(&state->out) > 0;
+	return link->wants_write || orion_buffer_len(&link->out) > 0;
 }
 
 static int
 amqp_fd(OrionSink *sink)
 {
-	AmqpState  *state = sink->state;
-
-	return amqp_get_sockfd(state->conn);
+	return ((AmqpState *) sink->state)->conn.link.fd;
 }
 
 static void
@@ -384,13 +345,10 @@ amqp_close(OrionSink *sink)
 {
 	AmqpState  *state = sink->state;
 
-	if (state->conn)
-		amqp_destroy_connection(state->conn);
-	state->conn = NULL;
-	orion_buffer_free(&state->out);
+	orion_amqp_close(&state->conn);
 	state->nretry = 0;
 	state->low_tag = state->next_tag = 1;
-	state->blocked = state->returned = false;
+	state->returned = false;
 }
 
 const OrionSinkOps orion_sink_amqp = {
@@ -402,6 +360,7 @@ const OrionSinkOps orion_sink_amqp = {
 	.wants_write = amqp_wants_write,
 	.fd = amqp_fd,
 	.on_readable = amqp_readable,
+	.wants_turn = amqp_wants_turn,
 	.tick = amqp_tick,
 	.close = amqp_close,
 };

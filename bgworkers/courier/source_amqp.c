@@ -13,8 +13,7 @@
  * them when they come again.
  *
  * Reading stops while the worker has UNREAD_MAX bytes to take.  Bodies longer than
- * "max_body" are not kept.  The library connects and decodes; acknowledgements and
- * heartbeats are written here, without blocking (see sink_amqp.c).
+ * "max_body" are not kept.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +28,7 @@
 #define BODY_MAX		(16 * 1024 * 1024)
 #define BODY_MOST		(64 * 1024 * 1024)
 #define UNREAD_MAX		(8 * 1024 * 1024)
+#define FRAMES_A_TURN	1000	/* then it is the worker's turn */
 #define TABLE_DEPTH		16		/* of headers in headers */
 
 typedef struct Delivery
@@ -61,18 +61,13 @@ typedef struct Incoming
 
 typedef struct Source
 {
-	OrionAmqpServer server;
+	OrionAmqpConnection conn;
 	const char *queue;
 	const char *declare;		/* classic, quorum; NULL: the queue must be
 								 * there */
 	long long	prefetch;
 	long long	max_body;
 
-	amqp_connection_state_t conn;
-	OrionBuffer out;
-	int			heartbeat;
-	long		last_received;
-	long		last_sent;
 	uint64_t	last_number;	/* over all connections */
 	Delivery	deliveries[PREFETCH_MAX];
 	Incoming	incoming;
@@ -83,14 +78,14 @@ typedef struct Source
 static bool
 configure(OrionSink *sink, json_t *config)
 {
-	static const char *const known[] = {"url", "hosts", "queue", "prefetch", "declare", "max_body", "no_message_id", NULL};
+	static const char *const known[] = {"url", "hosts", "tls", "queue", "prefetch", "declare", "max_body", "no_message_id", NULL};
 	Source	   *source = calloc(1, sizeof(*source));
 
 	if (source == NULL)
 		return orion_sink_fail(sink, "out of memory");
 	sink->state = source;
 	if (!orion_config_known(sink, config, known) ||
-		!orion_amqp_configure(sink, config, &source->server) ||
+		!orion_amqp_configure(sink, config, &source->conn) ||
 		!orion_config_string(sink, config, "queue", NULL, &source->queue) ||
 		!orion_config_integer(sink, config, "prefetch", 1, PREFETCH_MAX, PREFETCH, &source->prefetch) ||
 		!orion_config_integer(sink, config, "max_body", 1, BODY_MOST, BODY_MAX, &source->max_body) ||
@@ -99,7 +94,7 @@ configure(OrionSink *sink, json_t *config)
 	return true;
 }
 
-/* ---- connecting: blocking calls, each with a timeout ---- */
+/* ---- connecting: calls that wait, each with a timeout ---- */
 
 static bool
 declare_queue(OrionSink *sink, Source *source)
@@ -108,31 +103,28 @@ declare_queue(OrionSink *sink, Source *source)
 		.key = amqp_cstring_bytes("x-queue-type"),
 		.value = {.kind = AMQP_FIELD_KIND_UTF8,.value = {.bytes = amqp_cstring_bytes("quorum")}}
 	};
-	amqp_table_t arguments = {source->declare && strcmp(source->declare, "quorum") == 0, &entry};
+	amqp_queue_declare_t declare = {
+		.queue = amqp_cstring_bytes(source->queue),
+		.durable = 1,
+		.arguments = {source->declare && strcmp(source->declare, "quorum") == 0, &entry}
+	};
 
-	if (source->declare == NULL)
-		return true;
-	amqp_queue_declare(source->conn, ORION_AMQP_CHANNEL, amqp_cstring_bytes(source->queue), 0, 1, 0, 0, arguments);
-	return orion_amqp_accepted(sink, source->conn, "rabbitmq: the queue cannot be declared");
+	return source->declare == NULL ||
+		orion_amqp_call(sink, &source->conn, "the queue cannot be declared",
+						AMQP_QUEUE_DECLARE_METHOD, &declare, AMQP_QUEUE_DECLARE_OK_METHOD);
 }
 
 static bool
 source_connect(OrionSink *sink)
 {
 	Source	   *source = sink->state;
+	amqp_basic_qos_t qos = {.prefetch_count = source->prefetch};
+	amqp_basic_consume_t consume = {.queue = amqp_cstring_bytes(source->queue)};
 
-	if (!orion_amqp_open(sink, &source->server, &source->conn) || !declare_queue(sink, source))
-		return false;
-	amqp_basic_qos(source->conn, ORION_AMQP_CHANNEL, 0, source->prefetch, 0);
-	if (!orion_amqp_accepted(sink, source->conn, "rabbitmq: prefetch"))
-		return false;
-	amqp_basic_consume(source->conn, ORION_AMQP_CHANNEL, amqp_cstring_bytes(source->queue), amqp_empty_bytes, 0, 0, 0, amqp_empty_table);
-	if (!orion_amqp_accepted(sink, source->conn, "rabbitmq: the queue cannot be consumed"))
-		return false;
-	source->heartbeat = orion_amqp_take_over(source->conn);
-	source->last_received = source->last_sent = sink->now;
-	return true;				/* what came behind an answer waits in the
-								 * library until the next turn */
+	return orion_amqp_open(sink, &source->conn) && declare_queue(sink, source) &&
+		orion_amqp_call(sink, &source->conn, "prefetch", AMQP_BASIC_QOS_METHOD, &qos, AMQP_BASIC_QOS_OK_METHOD) &&
+		orion_amqp_call(sink, &source->conn, "the queue cannot be consumed",
+						AMQP_BASIC_CONSUME_METHOD, &consume, AMQP_BASIC_CONSUME_OK_METHOD);
 }
 
 /* ---- AMQP's properties as JSON ---- */
@@ -397,25 +389,17 @@ on_body(OrionSink *sink, Source *source, amqp_bytes_t fragment)
 static bool
 on_method(OrionSink *sink, Source *source, const amqp_method_t *method)
 {
-	const amqp_channel_close_t *channel = method->decoded;
-	const amqp_connection_close_t *connection = method->decoded;
-
 	switch (method->id)
 	{
 		case AMQP_BASIC_DELIVER_METHOD:
 			return on_deliver(sink, source, method->decoded);
 		case AMQP_BASIC_CANCEL_METHOD:
 			return orion_sink_fail(sink, "rabbitmq: the queue was deleted, or cannot be read any more");
-		case AMQP_CHANNEL_CLOSE_METHOD:
-			return orion_sink_fail(sink, "rabbitmq closed the channel: %.*s", (int) channel->reply_text.len, (char *) channel->reply_text.bytes);
-		case AMQP_CONNECTION_CLOSE_METHOD:
-			return orion_sink_fail(sink, "rabbitmq closed the connection: %.*s",
-								   (int) connection->reply_text.len, (char *) connection->reply_text.bytes);
 		case AMQP_CONNECTION_BLOCKED_METHOD:
 		case AMQP_CONNECTION_UNBLOCKED_METHOD:
 			return true;		/* concerns who publishes */
 		default:
-			return orion_sink_fail(sink, "rabbitmq: unexpected %s", amqp_method_name(method->id) ? amqp_method_name(method->id) : "method");
+			return orion_amqp_surprise(sink, &source->conn, method);
 	}
 }
 
@@ -445,25 +429,24 @@ static bool
 source_readable(OrionSink *sink)
 {
 	Source	   *source = sink->state;
+	amqp_frame_t frame;
 
-	source->last_received = sink->now;
-	while (has_room(sink))
+	for (int i = 0; i < FRAMES_A_TURN && has_room(sink); i++)
 	{
-		amqp_frame_t frame;
-		struct timeval none = {0, 0};
-		int			status = amqp_simple_wait_frame_noblock(source->conn, &frame, &none);
-		bool		good;
+		int			come = orion_amqp_next(sink, &source->conn, &frame);
 
-		if (status == AMQP_STATUS_TIMEOUT)
-			return true;
-		if (status != AMQP_STATUS_OK)
-			return orion_sink_fail(sink, "rabbitmq: connection lost: %s", amqp_error_string2(status));
-		good = on_frame(sink, source, &frame);
-		amqp_maybe_release_buffers(source->conn);
-		if (!good)
+		if (come <= 0)
+			return come == 0;
+		if (!on_frame(sink, source, &frame))
 			return false;
 	}
 	return true;
+}
+
+static bool
+source_wants_turn(OrionSink *sink)
+{
+	return ((Source *) sink->state)->conn.more && has_room(sink);
 }
 
 static bool
@@ -499,9 +482,9 @@ source_take(OrionSink *sink, OrionFrame *frame)
 		return true;
 	}
 	if (frame->type == ORION_FRAME_DONE)
-		orion_amqp_ack(&source->out, ORION_AMQP_CHANNEL, delivery->tag);
+		orion_amqp_ack(&source->conn.link.out, ORION_AMQP_CHANNEL, delivery->tag);
 	else
-		orion_amqp_reject(&source->out, ORION_AMQP_CHANNEL, delivery->tag, false);
+		orion_amqp_reject(&source->conn.link.out, ORION_AMQP_CHANNEL, delivery->tag, false);
 	delivery->number = 0;
 	return true;
 }
@@ -517,7 +500,7 @@ release_held(Source *source, long now)
 
 		if (delivery->number == 0 || !delivery->held || delivery->release_at > now)
 			continue;
-		orion_amqp_reject(&source->out, ORION_AMQP_CHANNEL, delivery->tag, true);
+		orion_amqp_reject(&source->conn.link.out, ORION_AMQP_CHANNEL, delivery->tag, true);
 		delivery->number = 0;
 	}
 }
@@ -525,14 +508,7 @@ release_held(Source *source, long now)
 static bool
 source_flush(OrionSink *sink)
 {
-	Source	   *source = sink->state;
-	size_t		before = orion_buffer_len(&source->out);
-
-	if (!orion_buffer_flush(&source->out, amqp_get_sockfd(source->conn)))
-		return orion_sink_fail(sink, source->out.failed ? "out of memory" : "rabbitmq: connection lost while writing");
-	if (orion_buffer_len(&source->out) < before)
-		source->last_sent = sink->now;
-	return true;
+	return orion_amqp_flush(sink, &((Source *) sink->state)->conn);
 }
 
 static bool
@@ -541,36 +517,23 @@ source_tick(OrionSink *sink, long now)
 	Source	   *source = sink->state;
 
 	if (!has_room(sink))
-		source->last_received = now;	/* it was not listened to */
-	if (source->heartbeat > 0 && now - source->last_received > source->heartbeat * 2000L)
-		return orion_sink_fail(sink, "rabbitmq: nothing heard for %d s (heartbeat)", source->heartbeat * 2);
+		source->conn.last_received = now;	/* it was not listened to */
 	release_held(source, now);
-	if (source->heartbeat > 0 && now - source->last_sent >= source->heartbeat * 500L && orion_buffer_len(&source->out) == 0)
-		orion_amqp_heartbeat(&source->out);
-	return true;
-}
-
-/* The loop's every turn: what the library has read already makes no socket readable. */
-static bool
-source_turn(OrionSink *sink)
-{
-	long		received = ((Source *) sink->state)->last_received;
-	bool		good = source_readable(sink);
-
-	((Source *) sink->state)->last_received = received;
-	return good && source_flush(sink);
+	return orion_amqp_tick(sink, &source->conn, now);
 }
 
 static bool
 source_wants_write(OrionSink *sink)
 {
-	return orion_buffer_len(&((Source *) sink->state)->out) > 0;
+	const OrionLink *link = &((Source *) sink->state)->conn.link;
+
+	return link->wants_write || orion_buffer_len(&link->out) > 0;
 }
 
 static int
 source_fd(OrionSink *sink)
 {
-	return amqp_get_sockfd(((Source *) sink->state)->conn);
+	return ((Source *) sink->state)->conn.link.fd;
 }
 
 static void
@@ -578,10 +541,7 @@ source_close(OrionSink *sink)
 {
 	Source	   *source = sink->state;
 
-	if (source->conn)
-		amqp_destroy_connection(source->conn);
-	source->conn = NULL;
-	orion_buffer_free(&source->out);
+	orion_amqp_close(&source->conn);
 	forget_incoming(&source->incoming);
 	memset(source->deliveries, 0, sizeof(source->deliveries));
 }
@@ -590,11 +550,12 @@ const OrionSinkOps orion_source_amqp = {
 	.kind = "rabbitmq-consumer",
 	.configure = configure,
 	.connect = source_connect,
-	.publish = source_turn,
+	.publish = source_flush,
 	.flush = source_flush,
 	.wants_write = source_wants_write,
 	.fd = source_fd,
 	.on_readable = source_readable,
+	.wants_turn = source_wants_turn,
 	.tick = source_tick,
 	.close = source_close,
 	.take = source_take,

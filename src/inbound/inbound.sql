@@ -101,11 +101,10 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'For example {"url": "amqp://user:password@localhost:5672/", "queue": "orders"}.';
 	END IF;
-	PERFORM orion_private.config_check(config, '{"url": "string", "hosts": "array", "queue": "string", "prefetch": "number", "declare": "string",
+	PERFORM orion_private.config_check(config, '{"url": "string", "hosts": "array", "tls": "object", "queue": "string", "prefetch": "number", "declare": "string",
 		"max_body": "number", "no_message_id": "string"}');
-	IF config ->> 'url' !~ '^amqp://' THEN
-		RAISE EXCEPTION 'config: key "url" must begin with amqp://' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF octet_length(config ->> 'queue') > 255 THEN
+	PERFORM orion_private.tls_check(config, 'amqp');
+	IF octet_length(config ->> 'queue') > 255 THEN
 		RAISE EXCEPTION 'config: key "queue" is longer than 255 bytes' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF config ? 'prefetch' AND (config ->> 'prefetch' !~ '^[0-9]{1,4}$' OR (config ->> 'prefetch')::int NOT BETWEEN 1 AND 1000) THEN
 		RAISE EXCEPTION 'config: key "prefetch" must be an integer between 1 and 1000' USING ERRCODE = 'invalid_parameter_value';

@@ -541,6 +541,27 @@ $fn$;
 COMMENT ON FUNCTION orion_private.cache_dependencies_check(jsonb) IS 'Refuses dependencies that are malformed or have a cycle';
 REVOKE ALL ON FUNCTION orion_private.cache_dependencies_check(jsonb) FROM PUBLIC;
 
+-- The keys "url" and "tls", the same for all sinks with URLs: scheme:// is plain, schemes:// is TLS.
+CREATE FUNCTION orion_private.tls_check(config jsonb, scheme text) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF config ->> 'url' !~ ('^' || scheme || 's?://') THEN
+		RAISE EXCEPTION 'config: key "url" must begin with %:// or %s://', scheme, scheme USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'tls' AND config ->> 'url' !~ ('^' || scheme || 's://') THEN
+		RAISE EXCEPTION 'config: key "tls" needs a "url" that begins with %s://', scheme USING ERRCODE = 'invalid_parameter_value';
+	ELSIF config ? 'tls' THEN
+		PERFORM orion_private.config_check(config -> 'tls', '{"ca": "string", "cert": "string", "key": "string", "server_name": "string", "verify": "boolean"}');
+		IF (config -> 'tls' ? 'cert') <> (config -> 'tls' ? 'key') THEN
+			RAISE EXCEPTION 'config: keys "cert" and "key" go together' USING ERRCODE = 'invalid_parameter_value';
+		END IF;
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.tls_check(jsonb, text) IS 'Refuses URLs of another scheme, and settings of TLS that cannot be right';
+REVOKE ALL ON FUNCTION orion_private.tls_check(jsonb, text) FROM PUBLIC;
+
 -- What the courier would refuse as well, said before anything is stored.
 CREATE FUNCTION orion_private.redis_check(config jsonb) RETURNS void
 	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -552,11 +573,8 @@ BEGIN
 	PERFORM orion_private.config_check(config, '{"url": "string", "tls": "object", "cluster": "boolean", "nodes": "array",
 		"stream": "string|boolean", "maxlen": "number", "channel": "string", "position_key": "string", "cache": "array",
 		"dependencies": "object", "tag_prefix": "string", "namespace_prefix": "string"}');
-	IF config ->> 'url' !~ '^rediss?://' THEN
-		RAISE EXCEPTION 'config: key "url" must begin with redis:// or rediss://' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF config ? 'tls' AND config ->> 'url' !~ '^rediss://' THEN
-		RAISE EXCEPTION 'config: key "tls" needs a "url" that begins with rediss://' USING ERRCODE = 'invalid_parameter_value';
-	ELSIF config ? 'nodes' AND config -> 'cluster' IS DISTINCT FROM 'true' THEN
+	PERFORM orion_private.tls_check(config, 'redis');
+	IF config ? 'nodes' AND config -> 'cluster' IS DISTINCT FROM 'true' THEN
 		RAISE EXCEPTION 'config: key "nodes" needs "cluster": true' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF config -> 'stream' = 'true' THEN
 		RAISE EXCEPTION 'config: key "stream" must be a name, or false for none' USING ERRCODE = 'invalid_parameter_value';
@@ -564,12 +582,6 @@ BEGIN
 		RAISE EXCEPTION 'config: key "maxlen" must be an integer between 1 and 4503599627370496' USING ERRCODE = 'invalid_parameter_value';
 	ELSIF config ->> 'tag_prefix' ~ '[{}]' THEN
 		RAISE EXCEPTION 'config: key "tag_prefix" must hold no braces' USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	IF config ? 'tls' THEN
-		PERFORM orion_private.config_check(config -> 'tls', '{"ca": "string", "cert": "string", "key": "string", "server_name": "string", "verify": "boolean"}');
-		IF (config -> 'tls' ? 'cert') <> (config -> 'tls' ? 'key') THEN
-			RAISE EXCEPTION 'config: keys "cert" and "key" go together' USING ERRCODE = 'invalid_parameter_value';
-		END IF;
 	END IF;
 	IF jsonb_typeof(config -> 'stream') = 'string' THEN
 		PERFORM orion_private.template_check('stream', jsonb_build_array(config -> 'stream'));
@@ -614,6 +626,10 @@ BEGIN
 	END IF;
 	IF kind = 'redis' THEN
 		PERFORM orion_private.redis_check(config);
+	ELSIF kind = 'rabbitmq' THEN
+		PERFORM orion_private.config_check(config, '{"url": "string", "hosts": "array", "tls": "object", "source": "string",
+			"exchanges": "array", "queues": "array", "bindings": "array"}');
+		PERFORM orion_private.tls_check(config, 'amqp');
 	END IF;
 END
 $fn$;

@@ -519,6 +519,7 @@ sub encode_properties
 	my ($m) = @_;
 	my ($flags, $bytes) = (1 << 12, '');
 	if (defined $m->{content_type}) { $flags |= 1 << 15; $bytes .= shortstr($m->{content_type}); }
+	if ($m->{table}) { $flags |= 1 << 13; $bytes .= longstr($m->{table}); }
 	if ($m->{headers})
 	{
 		$flags |= 1 << 13;
@@ -531,7 +532,8 @@ sub encode_properties
 	return pack('n', $flags) . $bytes;
 }
 
-# Messages { message_id, type, correlation_id, content_type, headers, body } to a queue;
+# Messages { message_id, type, correlation_id, content_type, headers, body } to a queue (or
+# table, in place of headers: such a field table as it is on the wire);
 # returns when the broker has confirmed all of them.
 sub publish
 {

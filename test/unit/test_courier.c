@@ -1,4 +1,4 @@
-// uses: bgworkers/courier/template.c bgworkers/courier/config.c bgworkers/courier/sink.c bgworkers/courier/queue.c bgworkers/courier/amqp_topology.c bgworkers/courier/amqp_message.c -ljansson -lrabbitmq
+// uses: bgworkers/courier/template.c bgworkers/courier/config.c bgworkers/courier/sink.c bgworkers/courier/queue.c bgworkers/courier/amqp_topology.c bgworkers/courier/amqp_message.c bgworkers/courier/amqp_frame.c bgworkers/courier/amqp_connection.c bgworkers/courier/link.c bgworkers/courier/tls.c -ljansson -lrabbitmq -lssl -lcrypto
 /*
  * test_courier.c
  *	  The courier's pure parts: templates, URLs, settings, positions, topology,
@@ -12,6 +12,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "courier/amqp_frame.h"
 #include "courier/amqp_message.h"
 #include "courier/amqp_topology.h"
 #include "courier/config.h"
@@ -493,6 +494,177 @@ test_message_limits(void **state)
 	free(event);
 }
 
+/* ---- frames from a broker ---- */
+
+typedef struct Wire
+{
+	uint8_t		bytes[140000];
+	size_t		len;
+}			Wire;
+
+static void
+wire_put(Wire * wire, const void *bytes, size_t len)
+{
+	memcpy(wire->bytes + wire->len, bytes, len);
+	wire->len += len;
+}
+
+static void
+wire_u32(uint8_t *at, uint32_t value)
+{
+	for (int i = 0; i < 4; i++)
+		at[i] = value >> (24 - 8 * i);
+}
+
+static void
+wire_begin(Wire * wire, uint8_t type)
+{
+	uint8_t		header[] = {type, 0, 1, 0, 0, 0, 0};
+
+	wire->len = 0;
+	wire_put(wire, header, sizeof(header));
+}
+
+static void
+wire_end(Wire * wire)
+{
+	wire_u32(wire->bytes + 3, wire->len - 7);
+	wire_put(wire, "\xCE", 1);
+}
+
+static long
+wire_parse(Wire * wire, amqp_pool_t *pool, amqp_frame_t *frame)
+{
+	return orion_amqp_frame_parse(wire->bytes, wire->len, 131072, pool, frame);
+}
+
+/* basic.deliver with its tag */
+static void
+make_deliver(Wire * wire)
+{
+	wire_begin(wire, 1);
+	wire_put(wire, "\0\x3c\0\x3c\1t\0\0\0\0\0\0\0\x7\0\1e\2rk", 20);
+	wire_end(wire);
+}
+
+/* The properties content type, type "t", and headers that are that many tables (F) or arrays (A) in one another. */
+static void
+make_header(Wire * wire, char kind, int depth)
+{
+	size_t		levels;
+	size_t		lengths[30000];
+
+	wire_begin(wire, 2);
+	wire_put(wire, "\0\x3c\0\0\0\0\0\0\0\0\0\5\xa0\x20\4text", 19);
+	lengths[0] = wire->len;
+	wire_put(wire, "\0\0\0\0", 4);
+	for (levels = 1; levels <= depth; levels++)
+	{
+		if (kind == 'F' || levels == 1)
+			wire_put(wire, "\1k", 2);
+		wire_put(wire, &kind, 1);
+		lengths[levels] = wire->len;
+		wire_put(wire, "\0\0\0\0", 4);
+	}
+	while (levels-- > 0)
+		wire_u32(wire->bytes + lengths[levels], wire->len - lengths[levels] - 4);
+	wire_put(wire, "\1t", 2);
+	wire_end(wire);
+}
+
+static void
+test_frame_method(void **state)
+{
+	Wire	   *wire = calloc(1, sizeof(*wire));
+	amqp_pool_t pool;
+	amqp_frame_t frame;
+	amqp_basic_deliver_t *deliver;
+
+	init_amqp_pool(&pool, 4096);
+	make_deliver(wire);
+	for (size_t len = wire->len; len-- > 1;)
+		assert_int_equal(orion_amqp_frame_parse(wire->bytes, len, 131072, &pool, &frame), 0);
+	assert_int_equal(wire_parse(wire, &pool, &frame), wire->len);
+	assert_int_equal(frame.frame_type, AMQP_FRAME_METHOD);
+	assert_int_equal(frame.payload.method.id, AMQP_BASIC_DELIVER_METHOD);
+	deliver = frame.payload.method.decoded;
+	assert_int_equal(deliver->delivery_tag, 7);
+	assert_memory_equal(deliver->routing_key.bytes, "rk", 2);
+	assert_int_equal(orion_amqp_frame_parse(wire->bytes, wire->len, wire->len - 1, &pool, &frame), -1); /* longer than agreed */
+	empty_amqp_pool(&pool);
+	free(wire);
+}
+
+static void
+test_frame_wrong(void **state)
+{
+	static const struct
+	{
+		size_t		at;
+		uint8_t		byte;
+	}			changes[] = {
+		{0, 0}, {0, 4}, {0, 'A'}, {0, 'H'}, {1, 1}, {2, 2}, {3, 0xff}, {8, 0x3d}, {10, 0xff}, {11, 0xff}, {27, 0},
+	};
+	Wire	   *wire = calloc(1, sizeof(*wire));
+	amqp_pool_t pool;
+	amqp_frame_t frame;
+
+	init_amqp_pool(&pool, 4096);
+	for (size_t i = 0; i < sizeof(changes) / sizeof(changes[0]); i++)
+	{
+		make_deliver(wire);
+		wire->bytes[changes[i].at] = changes[i].byte;
+		if (wire_parse(wire, &pool, &frame) != -1)
+			fail_msg("accepted: byte %zu is %d", changes[i].at, changes[i].byte);
+	}
+	/* exchange.declare: brokers do not declare anything at us */
+	wire_begin(wire, 1);
+	wire_put(wire, "\0\x28\0\x0a\0\0\1e\1t\0\0\0\0\0", 14);
+	wire_end(wire);
+	assert_int_equal(wire_parse(wire, &pool, &frame), -1);
+	empty_amqp_pool(&pool);
+	free(wire);
+}
+
+/* What a publisher may send: the library would go down with the recursion. */
+static void
+test_frame_headers(void **state)
+{
+	static const struct
+	{
+		char		kind;
+		int			depth;
+		bool		kept;
+	}			cases[] = {
+		{'F', 0, true}, {'F', 1, true}, {'A', 1, true}, {'F', 32, true}, {'A', 32, true}, {'F', 34, false}, {'A', 34, false},
+		{'F', 18000, false}, {'A', 25000, false}, {'Z', 1, false},
+	};
+	Wire	   *wire = calloc(1, sizeof(*wire));
+	amqp_pool_t pool;
+
+	init_amqp_pool(&pool, 4096);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		amqp_frame_t frame;
+		amqp_basic_properties_t *properties;
+
+		make_header(wire, cases[i].kind, cases[i].depth);
+		assert_int_equal(wire_parse(wire, &pool, &frame), wire->len);
+		properties = frame.payload.properties.decoded;
+		assert_int_equal(frame.payload.properties.body_size, 5);
+		assert_int_equal(properties->_flags & AMQP_BASIC_HEADERS_FLAG, cases[i].kept ? AMQP_BASIC_HEADERS_FLAG : 0);
+		if (cases[i].kept)
+			assert_int_equal(properties->headers.num_entries, cases[i].depth > 0);
+		assert_int_equal(properties->content_type.len, 4);
+		assert_memory_equal(properties->content_type.bytes, "text", 4);
+		assert_true(properties->_flags & AMQP_BASIC_TYPE_FLAG);
+		assert_memory_equal(properties->type.bytes, "t", 1);
+		recycle_amqp_pool(&pool);
+	}
+	empty_amqp_pool(&pool);
+	free(wire);
+}
+
 int
 main(void)
 {
@@ -512,6 +684,9 @@ main(void)
 		cmocka_unit_test(test_seconds),
 		cmocka_unit_test(test_message_sizes),
 		cmocka_unit_test(test_message_limits),
+		cmocka_unit_test(test_frame_method),
+		cmocka_unit_test(test_frame_wrong),
+		cmocka_unit_test(test_frame_headers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

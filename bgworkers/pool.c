@@ -259,13 +259,14 @@ orion_pool_pin_settings(bool delivers)
 		{"default_transaction_isolation", "read committed"},
 		{"default_transaction_read_only", "off"},
 		{"statement_timeout", "0"},
+		{"jit", "off"},			/* tables without statistics look costly: 60
+								 * ms of compiling a round */
 		/* these for workers that deliver */
 		{"lock_timeout", "0"},
 		{"enable_seqscan", "off"},
 		{"enable_sort", "off"},
-		{"jit", "off"},
 	};
-	int			n = delivers ? lengthof(settings) : 4;
+	int			n = delivers ? lengthof(settings) : 5;
 
 	for (int i = 0; i < n; i++)
 		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_SESSION);

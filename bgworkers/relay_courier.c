@@ -35,7 +35,7 @@
 
 #define MAX_EVENTS	4096		/* unacknowledged, a power of two */
 #define MAX_BYTES	(8 * 1024 * 1024)
-#define READ_ROWS	500			/* rows of one transaction */
+#define READ_ROWS	1000		/* rows of one transaction */
 #define MAX_READING_MS 1000		/* calling functions of cache rules */
 #define MAX_FRAME	65536		/* the courier sends nothing longer */
 #define LAST_WINDOW (INT64CONST(1) << 62)	/* room to go on numbering behind

@@ -47,7 +47,8 @@ COMMENT ON ROLE orion_authenticator IS 'Orion: the role that executors connect a
 CREATE FUNCTION orion_private.workers(
 	OUT kind text, OUT name text, OUT pid int, OUT program_pid int, OUT state text,
 	OUT since timestamptz, OUT restarts bigint, OUT last_error text,
-	OUT lag_events bigint, OUT lag interval, OUT sink_id int, OUT part int, OUT attempts bigint, OUT rate float8)
+	OUT lag_events bigint, OUT lag interval, OUT sink_id int, OUT part int, OUT attempts bigint, OUT rate float8,
+	OUT caught_up bool)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_workers';
@@ -6260,16 +6261,18 @@ GRANT SELECT (sink_id, part, seq, window_no, key, attempts, next_try_at, last_er
 GRANT SELECT (sink_id) ON orion_private.parked TO pg_monitor;
 
 -- Positions and lag come from the tables, so that they are right when no relay runs; a running
--- relay knows more about a window in which late commits are.  Reading this costs a few index
+-- relay knows more about a window in which late commits are, and whether what came since its
+-- position was stored is of interest to its sink at all.  Reading this costs a few index
 -- look-ups a sink: numbers are drawn, not counted, and at most 1,000 rows are.
 CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 	SELECT s.id, s.name, s.kind, s.pattern, s.paused, s.handler, s.handler_role, s.workers,
 		CASE WHEN s.paused THEN 'paused' WHEN pg_catalog.pg_is_in_recovery() THEN 'standby'
 			ELSE coalesce(w.state, 'stopped') END AS state,
 		pg_catalog.format('%s:%s', c.window_no, c.seq) AS position, c.window_no, c.seq, c.delivered, c.updated_at,
-		CASE WHEN o.seq IS NOT NULL THEN greatest(w.lag_events, n.last_value OPERATOR(pg_catalog.-) c.passed_seq)
+		CASE WHEN o.seq IS NOT NULL AND w.caught_up IS NOT TRUE THEN greatest(w.lag_events, n.last_value OPERATOR(pg_catalog.-) c.passed_seq)
 			ELSE coalesce(w.lag_events, 0) END AS lag_events,
-		greatest(coalesce(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.occurred_at, w.lag, pg_catalog.make_interval()),
+		greatest(coalesce(CASE WHEN w.caught_up IS NOT TRUE THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.occurred_at END,
+				w.lag, pg_catalog.make_interval()),
 			pg_catalog.make_interval()) AS lag,
 		coalesce(w.rate, 0) AS rate, coalesce(w.attempts, 0) AS attempts, w.last_error,
 		(SELECT pg_catalog.count(*) FROM (SELECT FROM orion_private.parked p
@@ -6297,7 +6300,9 @@ CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 				FILTER (WHERE x.last_error IS NOT NULL))[1] AS last_error,
 			pg_catalog.max(x.lag_events) FILTER (WHERE x.pid IS NOT NULL) AS lag_events,
 			pg_catalog.max(x.lag) FILTER (WHERE x.pid IS NOT NULL AND x.lag_events OPERATOR(pg_catalog.>) 0) AS lag,
-			pg_catalog.sum(x.rate) AS rate, pg_catalog.max(x.attempts) AS attempts
+			pg_catalog.sum(x.rate) AS rate, pg_catalog.max(x.attempts) AS attempts,
+			pg_catalog.bool_and(x.pid IS NOT NULL AND x.caught_up)
+				AND pg_catalog.count(*) OPERATOR(pg_catalog.=) s.workers AS caught_up
 		FROM orion_private.workers() x
 		WHERE x.kind OPERATOR(pg_catalog.=) 'relay' AND x.sink_id OPERATOR(pg_catalog.=) s.id) w ON true;
 COMMENT ON VIEW orion.sinks IS 'Sinks: state, position (<window>:<seq>), how far behind (numbers drawn, age of the oldest event), rate, failures in a row, events parked and dead (counted up to 1,000), segments held';

@@ -133,11 +133,13 @@ new_slot(const Wanted *wanted)
 		slot->not_before = 0;
 		slot->failures = 0;
 		slot->restarts = 0;
-		slot->last_error[0] = '\0';
+		slot->last_error[0] = slot->pattern[0] = '\0';
+		slot->pattern_as_of = 0;
 		pg_atomic_write_u64(&slot->lag_events, 0);
 		pg_atomic_write_u64(&slot->lag_since, 0);
 		pg_atomic_write_u64(&slot->attempts, 0);
 		pg_atomic_write_u64(&slot->rate, 0);
+		pg_atomic_write_u32(&slot->idle, 0);
 		return slot;
 	}
 	return NULL;

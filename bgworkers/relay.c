@@ -18,6 +18,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "core/listen.h"
 #include "core/wake.h"
 #include "pool.h"
 #include "relay.h"
@@ -115,9 +116,13 @@ load(void)
 	OrionSink  *old = sink;
 	OrionCacheRules *old_rules = rules;
 
+	bool		changed = generation != pg_atomic_read_u32(&orion_shared->sinks_generation);
+
 	generation = pg_atomic_read_u32(&orion_shared->sinks_generation);
 	loaded_at = GetCurrentTimestamp();
 	orion_pool_begin("orion: reading the sink");
+	if (changed && old && cursor && !old->paused)
+		orion_cursor_overtake(cursor);
 	sink = orion_sink_load(orion_my_slot->index, orion_my_slot->part);
 	rules = sink && strcmp(sink->kind, "redis") == 0 ? orion_cache_load(sink->id) : NULL;
 	if (old && (differs(old, sink) || rules_differ(old_rules, rules) || (cursor && sink->epoch != orion_cursor_epoch(cursor))))
@@ -135,10 +140,14 @@ load(void)
 	}
 	if (sink && cursor == NULL)
 		cursor = orion_cursor_load(sink->id, sink->part);
+	if (cursor && (old == NULL || sink == NULL || strcmp(old->pattern, sink->pattern) != 0))
+		orion_cursor_must_read(cursor);
 	if (cursor)
 		orion_cursor_look_again(cursor);
 	orion_handler_look_again();
 	orion_pool_commit();
+	if (sink)
+		orion_listen_declare(strcmp(sink->kind, "webhook") == 0 ? "#" : sink->pattern, generation);
 	orion_sink_free(old);
 	orion_cache_free(old_rules);
 }
@@ -168,6 +177,7 @@ run_handler(void)
 
 	if (sink->problem)
 	{
+		orion_listen_idle(false);
 		orion_relay_report(ORION_STATE_DEGRADED, sink->problem);
 		orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);
 		return;
@@ -193,6 +203,7 @@ run_handler(void)
 	orion_relay_attempts(run.attempts);
 	orion_relay_progress(run.handled);
 	orion_relay_lag(backlog, GetCurrentTimestamp());
+	orion_listen_idle(!run.more && !orion_cursor_is_open(cursor));
 	if (!run.more)
 		orion_relay_wait(cursor, -1, false, run.wait_ms < 0 ? ORION_SAFETY_POLL_MS : Min(run.wait_ms, ORION_SAFETY_POLL_MS));
 }
@@ -201,7 +212,7 @@ static void
 relay(void)
 {
 	orion_pool_pin_settings(true);
-	orion_wake_listen_as(orion_my_slot - orion_shared->slots);
+	orion_listen_as(orion_my_slot - orion_shared->slots);
 	while (orion_pool_continue())
 	{
 		if (is_stale())
@@ -211,6 +222,7 @@ relay(void)
 																 * stop us */
 		else if (sink->paused)
 		{
+			orion_listen_idle(false);
 			stop_courier();
 			orion_relay_report(ORION_STATE_PAUSED, NULL);
 			orion_pool_wait(-1, false, ORION_SAFETY_POLL_MS);

@@ -29,6 +29,7 @@
 
 #include "child.h"
 #include "codec/topic.h"
+#include "core/listen.h"
 #include "core/wake.h"
 #include "pool.h"
 #include "relay.h"
@@ -303,17 +304,30 @@ receive(const OrionSink *sink, OrionCursor *cursor)
 	return n == 0 || n == -2 ? "" : NULL;
 }
 
-static void
-put_event(const OrionCursor *cursor, OrionCacheRules *rules, const OrionEvent *event)
+/* Positions of one window: what is around seq is the same in all of them. */
+typedef struct PositionText
 {
-	char		position[64];
+	char text[	64];
+	size_t		before;
+	char		after[20];
+} PositionText;
+
+static void
+begin_positions(const OrionCursor *cursor, PositionText *position)
+{
+	position->before = snprintf(position->text, sizeof(position->text), INT64_FORMAT ":", orion_cursor_window(cursor));
+	snprintf(position->after, sizeof(position->after), ":%016" INT64_MODIFIER "x", orion_cursor_tag(cursor));
+}
+
+static void
+put_event(PositionText *position, OrionCacheRules *rules, const OrionEvent *event)
+{
 	OrionCacheValue *values;
 	int			nvalues = orion_cache_values(rules, event, &values);
 
-	snprintf(position, sizeof(position), INT64_FORMAT ":" INT64_FORMAT ":%016" INT64_MODIFIER "x",
-			 orion_cursor_window(cursor), event->seq, orion_cursor_tag(cursor));
+	strcpy(position->text +position->before + pg_lltoa(event->seq, position->text +position->before), position->after);
 	orion_frame_begin(&child.out, ORION_FRAME_EVENT, sent);
-	orion_frame_put_str(&child.out, position);
+	orion_frame_put_str(&child.out, position->text);
 	orion_frame_put_str(&child.out, event->id);
 	orion_frame_put_str(&child.out, event->type);
 	orion_frame_put_str(&child.out, event->aggregatetype);
@@ -337,7 +351,9 @@ put_rows(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor, int
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	TimestampTz begin = GetCurrentTimestamp();
+	PositionText position;
 
+	begin_positions(cursor, &position);
 	for (int i = 0; i < n; i++)
 	{
 		size_t		before = orion_buffer_len(&child.out);
@@ -355,7 +371,7 @@ put_rows(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor, int
 			continue;
 		event = orion_event_from_row(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor));
 		entry = &in_flight[++sent % MAX_EVENTS];
-		put_event(cursor, rules, event);
+		put_event(&position, rules, event);
 		entry->seq = event->seq;
 		entry->bytes = orion_buffer_len(&child.out) - before;
 		entry->occurred_at = orion_event_occurred_at(rows->vals[i], rows->tupdesc);
@@ -400,7 +416,7 @@ read_more(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor)
 			orion_cursor_close(cursor);
 	}
 	else
-		highest_seq = Max(highest_seq, orion_cursor_read_seq(cursor));
+		highest_seq = Max(highest_seq, Max(orion_cursor_passed(cursor), orion_cursor_read_seq(cursor)));
 	orion_pool_commit();
 	return n > 0;
 }
@@ -432,6 +448,7 @@ report_lag(OrionCursor *cursor)
 	bool		idle = ready && acked == sent && !orion_cursor_is_open(cursor);
 	int64		backlog;
 
+	orion_listen_idle(idle && !orion_cursor_is_dirty(cursor));
 	if (idle)
 		orion_relay_lag(0, 0);
 	if (idle || !TimestampDifferenceExceeds(lag_checked_at, now, 1000))

@@ -34,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "child.h"
+#include "core/listen.h"
 #include "core/wake.h"
 #include "pool.h"
 #include "relay.h"
@@ -977,6 +978,7 @@ report_lag(OrionCursor *cursor)
 	bool		idle = ready && dlist_is_empty(&orion_book_window) && !orion_cursor_is_open(cursor);
 	int64		backlog;
 
+	orion_listen_idle(idle && !orion_cursor_is_dirty(cursor));
 	if (idle)
 		orion_relay_lag(0, 0);
 	if (idle || !TimestampDifferenceExceeds(lag_checked_at, now, 1000))

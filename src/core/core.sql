@@ -42,7 +42,8 @@ COMMENT ON ROLE orion_authenticator IS 'Orion: the role that executors connect a
 CREATE FUNCTION orion_private.workers(
 	OUT kind text, OUT name text, OUT pid int, OUT program_pid int, OUT state text,
 	OUT since timestamptz, OUT restarts bigint, OUT last_error text,
-	OUT lag_events bigint, OUT lag interval, OUT sink_id int, OUT part int, OUT attempts bigint, OUT rate float8)
+	OUT lag_events bigint, OUT lag interval, OUT sink_id int, OUT part int, OUT attempts bigint, OUT rate float8,
+	OUT caught_up bool)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_workers';

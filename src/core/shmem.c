@@ -9,6 +9,7 @@
 #include "storage/shmem.h"
 #include "utils/guc.h"
 
+#include "core/listen.h"
 #include "core/shmem.h"
 
 OrionShared *orion_shared = NULL;
@@ -33,6 +34,7 @@ request_shmem(void)
 	if (prev_shmem_request)
 		prev_shmem_request();
 	RequestAddinShmemSpace(MAXALIGN(sizeof(OrionShared)));
+	RequestAddinShmemSpace(orion_listen_shmem_size());
 	for (int i = 0; i < nparts; i++)
 		RequestAddinShmemSpace(parts[i].size);
 	RequestNamedLWLockTranche("orion", ORION_LOCK_COUNT);
@@ -46,6 +48,7 @@ init_shared(void)
 	pg_atomic_init_u32(&orion_shared->sinks_generation, 1);
 	pg_atomic_init_u32(&orion_shared->routes_generation, 1);
 	pg_atomic_init_u32(&orion_shared->role_settings_generation, 0);
+	pg_atomic_init_u32(&orion_shared->patterns_generation, 1);
 	for (int i = 0; i < ORION_LISTENING_WORDS; i++)
 		pg_atomic_init_u64(&orion_shared->listening[i], 0);
 	pg_atomic_init_u32(&orion_shared->outbox_segment, 0);
@@ -56,6 +59,7 @@ init_shared(void)
 		pg_atomic_init_u64(&orion_shared->slots[i].attempts, 0);
 		pg_atomic_init_u64(&orion_shared->slots[i].rate, 0);
 		pg_atomic_init_u64(&orion_shared->slots[i].rate_at, 0);
+		pg_atomic_init_u32(&orion_shared->slots[i].idle, 0);
 	}
 }
 
@@ -70,6 +74,7 @@ startup_shmem(void)
 	orion_shared = ShmemInitStruct("orion", sizeof(OrionShared), &found);
 	if (!found)
 		init_shared();
+	orion_listen_shmem_startup();
 	for (int i = 0; i < nparts; i++)
 		parts[i].startup();
 	LWLockRelease(AddinShmemInitLock);

@@ -22,6 +22,7 @@
 #define ORION_MAX_SLOTS		(2 + ORION_MAX_EXECUTORS + ORION_MAX_SINKS + ORION_MAX_CONSUMERS)
 #define ORION_LISTENING_WORDS	((ORION_MAX_SLOTS + 63) / 64)
 #define ORION_ERROR_LEN		256
+#define ORION_PATTERN_LEN	256 /* codec/topic.h: 255 bytes at most */
 #define ORION_RATE_SECONDS	10	/* how long an event counts in the rate: time
 								 * constant of its decay */
 
@@ -70,6 +71,8 @@ typedef struct OrionWorkerSlot
 	int64		restarts;		/* of the worker or its program since server
 								 * start */
 	char		last_error[ORION_ERROR_LEN];	/* empty when none */
+	char		pattern[ORION_PATTERN_LEN]; /* relays: what the sink takes */
+	uint32		pattern_as_of;	/* sinks_generation when that held; 0: never */
 
 	/* lock-free */
 	pg_atomic_uint64 lag_events;	/* relays: events not yet acknowledged, as
@@ -80,6 +83,8 @@ typedef struct OrionWorkerSlot
 	pg_atomic_uint64 rate;		/* relays: events a second as of rate_at, the
 								 * bits of a double */
 	pg_atomic_uint64 rate_at;	/* relays: TimestampTz */
+	pg_atomic_uint32 idle;		/* relays: nothing that was found is left to
+								 * deliver */
 } OrionWorkerSlot;
 
 typedef struct OrionSinkName
@@ -111,13 +116,17 @@ typedef struct OrionShared
 										 * sink, subscription or consumer */
 	pg_atomic_uint32 routes_generation; /* +1 at each committed change of the
 										 * route table */
-	pg_atomic_uint64 listening[ORION_LISTENING_WORDS];	/* a bit a slot: wake it
-														 * when events are
-														 * committed */
 	pg_atomic_uint32 role_settings_generation;	/* +1 at each committed change
 												 * of pg_db_role_setting */
+	pg_atomic_uint32 patterns_generation;	/* +1 when a relay's pattern may
+											 * not be what was seen of it */
 	pg_atomic_uint32 outbox_segment;	/* where new events go; 0 = not known,
 										 * ask the table */
+
+	/* written all the time; those above are not, and everybody reads them */
+	char		pad[PG_CACHE_LINE_SIZE];
+	pg_atomic_uint64 listening[ORION_LISTENING_WORDS];	/* a bit a slot: see
+														 * listen.h */
 } OrionShared;
 
 typedef enum OrionLock

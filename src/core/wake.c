@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "core/compat.h"
+#include "core/listen.h"
 #include "core/wake.h"
 
 /* How long DROP DATABASE may keep the workers out, should its backend die. */
@@ -58,49 +59,6 @@ orion_wake_kind(OrionWorkerKind kind)
 	LWLockRelease(orion_shared->lock);
 }
 
-static int	my_slot = -1;		/* of a relay */
-
-void
-orion_wake_listen_as(int slot)
-{
-	my_slot = slot;
-}
-
-/*
- * The bit is set before the look: a commit that the look does not see finds it.  Both
- * sides have a full barrier between their write and their read.
- */
-void
-orion_wake_listen(void)
-{
-	if (my_slot >= 0)
-		pg_atomic_fetch_or_u64(&orion_shared->listening[my_slot / 64], UINT64CONST(1) << (my_slot % 64));
-}
-
-/* Who is busy or pauses has no bit set, and costs the committer nothing. */
-static void
-wake_listeners(void)
-{
-	pg_memory_barrier();
-	for (int i = 0; i < ORION_LISTENING_WORDS; i++)
-	{
-		uint64		bits;
-
-		if (pg_atomic_read_u64(&orion_shared->listening[i]) == 0)
-			continue;
-		bits = pg_atomic_exchange_u64(&orion_shared->listening[i], 0);
-		LWLockAcquire(orion_shared->lock, LW_SHARED);
-		for (int j = 0; j < 64; j++)
-		{
-			OrionWorkerSlot *slot = &orion_shared->slots[i * 64 + j];
-
-			if ((bits & (UINT64CONST(1) << j)) && slot->in_use && slot->proc)
-				SetLatch(&slot->proc->procLatch);
-		}
-		LWLockRelease(orion_shared->lock);
-	}
-}
-
 /* What stopped the workers may be mended now: let the launcher try at once. */
 static void
 forget_backoff(void)
@@ -124,6 +82,7 @@ wake_for(int reasons)
 	if (reasons & ORION_WAKE_SINKS)
 	{
 		pg_atomic_fetch_add_u32(&orion_shared->sinks_generation, 1);
+		pg_atomic_fetch_add_u32(&orion_shared->patterns_generation, 1);
 		orion_wake_kind(ORION_WORKER_MAINTENANCE);
 		orion_wake_kind(ORION_WORKER_CONSUMER);
 	}
@@ -133,10 +92,10 @@ wake_for(int reasons)
 		orion_wake_kind(ORION_WORKER_MAINTENANCE);
 		orion_wake_launcher();
 	}
+	if (reasons & ORION_WAKE_EVENTS)
+		orion_announce_wake();
 	if (reasons & ORION_WAKE_SINKS)
 		orion_wake_kind(ORION_WORKER_RELAY);
-	else if (reasons & ORION_WAKE_EVENTS)
-		wake_listeners();
 }
 
 static void
@@ -147,9 +106,16 @@ at_transaction_end(XactEvent event, void *arg)
 		if (pending)
 			wake_for(pending);
 		pending = 0;
+		orion_announce_end();
 	}
 	else if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	{
+		/* COMMIT PREPARED may have done its work before it failed */
+		if (orion_announced_anything())
+			orion_announce_wake();
 		pending = 0;
+		orion_announce_end();
+	}
 }
 
 static bool
@@ -288,7 +254,10 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
 	if (changes_role_settings(statement))
 		orion_wake_at_commit(ORION_WAKE_ROLES);
 	if (commits_prepared(statement))
+	{
+		orion_announce_anything();
 		orion_wake_at_commit(ORION_WAKE_EVENTS | ORION_WAKE_SINKS | ORION_WAKE_ROUTES | ORION_WAKE_ROLES);
+	}
 
 	if (database && orion_database && strcmp(database, orion_database) == 0 && may_clear(database))
 	{

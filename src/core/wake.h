@@ -17,7 +17,7 @@
 typedef enum OrionWakeReason
 {
 	ORION_WAKE_EVENTS = 1 << 0, /* rows in the outbox: wakes the relays that
-								 * listen */
+								 * listen for them, see listen.h */
 	ORION_WAKE_SINKS = 1 << 1,	/* sinks, subscriptions or consumers changed:
 								 * maintenance, relays and consumers */
 	ORION_WAKE_ROUTES = 1 << 2, /* route table changed */
@@ -29,13 +29,6 @@ typedef enum OrionWakeReason
 
 /* Wake the workers concerned when this transaction commits. Cheap, idempotent. */
 extern void orion_wake_at_commit(OrionWakeReason reason);
-
-/*
- * In a relay, before it looks for events: whoever commits some from now on wakes it,
- * once.  slot is its index in shared memory.
- */
-extern void orion_wake_listen_as(int slot);
-extern void orion_wake_listen(void);
 
 /* Wake at once. Safe in any process; never errors. */
 extern void orion_wake_launcher(void);

@@ -16,10 +16,11 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "core/listen.h"
 #include "core/shmem.h"
 #include "core/workers.h"
 
-#define WORKERS_COLUMNS	14
+#define WORKERS_COLUMNS	15
 
 PG_FUNCTION_INFO_V1(orion_workers);
 
@@ -73,7 +74,7 @@ rate_now(OrionWorkerSlot *slot)
 }
 
 static void
-put_slot(ReturnSetInfo *rsinfo, OrionWorkerSlot *slot)
+put_slot(ReturnSetInfo *rsinfo, OrionWorkerSlot *slot, int number)
 {
 	TimestampTz oldest = (TimestampTz) pg_atomic_read_u64(&slot->lag_since);
 	bool		is_relay = slot->kind == ORION_WORKER_RELAY;
@@ -99,7 +100,8 @@ put_slot(ReturnSetInfo *rsinfo, OrionWorkerSlot *slot)
 	values[11] = Int32GetDatum(slot->part);
 	values[12] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->attempts));
 	values[13] = Float8GetDatum(rate_now(slot));
-	nulls[10] = nulls[11] = nulls[12] = nulls[13] = !is_relay;
+	values[14] = BoolGetDatum(slot->pid != 0 && orion_slot_is_caught_up(number));
+	nulls[10] = nulls[11] = nulls[12] = nulls[13] = nulls[14] = !is_relay;
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -123,7 +125,7 @@ orion_workers(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	for (int i = 0; i < ORION_MAX_SLOTS; i++)
 		if (copy[i].in_use)
-			put_slot(rsinfo, &copy[i]);
+			put_slot(rsinfo, &copy[i], i);
 	return (Datum) 0;
 }
 

@@ -34,6 +34,11 @@
  * that still works by the old one fails when it stores, together with what its SQL
  * handlers did.
  *
+ * A relay that was woken by no commit since it last looked knows that nothing of what came
+ * is for its sink, and passes over it unread (core/listen.h).  Which pattern held when is
+ * the publishers' word: a relay whose sink got another one first passes over what came
+ * under the old one, if it can, and reads all that came after.
+ *
  * A window may hold millions of rows.  When it is opened, one sorted scan turns
  * its seqs into at most MAX_RUNS runs; gaps are closed as far as needed to stay
  * below that, which is harmless because the rows of a run are tested again when
@@ -58,6 +63,7 @@
 #include "utils/timestamp.h"
 
 #include "codec/topic.h"
+#include "core/listen.h"
 #include "core/shmem.h"
 #include "core/wake.h"
 #include "outbox/outbox.h"
@@ -68,6 +74,8 @@
 								 * at first */
 #define MOVED_MS		60000	/* how stale the stored from of an idle sink
 								 * may get */
+#define PASSED_MS		5000	/* the same, when events were passed over:
+								 * they keep segments */
 #define KEEP_MS			600000	/* how long delivered windows are kept */
 #define KEEP_TEXT		"10 minutes"
 #define SCAN_CHUNK		10000	/* rows fetched at a time while looking for
@@ -125,6 +133,8 @@ struct OrionCursor
 	int			mask;			/* segments of the window, bit 0 is segment 1 */
 	bool		dirty;			/* window or number differ from what is stored */
 	bool		moved;			/* from does, but only over nothing */
+	bool		overtook;		/* or over events of no interest */
+	bool		listened;		/* since before from was taken */
 	TimestampTz stored_at;
 
 	TimestampTz opened_at;		/* when the last live window was */
@@ -189,7 +199,11 @@ plan_for(QueryKind kind, int mask)
 		first = false;
 	}
 	appendStringInfo(&text, ") e%s", tails[kind]);
-	/* planning for the values took a sixth of a relay's time, and changed nothing */
+
+	/*
+	 * planning for the values took a sixth of a relay's time, and changed
+	 * nothing
+	 */
 	plans[kind][mask] = SPI_prepare_cursor(text.data, kind == QUERY_SEQS ? 3 : 4, types, CURSOR_OPT_GENERIC_PLAN);
 	if (plans[kind][mask] == NULL || SPI_keepplan(plans[kind][mask]) != 0)
 		elog(ERROR, "could not prepare a query of the outbox: %s", SPI_result_code_string(SPI_result));
@@ -462,7 +476,7 @@ orion_cursor_store(OrionCursor *cursor, int64 seq)
 		elog(ERROR, "could not store the cursor of sink %d", cursor->sink_id);
 	if (SPI_processed == 0)
 		check_moved(cursor);
-	cursor->dirty = cursor->moved = false;
+	cursor->dirty = cursor->moved = cursor->overtook = false;
 	cursor->delivered = 0;
 	cursor->stored_at = GetCurrentTimestamp();
 }
@@ -543,6 +557,7 @@ open_kept_window(OrionCursor *cursor)
 	cursor->replaying = SPI_processed > 0;
 	if (!cursor->replaying)
 		return false;
+	cursor->listened = false;
 	cursor->window = DatumGetInt64(column(1, &isnull));
 	cursor->tag = DatumGetInt64(column(2, &isnull));
 	set_snapshot(cursor, &cursor->upto, column(3, &isnull));
@@ -728,6 +743,57 @@ orion_cursor_pause(const OrionCursor *cursor)
 	return cursor->due_at == 0 ? -1 : Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), cursor->due_at));
 }
 
+static void
+take_fresh_snapshot(void)
+{
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+static bool
+is_unmoved(const OrionCursor *cursor)
+{
+	return cursor->upto == 0 && cursor->listened && orion_listen_is_quiet(GetActiveSnapshot());
+}
+
+/*
+ * The numbers drawn are read before the snapshot that is passed to is taken, so that no
+ * event of a later one is counted as passed.
+ */
+static bool
+overtake(OrionCursor *cursor)
+{
+	int64		drawn;
+	Datum		upto;
+
+	if (!is_unmoved(cursor))
+		return false;
+	drawn = orion_outbox_backlog(0);
+	take_fresh_snapshot();
+	if (!is_unmoved(cursor))
+		return false;
+	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
+	if (!same_snapshot(upto, cursor->from))
+		cursor->moved = true;
+	if (drawn > cursor->passed)
+		cursor->overtook = cursor->moved;
+	cursor->passed = Max(cursor->passed, drawn);
+	set_snapshot(cursor, &cursor->from, upto);
+	return true;
+}
+
+void
+orion_cursor_overtake(OrionCursor *cursor)
+{
+	(void) overtake(cursor);
+}
+
+void
+orion_cursor_must_read(OrionCursor *cursor)
+{
+	cursor->listened = false;
+}
+
 /* Opens a window with what is new.  False: nothing is, or it is too early to look. */
 static bool
 open_live(OrionCursor *cursor)
@@ -736,9 +802,13 @@ open_live(OrionCursor *cursor)
 
 	if (!orion_cursor_is_due(cursor))
 		return false;
-	orion_wake_listen();
 	/* An own transaction id would count as visible in its own snapshot. */
 	Assert(!TransactionIdIsValid(GetTopTransactionIdIfAny()));
+	if (overtake(cursor))
+		return false;
+	orion_listen();
+	take_fresh_snapshot();
+	cursor->listened = true;
 	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
 	if (same_snapshot(upto, cursor->from))
 		return false;
@@ -897,6 +967,7 @@ go_back(OrionCursor *cursor, Datum from, Datum upto, int64 window, int64 tag, in
 	cursor->window = window;
 	cursor->tag = tag;
 	cursor->seq = seq;
+	cursor->listened = false;
 	cursor->dirty = cursor->replaying = true;
 	orion_cursor_confirm(cursor, seq);
 }
@@ -993,11 +1064,18 @@ orion_cursor_at_end(const OrionCursor *cursor)
 		(cursor->nruns == 0 || cursor->seq >= cursor->runs[cursor->nruns - 1].last);
 }
 
+int64
+orion_cursor_passed(const OrionCursor *cursor)
+{
+	return cursor->passed;
+}
+
 bool
 orion_cursor_is_dirty(const OrionCursor *cursor)
 {
 	return cursor->dirty || cursor->delivered > 0 ||
-		(cursor->moved && TimestampDifferenceExceeds(cursor->stored_at, GetCurrentTimestamp(), MOVED_MS));
+		(cursor->moved && TimestampDifferenceExceeds(cursor->stored_at, GetCurrentTimestamp(),
+													 cursor->overtook ? PASSED_MS : MOVED_MS));
 }
 
 int64

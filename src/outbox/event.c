@@ -69,12 +69,31 @@ orion_event_type(HeapTuple row, TupleDesc desc)
 	return text_column(row, desc, COL_TYPE);
 }
 
+/* Most strings need no escape: those are copied as they are. */
 static void
-append_string(StringInfo json, const char *key, const char *value)
+append_escaped(StringInfo json, const char *value)
 {
-	appendStringInfo(json, ",\"%s\":", key);
-	if (value)
+	size_t		len = 0;
+
+	while ((unsigned char) value[len] >= 0x20 && value[len] != '"' && value[len] != '\\')
+		len++;
+	if (value[len])
+	{
 		escape_json(json, value);
+		return;
+	}
+	appendStringInfoChar(json, '"');
+	appendBinaryStringInfo(json, value, len);
+	appendStringInfoChar(json, '"');
+}
+
+/* before: the comma, the key and the colon. */
+static void
+append_string(StringInfo json, const char *before, const char *value)
+{
+	appendStringInfoString(json, before);
+	if (value)
+		append_escaped(json, value);
 	else
 		appendStringInfoString(json, "null");
 }
@@ -105,9 +124,9 @@ metadata_column(HeapTuple row, TupleDesc desc, bool replayed)
 }
 
 static void
-append_jsonb(StringInfo json, const char *key, Jsonb *value)
+append_jsonb(StringInfo json, const char *before, Jsonb *value)
 {
-	appendStringInfo(json, ",\"%s\":", key);
+	appendStringInfoString(json, before);
 	if (value)
 		JsonbToCString(json, &value->root, VARSIZE(value));
 	else
@@ -118,20 +137,22 @@ static char *
 make_envelope(const OrionEvent *event, HeapTuple row, TupleDesc desc, bool replayed)
 {
 	StringInfoData json;
+	char		version[MAXINT8LEN + 1];
 	bool		isnull;
 
 	initStringInfo(&json);
-	appendStringInfo(&json, "{\"eventId\":\"%s\"", event->id);
-	append_string(&json, "eventType", event->type);
-	appendStringInfo(&json, ",\"version\":%d",
-					 DatumGetInt32(SPI_getbinval(row, desc, COL_VERSION, &isnull)));
-	append_string(&json, "timestamp", event->occurred_at);
-	append_string(&json, "correlationId", event->correlation_id);
-	append_string(&json, "causationId", text_column(row, desc, COL_CAUSATION_ID));
-	append_string(&json, "aggregateType", event->aggregatetype);
-	append_string(&json, "aggregateId", event->aggregateid);
-	append_jsonb(&json, "metadata", metadata_column(row, desc, replayed));
-	append_jsonb(&json, "payload", jsonb_column(row, desc, COL_PAYLOAD));
+	append_string(&json, "{\"eventId\":", event->id);
+	append_string(&json, ",\"eventType\":", event->type);
+	pg_ltoa(DatumGetInt32(SPI_getbinval(row, desc, COL_VERSION, &isnull)), version);
+	appendStringInfoString(&json, ",\"version\":");
+	appendStringInfoString(&json, version);
+	append_string(&json, ",\"timestamp\":", event->occurred_at);
+	append_string(&json, ",\"correlationId\":", event->correlation_id);
+	append_string(&json, ",\"causationId\":", text_column(row, desc, COL_CAUSATION_ID));
+	append_string(&json, ",\"aggregateType\":", event->aggregatetype);
+	append_string(&json, ",\"aggregateId\":", event->aggregateid);
+	append_jsonb(&json, ",\"metadata\":", metadata_column(row, desc, replayed));
+	append_jsonb(&json, ",\"payload\":", jsonb_column(row, desc, COL_PAYLOAD));
 	appendStringInfoChar(&json, '}');
 	return pg_server_to_any(json.data, json.len, PG_UTF8);
 }

@@ -253,6 +253,18 @@ extern int64 orion_cursor_read_seq(const OrionCursor *cursor);	/* last row read 
 extern bool orion_cursor_at_end(const OrionCursor *cursor); /* of the open window:
 															 * all rows were read */
 
+/*
+ * While no window is open: passes over what is of no interest to the sink's pattern as it
+ * has been until now, without reading it.  Does nothing when that is not certain.
+ */
+extern void orion_cursor_overtake(OrionCursor *cursor);
+
+/* The pattern has changed: what was not passed yet must be read. */
+extern void orion_cursor_must_read(OrionCursor *cursor);
+
+/* Numbers up to here were delivered or passed over; late commits may be below. */
+extern int64 orion_cursor_passed(const OrionCursor *cursor);
+
 /* Should be stored soon: a window was closed, or from moved a good while ago. */
 extern bool orion_cursor_is_dirty(const OrionCursor *cursor);
 

@@ -7,11 +7,16 @@
 
 #include "postgres.h"
 
+#include "outbox/outbox.h"
+
 /*
  * The current segment as orion_private.outbox_state has it.  For the time before
  * the maintenance worker has told shared memory; also adopts a restored dump.
  */
 extern int	orion_segment_of_table(void);
+
+/* Tells the relays, before and after the commit, of events that this transaction has appended. */
+extern void orion_outbox_announce(const OrionNewEvent *events, int n);
 
 /*
  * The segments that can hold rows not visible in a snapshot (pg_snapshot), bit 0

@@ -327,7 +327,7 @@ orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids)
 	MemoryContextDelete(chunk);
 	table_close(relation, NoLock);
 	CommandCounterIncrement();
-	orion_wake_at_commit(ORION_WAKE_EVENTS);
+	orion_outbox_announce(events, n);
 }
 
 Datum

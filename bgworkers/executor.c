@@ -2,9 +2,10 @@
  * executor.c
  *	  A process that serves HTTP requests, one at a time.
  *
- * Connected to the database as orion_authenticator and to the gateway through
- * its socket.  The gateway may be away at any time: the executor connects again.
- * The gateway is trusted for nothing but the bytes of requests.  These are copied
+ * Connected to the database as orion_authenticator and to each gateway through
+ * its socket: it serves them in turn, so that a request waits at none of them while an executor is
+ * free.  A gateway may be away at any time: the executor connects again.
+ * Gateways are trusted for nothing but the bytes of requests.  These are copied
  * from the ring (ring.h) before they are looked at, or come over the socket when
  * they are long; answers take the same ways.
  *
@@ -54,17 +55,26 @@
 
 PGDLLEXPORT void orion_executor_main(Datum arg);
 
-static int	gateway_fd = -1;
-static int	bell = -1;			/* wakes the gateway */
-static OrionRing *ring;			/* NULL until the gateway has given it */
-static int	lane;
+/* A connection to a gateway. */
+typedef struct Link
+{
+	int			fd;				/* -1: none */
+	int			bell;			/* wakes the gateway */
+	OrionRing  *ring;			/* NULL until the gateway has given it */
+	int			lane;
+	bool		readable;		/* the socket may have something */
+	TimestampTz tried_at;		/* to connect */
+	OrionBuffer in;
+	OrionBuffer out;
+} Link;
+
+static Link links[ORION_MAX_GATEWAYS];
+static int	nlinks;				/* up to the last that is connected */
+static Link *at = links;		/* that is being served, or was the last */
 static int	slot = -1;			/* claimed and not answered */
 static uint64 slot_id;			/* the request in it */
 static bool streaming;			/* the answer has begun, and goes in parts */
 static bool wanted;				/* it comes over the socket */
-static bool readable;			/* the socket may have something */
-static OrionBuffer in;
-static OrionBuffer out;
 static MemoryContext request_context;
 static TimeoutId peek_timeout;
 static bool used_temp_tables;	/* a transaction since the last clean-up did */
@@ -78,22 +88,24 @@ disconnect(void)
 	 * the gateway believes that a closed socket means: it has let go of the
 	 * ring
 	 */
-	if (ring)
-		orion_ring_detach(ring);
-	ring = NULL;
+	if (at->ring)
+		orion_ring_detach(at->ring);
+	at->ring = NULL;
 	slot = -1;
-	if (bell >= 0)
-		close(bell);
-	bell = -1;
-	if (gateway_fd >= 0)
+	if (at->bell >= 0)
+		close(at->bell);
+	at->bell = -1;
+	if (at->fd >= 0)
 	{
 		orion_pool_forget_fd();
-		close(gateway_fd);
+		close(at->fd);
 	}
-	gateway_fd = -1;
+	at->fd = -1;
+	while (nlinks > 0 && links[nlinks - 1].fd < 0)
+		nlinks--;
 	wanted = false;
-	orion_buffer_free(&in);
-	orion_buffer_free(&out);
+	orion_buffer_free(&at->in);
+	orion_buffer_free(&at->out);
 }
 
 /* Is the other end a process of the server's own user? */
@@ -114,18 +126,19 @@ connect_gateway(void)
 
 	if (fd < 0)
 		return false;
-	strlcpy(addr.sun_path, ORION_GATEWAY_SOCKET, sizeof(addr.sun_path));
+	orion_gateway_path(at - links, ".sock", addr.sun_path, sizeof(addr.sun_path));
 	if (connect(fd, (struct sockaddr *) &addr, sizeof(addr)) < 0 || !peer_is_ours(fd))
 	{
 		close(fd);
 		return false;
 	}
-	gateway_fd = fd;
-	readable = false;
-	orion_frame_begin(&out, ORION_FRAME_HELLO, MyProcPid);
-	orion_frame_put_u64(&out, ORION_PROTOCOL);
-	orion_frame_end(&out);
-	return orion_buffer_flush(&out, gateway_fd);
+	at->fd = fd;
+	nlinks = Max(nlinks, at - links + 1);
+	at->readable = false;
+	orion_frame_begin(&at->out, ORION_FRAME_HELLO, MyProcPid);
+	orion_frame_put_u64(&at->out, ORION_PROTOCOL);
+	orion_frame_end(&at->out);
+	return orion_buffer_flush(&at->out, at->fd);
 }
 
 /* The gateway's first word; 0 when it is not there yet, -1 when it is nonsense. */
@@ -135,25 +148,25 @@ receive_ring(void)
 	uint8		bytes[ORION_FRAME_HEADER];
 	OrionFrame	frame;
 	int			memory;
-	long		n = orion_ring_receive(gateway_fd, bytes, sizeof(bytes), &memory, &bell);
+	long		n = orion_ring_receive(at->fd, bytes, sizeof(bytes), &memory, &at->bell);
 
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
-	if (memory >= 0 && bell >= 0 && orion_frame_parse(bytes, n, 0, &frame) > 0 &&
+	if (memory >= 0 && at->bell >= 0 && orion_frame_parse(bytes, n, 0, &frame) > 0 &&
 		frame.type == ORION_FRAME_RING && frame.id < ORION_RING_LANES)
 	{
-		lane = (int) frame.id;
-		ring = orion_ring_attach(memory);
+		at->lane = (int) frame.id;
+		at->ring = orion_ring_attach(memory);
 	}
 	if (memory >= 0)
 		close(memory);
-	return ring ? 1 : -1;
+	return at->ring ? 1 : -1;
 }
 
 static bool
 socket_is_closed(void)
 {
-	struct pollfd pfd = {.fd = gateway_fd,.events = POLLRDHUP};
+	struct pollfd pfd = {.fd = at->fd,.events = POLLRDHUP};
 
 	return poll(&pfd, 1, 0) > 0;
 }
@@ -164,8 +177,8 @@ peek(void)
 {
 	int			save_errno = errno;
 
-	if (gateway_fd >= 0 && ring && slot >= 0 &&
-		(orion_ring_is_cancelled(ring, slot, slot_id, lane) || socket_is_closed()))
+	if (at->fd >= 0 && at->ring && slot >= 0 &&
+		(orion_ring_is_cancelled(at->ring, slot, slot_id, at->lane) || socket_is_closed()))
 	{
 		QueryCancelPending = true;
 		InterruptPending = true;
@@ -180,7 +193,7 @@ finish_slot(const uint8 *data, uint32 len)
 {
 	uint64		one = 1;
 
-	if (orion_ring_done(ring, lane, slot, data, len) && write(bell, &one, sizeof(one)) < 0)
+	if (orion_ring_done(at->ring, at->lane, slot, data, len) && write(at->bell, &one, sizeof(one)) < 0)
 		elog(DEBUG1, "could not ring for the gateway: %m");
 	slot = -1;
 }
@@ -189,21 +202,21 @@ finish_slot(const uint8 *data, uint32 len)
 static bool
 flush_out(void)
 {
-	if (out.failed || !orion_buffer_flush(&out, gateway_fd))
+	if (at->out.failed || !orion_buffer_flush(&at->out, at->fd))
 		return false;
-	while (orion_buffer_len(&out) > 0)
+	while (orion_buffer_len(&at->out) > 0)
 	{
-		uint32		seen = orion_pool_wait(gateway_fd, true, -1);
+		uint32		seen = orion_pool_wait(at->fd, true, -1);
 
 		CHECK_FOR_INTERRUPTS();
 		if (seen & WL_SOCKET_READABLE)
 		{
-			long		n = orion_buffer_fill(&in, gateway_fd); /* a late WAKE */
+			long		n = orion_buffer_fill(&at->in, at->fd); /* a late WAKE */
 
 			if (n == 0 || n == -2)
 				return false;
 		}
-		if (!orion_buffer_flush(&out, gateway_fd))
+		if (!orion_buffer_flush(&at->out, at->fd))
 			return false;
 	}
 	return true;
@@ -213,20 +226,20 @@ flush_out(void)
 static bool
 send_answer(void)
 {
-	if (out.failed)
+	if (at->out.failed)
 		return false;
-	if (!streaming && orion_buffer_len(&out) <= ORION_RING_ROOM)
+	if (!streaming && orion_buffer_len(&at->out) <= ORION_RING_ROOM)
 	{
-		finish_slot(out.data + out.start, orion_buffer_len(&out));
-		orion_buffer_consume(&out, orion_buffer_len(&out));
+		finish_slot(at->out.data + at->out.start, orion_buffer_len(&at->out));
+		orion_buffer_consume(&at->out, orion_buffer_len(&at->out));
 		return true;
 	}
 	slot = -1;					/* the gateway frees it when it has the answer */
 	streaming = false;
 	if (!flush_out())
 		return false;
-	if (out.cap > KEEP_BUFFER)
-		orion_buffer_free(&out);
+	if (at->out.cap > KEEP_BUFFER)
+		orion_buffer_free(&at->out);
 	return true;
 }
 
@@ -246,18 +259,18 @@ static void
 stream_begin(const OrionResponse *response)
 {
 	streaming = true;
-	orion_frame_begin(&out, ORION_FRAME_STREAM, slot_id);
-	orion_frame_put_u64(&out, response->status);
+	orion_frame_begin(&at->out, ORION_FRAME_STREAM, slot_id);
+	orion_frame_put_u64(&at->out, response->status);
 	put_headers(response);
-	orion_frame_end(&out);
+	orion_frame_end(&at->out);
 }
 
 static void
 stream_write(const char *bytes, size_t len)
 {
-	orion_frame_begin(&out, ORION_FRAME_CHUNK, slot_id);
-	orion_frame_put(&out, bytes, len);
-	orion_frame_end(&out);
+	orion_frame_begin(&at->out, ORION_FRAME_CHUNK, slot_id);
+	orion_frame_put(&at->out, bytes, len);
+	orion_frame_end(&at->out);
 	flush_stream();
 }
 
@@ -358,8 +371,8 @@ put_note(const char *name, const char *value)
 {
 	if (value == NULL)
 		return;
-	orion_frame_put_str(&out, name);
-	orion_frame_put_str(&out, value);
+	orion_frame_put_str(&at->out, name);
+	orion_frame_put_str(&at->out, value);
 }
 
 static void
@@ -369,8 +382,8 @@ put_headers(const OrionResponse *response)
 	put_note(":role", response->role);
 	for (int i = 0; i < response->nheaders; i++)
 	{
-		orion_frame_put_str(&out, response->headers[i].name);
-		orion_frame_put_str(&out, response->headers[i].value);
+		orion_frame_put_str(&at->out, response->headers[i].name);
+		orion_frame_put_str(&at->out, response->headers[i].value);
 	}
 }
 
@@ -380,16 +393,16 @@ put_answer(uint64 id, const OrionResponse *response)
 {
 	if (streaming)
 	{
-		orion_frame_begin(&out, ORION_FRAME_STREAM_END, id);
-		orion_frame_put_u64(&out, response->streamed && !response->broken);
-		orion_frame_end(&out);
+		orion_frame_begin(&at->out, ORION_FRAME_STREAM_END, id);
+		orion_frame_put_u64(&at->out, response->streamed && !response->broken);
+		orion_frame_end(&at->out);
 		return;
 	}
-	orion_frame_begin(&out, ORION_FRAME_RESPONSE, id);
-	orion_frame_put_u64(&out, response->status);
-	orion_frame_put(&out, response->body.data, response->body.data ? response->body.len : 0);
+	orion_frame_begin(&at->out, ORION_FRAME_RESPONSE, id);
+	orion_frame_put_u64(&at->out, response->status);
+	orion_frame_put(&at->out, response->body.data, response->body.data ? response->body.len : 0);
 	put_headers(response);
-	orion_frame_end(&out);
+	orion_frame_end(&at->out);
 }
 
 /* --- leaving nothing behind ------------------------------------------------------- */
@@ -466,15 +479,15 @@ serve_slot(void)
 	OrionFrame	frame;
 	uint32		len;
 
-	if (orion_ring_copy(ring, slot, bytes, &len))
+	if (orion_ring_copy(at->ring, slot, bytes, &len))
 		return orion_frame_parse(bytes, len, ORION_RING_ROOM, &frame) == len &&
 			frame.type == ORION_FRAME_REQUEST && frame.id == slot_id && serve(&frame);
 	if (len != ORION_RING_ON_SOCKET)
 		return false;
 	wanted = true;
-	orion_frame_begin(&out, ORION_FRAME_WANT, slot_id);
-	orion_frame_end(&out);
-	return orion_buffer_flush(&out, gateway_fd) && orion_buffer_len(&out) == 0;
+	orion_frame_begin(&at->out, ORION_FRAME_WANT, slot_id);
+	orion_frame_end(&at->out);
+	return orion_buffer_flush(&at->out, at->fd) && orion_buffer_len(&at->out) == 0;
 }
 
 /* A frame that came over the socket. */
@@ -503,69 +516,159 @@ work(void)
 	long		size;
 	long		n;
 
-	if (ring == NULL)
+	if (at->ring == NULL)
 		return receive_ring();
-	size = orion_frame_parse(in.data + in.start, orion_buffer_len(&in), max, &frame);
+	size = orion_frame_parse(at->in.data + at->in.start, orion_buffer_len(&at->in), max, &frame);
 	if (size > 0)
 	{
 		bool		ok = take_frame(&frame);
 
-		orion_buffer_consume(&in, size);
-		if (in.cap > KEEP_BUFFER && orion_buffer_len(&in) == 0)
-			orion_buffer_free(&in);
+		orion_buffer_consume(&at->in, size);
+		if (at->in.cap > KEEP_BUFFER && orion_buffer_len(&at->in) == 0)
+			orion_buffer_free(&at->in);
 		return ok ? 1 : -1;
 	}
 	if (size < 0)
 		return -1;
 	if (!wanted)
 	{
-		slot = orion_ring_claim(ring, lane, &slot_id);
+		slot = orion_ring_claim(at->ring, at->lane, &slot_id);
 		if (slot != -1)
 			return slot >= 0 && serve_slot() ? 1 : -1;
 	}
-	if (!readable)
+	if (!at->readable)
 		return 0;
-	n = orion_buffer_fill(&in, gateway_fd);
-	readable = n > 0 && wanted; /* a long request is read in one go */
+	n = orion_buffer_fill(&at->in, at->fd);
+	at->readable = n > 0 && wanted; /* a long request is read in one go */
 	return n > 0 ? 1 : n == -1 ? 0 : -1;
 }
 
-/* Nothing to do: wait for the gateway, or first for it to appear. */
+/* Tells all gateways that this executor sleeps; false when one has something to do. */
+static bool
+fall_asleep(void)
+{
+	for (int i = 0; i < ORION_MAX_GATEWAYS; i++)
+	{
+		if (links[i].ring == NULL || orion_ring_sleep(links[i].ring, links[i].lane))
+			continue;
+		while (--i >= 0)
+		{
+			if (links[i].ring)
+				orion_ring_wake_up(links[i].ring, links[i].lane);
+		}
+		return false;
+	}
+	return true;
+}
+
+/* Nothing to do: wait for a gateway, or first for it to appear. */
 static void
 rest_a_while(void)
 {
-	long		timeout_ms = -1;
+	int			fds[ORION_MAX_GATEWAYS];
+	bool		readable[ORION_MAX_GATEWAYS];
+	int			n = 0;
+	long		timeout_ms = pgstat_report_stat(false) > 0 ? 1000 : -1; /* statistics wait to be
+																		 * sent */
 
-	if (gateway_fd < 0)
-		timeout_ms = orion_http_is_on() ? RECONNECT_MS : -1;
-	else if (pgstat_report_stat(false) > 0)
-		timeout_ms = 1000;		/* statistics wait to be sent */
-	if (ring && !wanted && !orion_ring_sleep(ring, lane))
-		return;					/* something has come */
+	for (int i = 0; i < ORION_MAX_GATEWAYS; i++)
+	{
+		fds[i] = links[i].fd;
+		if (fds[i] >= 0)
+			n = i + 1;
+		else if (orion_gateway_is_on(i))
+			timeout_ms = RECONNECT_MS;
+	}
+	if (wanted)
+		at->readable = (orion_pool_wait(at->fd, false, timeout_ms) & WL_SOCKET_READABLE) != 0;
+	if (wanted || !fall_asleep())
+		return;
 	pgstat_report_activity(STATE_IDLE, NULL);
-	readable = (orion_pool_wait(gateway_fd, false, timeout_ms) & WL_SOCKET_READABLE) != 0;
-	if (ring)
-		orion_ring_wake_up(ring, lane);
+	orion_pool_wait_many(fds, n, timeout_ms, readable);
+	for (int i = 0; i < n; i++)
+	{
+		links[i].readable = readable[i];
+		if (links[i].ring)
+			orion_ring_wake_up(links[i].ring, links[i].lane);
+	}
+}
+
+/* The gateway of "at" is there, or could be connected to just now. */
+static bool
+is_connected(void)
+{
+	TimestampTz now;
+
+	if (at->fd >= 0)
+		return true;
+	if (!orion_gateway_is_on(at - links))
+		return false;
+	now = GetCurrentTimestamp();
+	if (!TimestampDifferenceExceeds(at->tried_at, now, RECONNECT_MS))
+		return false;
+	at->tried_at = now;
+	return connect_gateway();
+}
+
+/* One that others keep from resting must learn all the same which of the gateways have gone. */
+static void
+look_around(void)
+{
+	static TimestampTz looked_at;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(looked_at, now, RECONNECT_MS))
+		return;
+	looked_at = now;
+	for (int i = 0; i < ORION_MAX_GATEWAYS; i++)
+		links[i].readable = true;
+}
+
+/* Serves one gateway after the other; false when there is nothing to do. */
+static bool
+take_turns(void)
+{
+	static int	turn;
+	int			n = Max(orion_gateway_count, nlinks);
+
+	if (n > 1)
+		look_around();
+	for (int i = 0; i < n; i++)
+	{
+		int			done = 0;
+
+		if (!wanted)
+			at = &links[(turn + i) % n];
+		if (is_connected())
+			done = work();
+		if (done < 0)
+			disconnect();
+		if (done > 0)
+		{
+			turn = at - links + 1;
+			return true;
+		}
+		if (wanted)
+			return false;
+	}
+	return false;
 }
 
 static void
 run(void)
 {
+	for (int i = 0; i < ORION_MAX_GATEWAYS; i++)
+		links[i].fd = links[i].bell = -1;
 	request_context = AllocSetContextCreate(TopMemoryContext, "orion request", ALLOCSET_DEFAULT_SIZES);
 	peek_timeout = RegisterTimeout(USER_TIMEOUT, peek);
 	RegisterXactCallback(note_transaction, NULL);
 	while (orion_pool_continue())
 	{
-		int			done = 0;
-
-		if (gateway_fd >= 0 || (orion_http_is_on() && connect_gateway()))
-			done = work();
-		if (done < 0)
-			disconnect();
-		if (done <= 0)
+		if (!take_turns())
 			rest_a_while();
 	}
-	disconnect();
+	for (at = links; at < links + ORION_MAX_GATEWAYS; at++)
+		disconnect();
 }
 
 void

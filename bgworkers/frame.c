@@ -7,6 +7,7 @@
 #include "frame.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -213,4 +214,13 @@ orion_buffer_flush(OrionBuffer *buf, int fd)
 			return false;
 	}
 	return !buf->failed;
+}
+
+void
+orion_gateway_path(int gateway, const char *kind, char *out, size_t size)
+{
+	if (gateway == 0)
+		snprintf(out, size, ORION_GATEWAY_DIRECTORY "/gateway%s", kind);
+	else
+		snprintf(out, size, ORION_GATEWAY_DIRECTORY "/gateway-%d%s", gateway, kind);
 }

@@ -21,9 +21,12 @@
 #define ORION_FRAME_HEADER	16
 #define ORION_PROTOCOL		4	/* raised with any change of a frame's fields */
 
-/* Where executors find the gateway, below the data directory; the directory has mode 0700. */
+/*
+ * Where executors find a gateway, below the data directory; the directory has mode
+ * 0700.  The kinds of files: ".sock" is the socket.
+ */
 #define ORION_GATEWAY_DIRECTORY "orion"
-#define ORION_GATEWAY_SOCKET	"orion/gateway.sock"
+extern void orion_gateway_path(int gateway, const char *kind, char *out, size_t size);
 
 typedef enum OrionFrameType
 {
@@ -54,8 +57,9 @@ typedef enum OrionFrameType
 	ORION_FRAME_WAKE = 16,		/* there is something in the ring */
 
 	/* gateway -> its worker, and the answer: /metrics */
+	/* gateway -> another one, instead of HELLO, and the answer: likewise */
 	ORION_FRAME_ASK = 17,
-	ORION_FRAME_METRICS = 18,	/* fields: the server's part, Prometheus' text
+	ORION_FRAME_METRICS = 18,	/* fields: the other's part, Prometheus' text
 								 * format */
 
 	/* courier -> relay, and the first and the last also gateway -> its worker */

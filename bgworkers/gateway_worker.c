@@ -2,7 +2,7 @@
  * gateway_worker.c
  *	  Runs the program orion-gateway and defines the settings of HTTP.
  *
- * One worker process.  The program is started with the settings as JSON and told
+ * One worker process for each of orion.gateway_count programs.  The program is started with the settings as JSON and told
  * when one of them changes.  It says READY once it has them, or TROUBLE with a
  * text for operators (a port that is taken): at its start it then ends, which shows as
  * end of file; later it goes on with the old settings and is told the new ones
@@ -201,10 +201,19 @@ orion_gateway_init(void)
 	define_limits();
 }
 
+/* The first one has the Unix socket: the kernel spreads only connections to ports. */
 bool
-orion_http_is_on(void)
+orion_gateway_is_on(int gateway)
 {
-	return orion_http_port > 0 || orion_http_tls_port > 0 || (http_unix_socket && http_unix_socket[0]);
+	return gateway < orion_gateway_count &&
+		(orion_http_port > 0 || orion_http_tls_port > 0 || (gateway == 0 && http_unix_socket && http_unix_socket[0]));
+}
+
+/* This process' part of what is allowed to all gateways together. */
+static int
+share(int all)
+{
+	return (all + orion_gateway_count - 1) / orion_gateway_count;
 }
 
 /* Tells one state of a file from another, as one that was renewed. */
@@ -247,10 +256,11 @@ current_config(void)
 					 ",\"queue_size\":%d,\"queue_timeout\":%d,\"max_connections\":%d,\"max_connections_per_address\":%d",
 					 orion_http_port, orion_http_tls_port, http_tls_min_version == 2 ? "true" : "false",
 					 http_unix_socket_permissions, (int64) orion_http_max_body_size * 1024, http_max_header_size, http_idle_timeout,
-					 http_queue_size, http_queue_timeout, http_max_connections, http_max_connections_per_address);
+					 share(http_queue_size), http_queue_timeout, share(http_max_connections), http_max_connections_per_address);
+	appendStringInfo(&json, ",\"process\":%d,\"processes\":%d", orion_my_slot->index, orion_gateway_count);
 	append_text(&json, "tls_cert_file", http_tls_cert_file);
 	append_text(&json, "tls_key_file", http_tls_key_file);
-	append_text(&json, "unix_socket", http_unix_socket);
+	append_text(&json, "unix_socket", orion_my_slot->index == 0 ? http_unix_socket : "");
 	append_text(&json, "trusted_proxies", http_trusted_proxies);
 	append_text(&json, "access_log", http_access_log);
 	appendStringInfo(&json, ",\"metrics\":%d", http_metrics);
@@ -405,7 +415,7 @@ reconcile_running(char *config)
 static long
 reconcile(void)
 {
-	char	   *config = orion_http_is_on() ? current_config() : NULL;
+	char	   *config = orion_gateway_is_on(orion_my_slot->index) ? current_config() : NULL;
 	long		wait_ms;
 
 	if (child.pid != 0)

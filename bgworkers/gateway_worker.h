@@ -8,8 +8,8 @@
 extern int	orion_http_port;	/* 0: no HTTP */
 extern int	orion_http_max_body_size;	/* kB */
 
-/* Does the gateway listen anywhere? */
-extern bool orion_http_is_on(void);
+/* Does this one of the gateways, counted from 0, listen anywhere? */
+extern bool orion_gateway_is_on(int gateway);
 
 /* Defines the settings orion.http_*. */
 extern void orion_gateway_init(void);

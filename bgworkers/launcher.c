@@ -88,7 +88,8 @@ list_wanted(WantedList *list, TimestampTz now)
 	want(list, ORION_WORKER_MAINTENANCE, 0, 0, "");
 	if (!orion_shared->extension_ready)
 		return;
-	want(list, ORION_WORKER_GATEWAY, 0, 0, "");
+	for (int i = 0; i < orion_gateway_count; i++)
+		want(list, ORION_WORKER_GATEWAY, i, 0, "");
 	for (int i = 0; i < orion_executor_count; i++)
 		want(list, ORION_WORKER_EXECUTOR, i, 0, "");
 	if (RecoveryInProgress())

@@ -34,7 +34,9 @@ OrionWorkerSlot *orion_my_slot = NULL;
 
 static emit_log_hook_type prev_emit_log = NULL;
 static WaitEventSet *wait_set = NULL;
-static int	wait_fd = -1;		/* the socket in wait_set, at position 2 */
+static int	wait_fds[ORION_POOL_FDS];	/* the sockets in wait_set, from
+										 * position 2 */
+static int	wait_nfds = 0;
 
 /* Launch n after a failure waits 0.1 s, 0.2 s, ... up to a minute. */
 long
@@ -207,20 +209,24 @@ orion_pool_continue(void)
 }
 
 /*
- * A WaitEventSet cannot drop an event, so it is made anew when the socket
- * changes, which is when a program or connection was restarted.
+ * A WaitEventSet cannot drop an event, so it is made anew when the sockets
+ * change, which is when a program or connection was restarted.
  */
 static void
-build_wait_set(int fd)
+build_wait_set(const int *fds, int n)
 {
 	if (wait_set)
 		FreeWaitEventSet(wait_set);
-	wait_set = ORION_WAIT_SET(3);
+	wait_set = ORION_WAIT_SET(2 + ORION_POOL_FDS);
 	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
 	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	if (fd >= 0)
-		AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, fd, NULL, NULL);
-	wait_fd = fd;
+	for (int i = 0; i < n; i++)
+	{
+		if (fds[i] >= 0)
+			AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, fds[i], NULL, NULL);
+	}
+	memcpy(wait_fds, fds, n * sizeof(int));
+	wait_nfds = n;
 }
 
 void
@@ -229,26 +235,49 @@ orion_pool_forget_fd(void)
 	if (wait_set)
 		FreeWaitEventSet(wait_set);
 	wait_set = NULL;
-	wait_fd = -1;
+	wait_nfds = 0;
+}
+
+static int
+wait_for(const int *fds, int n, bool want_write, long timeout_ms, WaitEvent *events)
+{
+	if (wait_set == NULL || n != wait_nfds || memcmp(fds, wait_fds, n * sizeof(int)) != 0)
+		build_wait_set(fds, n);
+	if (n == 1 && fds[0] >= 0)
+		ModifyWaitEvent(wait_set, 2, WL_SOCKET_READABLE | (want_write ? WL_SOCKET_WRITEABLE : 0), NULL);
+	n = WaitEventSetWait(wait_set, timeout_ms, events, 2 + ORION_POOL_FDS, PG_WAIT_EXTENSION);
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i].events & WL_LATCH_SET)
+			ResetLatch(MyLatch);
+	}
+	return n;
 }
 
 uint32
 orion_pool_wait(int fd, bool want_write, long timeout_ms)
 {
-	WaitEvent	events[3];
+	WaitEvent	events[2 + ORION_POOL_FDS];
 	uint32		seen = 0;
-	int			n;
+	int			n = wait_for(&fd, 1, want_write, timeout_ms, events);
 
-	if (wait_set == NULL || fd != wait_fd)
-		build_wait_set(fd);
-	if (fd >= 0)
-		ModifyWaitEvent(wait_set, 2, WL_SOCKET_READABLE | (want_write ? WL_SOCKET_WRITEABLE : 0), NULL);
-	n = WaitEventSetWait(wait_set, timeout_ms, events, lengthof(events), PG_WAIT_EXTENSION);
 	for (int i = 0; i < n; i++)
 		seen |= events[i].events;
-	if (seen & WL_LATCH_SET)
-		ResetLatch(MyLatch);
 	return seen;
+}
+
+void
+orion_pool_wait_many(const int *fds, int n, long timeout_ms, bool *readable)
+{
+	WaitEvent	events[2 + ORION_POOL_FDS];
+	int			nevents = wait_for(fds, n, false, timeout_ms, events);
+
+	for (int i = 0; i < n; i++)
+	{
+		readable[i] = false;
+		for (int k = 0; k < nevents; k++)
+			readable[i] |= fds[i] >= 0 && events[k].fd == fds[i] && (events[k].events & WL_SOCKET_READABLE);
+	}
 }
 
 void

@@ -34,6 +34,13 @@ extern bool orion_pool_continue(void);
  */
 extern uint32 orion_pool_wait(int fd, bool want_write, long timeout_ms);
 
+/*
+ * The same for reading from several, at most ORION_POOL_FDS, of which some may be
+ * -1; readable says which of them are.
+ */
+#define ORION_POOL_FDS	ORION_MAX_GATEWAYS
+extern void orion_pool_wait_many(const int *fds, int n, long timeout_ms, bool *readable);
+
 /* Call before closing a descriptor that was waited for: its number may be reused. */
 extern void orion_pool_forget_fd(void);
 

@@ -32,7 +32,7 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 	int			tls_old,
 				metrics;
 
-	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i}",
+	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i, s:i, s:i}",
 					"version", &version,
 					"listen_addresses", &addresses,
 					"port", &config->port,
@@ -52,7 +52,11 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 					"queue_size", &config->queue_size,
 					"queue_timeout", &queue_timeout,
 					"max_connections", &config->max_connections,
-					"max_connections_per_address", &config->max_connections_per_address) != 0)
+					"max_connections_per_address", &config->max_connections_per_address,
+					"process", &config->process,
+					"processes", &config->processes) != 0 ||
+		config->process < 0 || config->process >= ORION_GATEWAY_MAX_PROCESSES ||
+		config->processes < 1 || config->processes > ORION_GATEWAY_MAX_PROCESSES)
 		return false;
 	config->tls_old = tls_old;
 	config->metrics = metrics;

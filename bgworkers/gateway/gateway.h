@@ -23,6 +23,7 @@
 #include "ring.h"
 
 #define ORION_GATEWAY_MAX_LISTENERS 32
+#define ORION_GATEWAY_MAX_PROCESSES 16
 #define ORION_GATEWAY_ADDRESS	64	/* an address as text */
 
 /* Who gets /metrics. */
@@ -56,6 +57,8 @@ typedef struct GatewayConfig
 	int64_t		queue_timeout;	/* milliseconds */
 	int			max_connections;
 	int			max_connections_per_address;	/* 0: no limit */
+	int			process;		/* which of them this is, from 0 */
+	int			processes;		/* that serve the same ports */
 } GatewayConfig;
 
 /* What an event of the epoll is about; the first member of the thing itself. */
@@ -67,6 +70,7 @@ typedef enum SourceKind
 	SOURCE_DOOR,				/* where executors connect */
 	SOURCE_BELL,				/* an executor has answered */
 	SOURCE_EXECUTOR,
+	SOURCE_PEER,				/* another gateway, asked for its metrics */
 	SOURCE_CLIENT,				/* a client's socket: only its hanging up */
 } SourceKind;
 
@@ -257,6 +261,11 @@ extern void orion_gateway_listen_end(void);
 extern void orion_gateway_listen_accept(Listener *listener);
 extern bool orion_gateway_open_door(char *why, size_t size);
 
+/* sharing.c: addresses are opened between begin, which gives a turn, and its end */
+extern int	orion_gateway_sharing_begin(const GatewayConfig *config);
+extern void orion_gateway_sharing_end(int turn);
+extern bool orion_gateway_sharing_with(const GatewayConfig *config, const Listener *listener);
+
 /* daemon.c: false with a text for operators; then the servers are what they were */
 extern bool orion_gateway_servers_start(const GatewayConfig *config, char *why, size_t size);
 extern Server *orion_gateway_servers_find(bool tls);
@@ -307,6 +316,8 @@ extern bool orion_gateway_telemetry_serves(const Request *request);
 extern bool orion_gateway_telemetry_ask(Request *request);
 extern void orion_gateway_telemetry_forget(Request *request);
 extern void orion_gateway_telemetry_answer(const char *server, size_t len);
+extern void orion_gateway_telemetry_add_own(OrionBuffer *out);
+extern void orion_gateway_telemetry_peer(Source *source);
 extern void orion_gateway_telemetry_expire(void);
 extern void orion_gateway_telemetry_observe(Request *request);
 extern void orion_gateway_telemetry_flush(void);

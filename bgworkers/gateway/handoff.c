@@ -718,6 +718,20 @@ orion_gateway_handoff_collect(void)
 	}
 }
 
+/* It is another gateway, which hangs up when it has them. */
+static bool
+give_metrics(Executor *executor)
+{
+	OrionBuffer text = {0};
+
+	orion_gateway_telemetry_add_own(&text);
+	orion_frame_begin(&executor->out, ORION_FRAME_METRICS, 0);
+	orion_frame_put(&executor->out, text.data, text.failed ? 0 : text.end);
+	orion_frame_end(&executor->out);
+	orion_buffer_free(&text);
+	return !executor->out.failed && push(executor);
+}
+
 static bool
 take_frames(Executor *executor)
 {
@@ -731,6 +745,8 @@ take_frames(Executor *executor)
 
 		if (frame.type == ORION_FRAME_HELLO)
 			ok = take_hello(executor, &frame);
+		else if (frame.type == ORION_FRAME_ASK && !executor->greeted)
+			ok = give_metrics(executor);
 		else if (frame.type == ORION_FRAME_RESPONSE && executor->greeted)
 			ok = take_response(executor, &frame);
 		else if (frame.type == ORION_FRAME_WANT && executor->greeted)

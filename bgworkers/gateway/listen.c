@@ -28,6 +28,9 @@
 #define ACCEPT_BATCH 64			/* connections taken before others get their
 								 * turn */
 
+#define START_MS 3000			/* for the other gateways, at the start */
+#define STEP_MS 50
+
 /* The listeners that the settings ask for, as far as they are known. */
 typedef struct Plan
 {
@@ -38,9 +41,32 @@ typedef struct Plan
 	size_t		size;
 } Plan;
 
+/* Alone, or together with the other gateways of this server; see sharing.c. */
 static int
-open_socket(const struct sockaddr *addr, socklen_t len)
+bind_socket(const GatewayConfig *config, int fd, const Listener *listener)
 {
+	const struct sockaddr *addr = (const struct sockaddr *) &listener->addr;
+	int			one = 1;
+	bool		shared = config->processes > 1 && addr->sa_family != AF_UNIX;
+	int			rc = bind(fd, addr, listener->len);
+
+	if (rc < 0 && errno == EADDRINUSE && shared)
+	{
+		if (orion_gateway_sharing_with(config, listener) &&
+			setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) == 0)
+			rc = bind(fd, addr, listener->len);
+		else
+			errno = EADDRINUSE;
+	}
+	if (rc == 0 && shared)
+		rc = setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+	return rc;
+}
+
+static int
+open_socket(const GatewayConfig *config, const Listener *listener)
+{
+	const struct sockaddr *addr = (const struct sockaddr *) &listener->addr;
 	int			fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	int			one = 1;
 
@@ -54,7 +80,7 @@ open_socket(const struct sockaddr *addr, socklen_t len)
 	}
 	if (addr->sa_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
-	if (bind(fd, addr, len) < 0 || listen(fd, BACKLOG) < 0)
+	if (bind_socket(config, fd, listener) < 0 || listen(fd, BACKLOG) < 0)
 	{
 		int			save = errno;
 
@@ -99,7 +125,7 @@ add(Plan *plan, bool tls, const struct sockaddr *addr, socklen_t len)
 	listener->source.kind = SOURCE_LISTENER;
 	listener->source.fd = find_open(listener);
 	if (listener->source.fd < 0)
-		listener->source.fd = open_socket(addr, len);
+		listener->source.fd = open_socket(plan->config, listener);
 	plan->n += listener->source.fd >= 0;
 	return listener->source.fd >= 0;
 }
@@ -231,8 +257,21 @@ close_others(Listener *list, int n, const Listener *kept, int nkept)
 	}
 }
 
-bool
-orion_gateway_listen(const GatewayConfig *config, char *why, size_t size)
+/* Whether others may join. */
+static void
+allow_sharing(const GatewayConfig *config)
+{
+	int			shared = config->processes > 1;
+
+	for (int i = 0; i < orion_gateway.nlisteners; i++)
+	{
+		if (orion_gateway.listeners[i].addr.ss_family != AF_UNIX)
+			setsockopt(orion_gateway.listeners[i].source.fd, SOL_SOCKET, SO_REUSEPORT, &shared, sizeof(shared));
+	}
+}
+
+static bool
+listen_as_asked(const GatewayConfig *config, char *why, size_t size)
 {
 	Plan		plan = {.config = config,.why = why,.size = size};
 
@@ -250,6 +289,26 @@ orion_gateway_listen(const GatewayConfig *config, char *why, size_t size)
 	return true;
 }
 
+bool
+orion_gateway_listen(const GatewayConfig *config, char *why, size_t size)
+{
+	bool		ok;
+
+	for (int tries = START_MS / STEP_MS;; tries--)
+	{
+		int			turn = orion_gateway_sharing_begin(config);
+
+		ok = listen_as_asked(config, why, size);
+		if (ok)
+			allow_sharing(config);
+		orion_gateway_sharing_end(turn);
+		/* the first one may have to hear yet that it is not alone any more */
+		if (ok || config->process == 0 || orion_gateway.nlisteners > 0 || tries <= 0)
+			return ok;
+		usleep(STEP_MS * 1000);
+	}
+}
+
 /* Nobody new is let in. */
 void
 orion_gateway_listen_end(void)
@@ -258,6 +317,7 @@ orion_gateway_listen_end(void)
 	for (int i = 0; i < orion_gateway.nlisteners; i++)
 		close_listener(&orion_gateway.listeners[i]);
 	orion_gateway.nlisteners = 0;
+	orion_gateway_sharing_end(-1);
 }
 
 void
@@ -312,7 +372,7 @@ orion_gateway_open_door(char *why, size_t size)
 	struct sockaddr_un addr = {.sun_family = AF_UNIX};
 	int			fd;
 
-	strcpy(addr.sun_path, ORION_GATEWAY_SOCKET);
+	orion_gateway_path(orion_gateway.config.process, ".sock", addr.sun_path, sizeof(addr.sun_path));
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	unlink(addr.sun_path);
 	if (fd < 0 || bind(fd, (struct sockaddr *) &addr, sizeof(addr)) < 0 ||

@@ -146,6 +146,7 @@ take_config(OrionFrame *frame, char *why, size_t size)
 	}
 	orion_gateway.queue.max = config.queue_size;
 	orion_gateway.config = config;
+	orion_metrics_set_process(config.process, config.processes);
 	return true;
 }
 
@@ -270,6 +271,9 @@ dispatch(Source *source, uint32_t events)
 			break;				/* answers are looked for in each turn */
 		case SOURCE_EXECUTOR:
 			orion_gateway_handoff_event((Executor *) source, events);
+			break;
+		case SOURCE_PEER:
+			orion_gateway_telemetry_peer(source);
 			break;
 		case SOURCE_CLIENT:
 			orion_gateway_server_client_event((Client *) source, events);

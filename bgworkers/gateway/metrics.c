@@ -42,6 +42,30 @@ typedef struct Route
 
 static Route *table[TABLE_SIZE];
 static int	nroutes;
+static char alone[32];
+static char label[32];
+
+void
+orion_metrics_set_process(int process, int processes)
+{
+	alone[0] = label[0] = '\0';
+	if (processes < 2)
+		return;
+	snprintf(alone, sizeof(alone), "{process=\"%d\"}", process);
+	snprintf(label, sizeof(label), "process=\"%d\",", process);
+}
+
+const char *
+orion_metrics_alone(void)
+{
+	return alone;
+}
+
+const char *
+orion_metrics_label(void)
+{
+	return label;
+}
 
 static uint32_t
 hash(const char *name, size_t len)
@@ -159,13 +183,13 @@ add_times(OrionBuffer *out, const Route *route)
 	for (int i = 0; i < BOUNDS; i++)
 	{
 		n += route->buckets[i];
-		orion_metrics_add(out, "orion_http_request_duration_seconds_bucket{route=\"%s\",le=\"%s\"} %" PRIu64 "\n",
-						  name, bound_texts[i], n);
+		orion_metrics_add(out, "orion_http_request_duration_seconds_bucket{%sroute=\"%s\",le=\"%s\"} %" PRIu64 "\n",
+						  label, name, bound_texts[i], n);
 	}
-	orion_metrics_add(out, "orion_http_request_duration_seconds_bucket{route=\"%s\",le=\"+Inf\"} %" PRIu64 "\n", name, route->n);
-	orion_metrics_add(out, "orion_http_request_duration_seconds_sum{route=\"%s\"} %" PRIu64 ".%06" PRIu64 "\n",
-					  name, route->sum / 1000000, route->sum % 1000000);
-	orion_metrics_add(out, "orion_http_request_duration_seconds_count{route=\"%s\"} %" PRIu64 "\n", name, route->n);
+	orion_metrics_add(out, "orion_http_request_duration_seconds_bucket{%sroute=\"%s\",le=\"+Inf\"} %" PRIu64 "\n", label, name, route->n);
+	orion_metrics_add(out, "orion_http_request_duration_seconds_sum{%sroute=\"%s\"} %" PRIu64 ".%06" PRIu64 "\n",
+					  label, name, route->sum / 1000000, route->sum % 1000000);
+	orion_metrics_add(out, "orion_http_request_duration_seconds_count{%sroute=\"%s\"} %" PRIu64 "\n", label, name, route->n);
 }
 
 void
@@ -175,8 +199,8 @@ orion_metrics_requests(OrionBuffer *out)
 	for (int i = 0; i < TABLE_SIZE; i++)
 	{
 		for (const Count *count = table[i] ? table[i]->counts : NULL; count; count = count->next)
-			orion_metrics_add(out, "orion_http_requests_total{route=\"%s\",method=\"%s\",status=\"%d\"} %" PRIu64 "\n",
-							  escaped(table[i]->name), count->method, count->status, count->n);
+			orion_metrics_add(out, "orion_http_requests_total{%sroute=\"%s\",method=\"%s\",status=\"%d\"} %" PRIu64 "\n",
+							  label, escaped(table[i]->name), count->method, count->status, count->n);
 	}
 	orion_metrics_type(out, "orion_http_request_duration_seconds", "histogram",
 					   "From the request line to the end of the answer.");
@@ -184,5 +208,65 @@ orion_metrics_requests(OrionBuffer *out)
 	{
 		if (table[i])
 			add_times(out, table[i]);
+	}
+}
+
+static void
+put(OrionBuffer *out, const char *bytes, size_t len)
+{
+	if (!orion_buffer_reserve(out, len))
+		return;
+	memcpy(out->data + out->end, bytes, len);
+	out->end += len;
+}
+
+/* The rest of the text from where the next "# HELP" begins; its end when there is none. */
+static const char *
+next_family(const char *at, const char *end)
+{
+	while (at < end && !(end - at > 7 && memcmp(at, "# HELP ", 7) == 0))
+	{
+		const char *line = memchr(at, '\n', end - at);
+
+		at = line ? line + 1 : end;
+	}
+	return at;
+}
+
+/* Adds the samples of the family that begins at head in another text, if it is there. */
+static void
+add_samples(OrionBuffer *out, const OrionBuffer *text, const char *head)
+{
+	const char *at = (const char *) text->data + text->start;
+	const char *end = (const char *) text->data + text->end;
+	size_t		len = strcspn(head + 7, " ") + 8;	/* "# HELP name " */
+
+	for (at = next_family(at, end); at < end; at = next_family(at + 7, end))
+	{
+		if ((size_t) (end - at) > len && memcmp(at, head, len) == 0)
+			break;
+	}
+	end = at < end ? next_family(at + 7, end) : end;
+	for (const char *line; at < end && (line = memchr(at, '\n', end - at)) != NULL; at = line + 1)
+	{
+		if (at[0] != '#')
+			put(out, at, line + 1 - at);
+	}
+}
+
+void
+orion_metrics_merge(OrionBuffer *out, const OrionBuffer *texts, int n)
+{
+	const char *at = (const char *) texts[0].data + texts[0].start;
+	const char *end = (const char *) texts[0].data + texts[0].end;
+
+	for (at = next_family(at, end); at < end;)
+	{
+		const char *next = next_family(at + 7, end);
+
+		put(out, at, next - at);
+		for (int i = 1; i < n; i++)
+			add_samples(out, &texts[i], at);
+		at = next;
 	}
 }

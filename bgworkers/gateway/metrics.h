@@ -19,6 +19,19 @@
 #define ORION_METRICS_ROUTES	1000
 #define ORION_METRICS_ROUTE_LEN 160 /* longer names are cut */
 
+/* One of several processes: its samples get the label process. */
+extern void orion_metrics_set_process(int process, int processes);
+
+/* That label for samples without others, and with a comma for those with some; or empty. */
+extern const char *orion_metrics_alone(void);
+extern const char *orion_metrics_label(void);
+
+/*
+ * Puts texts of several processes into one: the samples of one name stand together.
+ * Every text has the same names; those that the first one lacks are left out.
+ */
+extern void orion_metrics_merge(OrionBuffer *out, const OrionBuffer *texts, int n);
+
 /* Counts a request that was answered. method: one of http.h's; microseconds. */
 extern void orion_metrics_count(const char *route, size_t route_len, const char *method, int status, int64_t us);
 

@@ -373,7 +373,7 @@ orion_gateway_server_has_room(Request *request, size_t answer_len)
 {
 	if (answer_len <= LARGE_ANSWER)
 		return true;
-	if (answers_held > 0 && answers_held + answer_len > ANSWER_MEMORY)
+	if (answers_held > 0 && answers_held + answer_len > ANSWER_MEMORY / orion_gateway.config.processes)
 		return false;
 	request->answer_held = answer_len;
 	answers_held += answer_len;
@@ -725,7 +725,7 @@ body_seen(Request *request, const char *data, size_t len)
 	}
 	if (request->error || request->own || request->metrics)
 		return MHD_YES;
-	if (held + len > BODY_MEMORY && held + len > orion_gateway.config.max_body * 4)
+	if (held + len > BODY_MEMORY / orion_gateway.config.processes && held + len > orion_gateway.config.max_body * 4)
 	{
 		request->error = &orion_http_no_memory;
 		request->close = true;

@@ -3,8 +3,9 @@
  *	  What operators see of requests: /metrics and the access log.
  *
  * /metrics needs what only Postgres knows (workers, lags), so the request waits
- * while the worker is asked over descriptor 3; after ASK_MS it is answered without
- * that part.  The access log is a line of JSON a request.  It has the path, never
+ * while the worker is asked over descriptor 3, and the other gateways, when there are
+ * several, over their doors; after ASK_MS it is answered without
+ * the parts that are missing.  The access log is a line of JSON a request.  It has the path, never
  * the query, bodies or headers, which may hold what is nobody's business.
  */
 #define _GNU_SOURCE
@@ -14,6 +15,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,12 +26,24 @@
 
 #define MAX_ASKING	16
 #define ASK_MS		1000
+#define MAX_TEXT	(64u * 1024 * 1024) /* of another gateway's metrics */
 #define LOG_BUFFER	65536		/* lines are written at the end of a turn, or
 								 * when there is so much */
+
+/* Another gateway. */
+typedef struct Peer
+{
+	Source		source;			/* -1 in it: not asked, or it has answered */
+	OrionBuffer in;
+	OrionBuffer text;
+} Peer;
 
 static Request *asking[MAX_ASKING];
 static int	nasking;
 static int64_t asked_at;
+static bool server_said;		/* the worker has answered */
+static OrionBuffer server_text;
+static Peer peers[ORION_GATEWAY_MAX_PROCESSES];
 static int	log_fd = -1;
 static OrionBuffer log_lines;
 static uint64_t log_lost;		/* lines that could not be written */
@@ -65,14 +81,14 @@ static void
 gauge(OrionBuffer *out, const char *name, const char *help, uint64_t value)
 {
 	orion_metrics_type(out, name, "gauge", help);
-	orion_metrics_add(out, "%s %" PRIu64 "\n", name, value);
+	orion_metrics_add(out, "%s%s %" PRIu64 "\n", name, orion_metrics_alone(), value);
 }
 
 static void
 counter(OrionBuffer *out, const char *name, const char *help, uint64_t value)
 {
 	orion_metrics_type(out, name, "counter", help);
-	orion_metrics_add(out, "%s %" PRIu64 "\n", name, value);
+	orion_metrics_add(out, "%s%s %" PRIu64 "\n", name, orion_metrics_alone(), value);
 }
 
 static void
@@ -94,7 +110,7 @@ add_state(OrionBuffer *out)
 	int			busy = orion_gateway_handoff_busy();
 
 	orion_metrics_type(out, "orion_build_info", "gauge", "Version of Orion.");
-	orion_metrics_add(out, "orion_build_info{version=\"%s\"} 1\n", orion_gateway.config.version);
+	orion_metrics_add(out, "orion_build_info{%sversion=\"%s\"} 1\n", orion_metrics_label(), orion_gateway.config.version);
 	gauge(out, "orion_http_connections", "Connections of clients.", orion_gateway.nclients);
 	gauge(out, "orion_http_queue_length", "Requests that wait for an executor.", orion_gateway_handoff_waiting());
 	gauge(out, "orion_executors_connected", "Executors that serve this gateway.", orion_gateway.nexecutors);
@@ -106,26 +122,104 @@ add_state(OrionBuffer *out)
 	add_memory(out);
 }
 
-static struct MHD_Response *
-make_answer(const char *server, size_t len)
+/* This process' part. */
+void
+orion_gateway_telemetry_add_own(OrionBuffer *out)
 {
+	add_state(out);
+	orion_metrics_requests(out);
+}
+
+static struct MHD_Response *
+make_answer(void)
+{
+	OrionBuffer texts[ORION_GATEWAY_MAX_PROCESSES] = {{0}};
 	OrionBuffer out = {0};
 	struct MHD_Response *response = NULL;
+	int			n = 1;
 
-	add_state(&out);
-	orion_metrics_requests(&out);
-	gauge(&out, "orion_server_answers", "1 when the PostgreSQL server gave its part of these figures.", server != NULL);
-	if (server && orion_buffer_reserve(&out, len))
+	orion_gateway_telemetry_add_own(&texts[0]);
+	for (int i = 0; i < ORION_GATEWAY_MAX_PROCESSES; i++)
 	{
-		memcpy(out.data + out.end, server, len);
-		out.end += len;
+		if (peers[i].text.end > 0)
+			texts[n++] = peers[i].text;
 	}
-	if (!out.failed)
+	orion_metrics_merge(&out, texts, n);
+	orion_metrics_type(&out, "orion_server_answers", "gauge", "1 when the PostgreSQL server gave its part of these figures.");
+	orion_metrics_add(&out, "orion_server_answers %d\n", server_said);
+	if (orion_buffer_reserve(&out, server_text.end))
+	{
+		memcpy(out.data + out.end, server_text.data, server_text.end);
+		out.end += server_text.end;
+	}
+	if (!out.failed && !texts[0].failed)
 		response = MHD_create_response_from_buffer(out.end, out.data, MHD_RESPMEM_MUST_COPY);
 	orion_buffer_free(&out);
+	orion_buffer_free(&texts[0]);
 	if (response)
 		MHD_add_response_header(response, "Content-Type", "text/plain; version=0.0.4; charset=utf-8");
 	return response;
+}
+
+static void
+hang_up(Peer *peer)
+{
+	if (peer->source.fd >= 0)
+		close(peer->source.fd);
+	peer->source.fd = -1;
+	orion_buffer_free(&peer->in);
+}
+
+static void
+ask_peer(Peer *peer, int process)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	OrionBuffer frame = {0};
+
+	orion_buffer_free(&peer->text);
+	peer->source = (Source)
+	{
+		SOURCE_PEER, -1
+	};
+	if (process == orion_gateway.config.process || process >= orion_gateway.config.processes)
+		return;
+	orion_gateway_path(process, ".sock", addr.sun_path, sizeof(addr.sun_path));
+	orion_frame_begin(&frame, ORION_FRAME_ASK, 0);
+	orion_frame_end(&frame);
+	peer->source.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (peer->source.fd < 0 || connect(peer->source.fd, (struct sockaddr *) &addr, sizeof(addr)) < 0 ||
+		!orion_buffer_flush(&frame, peer->source.fd) || !orion_gateway_watch(&peer->source, EPOLLIN))
+		hang_up(peer);
+	orion_buffer_free(&frame);
+}
+
+/* Answers all who ask, with what is there. */
+static void
+answer_all(void)
+{
+	for (int i = 0; i < ORION_GATEWAY_MAX_PROCESSES; i++)
+		hang_up(&peers[i]);
+	while (nasking > 0)
+	{
+		Request    *request = asking[--nasking];
+		struct MHD_Response *response = make_answer();
+
+		if (response)
+			orion_gateway_server_add_own_headers(response, request->request_id);
+		orion_gateway_server_answer(request, 200, response);
+	}
+}
+
+static void
+answer_when_whole(void)
+{
+	for (int i = 0; i < ORION_GATEWAY_MAX_PROCESSES; i++)
+	{
+		if (peers[i].source.fd >= 0)
+			return;
+	}
+	if (server_said)
+		answer_all();
 }
 
 /* Takes over a request whose connection is suspended. False: there are too many. */
@@ -137,6 +231,10 @@ orion_gateway_telemetry_ask(Request *request)
 	if (nasking == 0)
 	{
 		asked_at = orion_gateway.now;
+		server_said = false;
+		orion_buffer_free(&server_text);
+		for (int i = 0; i < ORION_GATEWAY_MAX_PROCESSES; i++)
+			ask_peer(&peers[i], i);
 		orion_gateway_ask_parent(ORION_FRAME_ASK);
 	}
 	asking[nasking++] = request;
@@ -154,26 +252,52 @@ orion_gateway_telemetry_forget(Request *request)
 	}
 }
 
-/* The worker's answer; NULL when there was none in time. */
+/* The worker's answer. */
 void
 orion_gateway_telemetry_answer(const char *server, size_t len)
 {
-	while (nasking > 0)
+	server_said = true;
+	orion_buffer_free(&server_text);
+	if (orion_buffer_reserve(&server_text, len))
 	{
-		Request    *request = asking[--nasking];
-		struct MHD_Response *response = make_answer(server, len);
-
-		if (response)
-			orion_gateway_server_add_own_headers(response, request->request_id);
-		orion_gateway_server_answer(request, 200, response);
+		memcpy(server_text.data, server, len);
+		server_text.end = len;
 	}
+	answer_when_whole();
+}
+
+/* Another gateway's answer, or its end. */
+void
+orion_gateway_telemetry_peer(Source *source)
+{
+	Peer	   *peer = (Peer *) source;
+	OrionFrame	frame;
+	const char *text;
+	size_t		len;
+	long		n;
+	long		size;
+
+	if (source->fd < 0)
+		return;					/* given up in this turn */
+	n = orion_buffer_fill(&peer->in, source->fd);
+	size = orion_frame_parse(peer->in.data + peer->in.start, orion_buffer_len(&peer->in), MAX_TEXT, &frame);
+	if (size == 0 && (n > 0 || n == -1))
+		return;					/* there is more to come */
+	if (size > 0 && frame.type == ORION_FRAME_METRICS && orion_frame_get(&frame, &text, &len) &&
+		orion_buffer_reserve(&peer->text, len))
+	{
+		memcpy(peer->text.data, text, len);
+		peer->text.end = len;
+	}
+	hang_up(peer);
+	answer_when_whole();
 }
 
 void
 orion_gateway_telemetry_expire(void)
 {
 	if (nasking > 0 && orion_gateway.now - asked_at >= ASK_MS)
-		orion_gateway_telemetry_answer(NULL, 0);
+		answer_all();
 }
 
 /* --- the access log ------------------------------------------------------------------ */

@@ -14,6 +14,7 @@
 
 OrionShared *orion_shared = NULL;
 char	   *orion_database = NULL;
+int			orion_gateway_count = 1;
 int			orion_executor_count = 2;
 
 #define MAX_PARTS	8			/* modules with shared memory of their own */
@@ -107,6 +108,11 @@ orion_shmem_init(void)
 							   "Empty: no worker is started.",
 							   &orion_database, "postgres",
 							   PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.gateway_count",
+							"Processes that serve HTTP clients, which the kernel spreads over them.",
+							NULL,
+							&orion_gateway_count, 1, 1, ORION_MAX_GATEWAYS,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("orion.executor_count",
 							"Processes that run HTTP requests, one request at a time each.",
 							NULL,

@@ -16,10 +16,11 @@
 #include "storage/lwlock.h"
 #include "storage/proc.h"
 
+#define ORION_MAX_GATEWAYS	16
 #define ORION_MAX_EXECUTORS	64
 #define ORION_MAX_SINKS		64	/* relays: a SQL handler may have several */
 #define ORION_MAX_CONSUMERS	16
-#define ORION_MAX_SLOTS		(2 + ORION_MAX_EXECUTORS + ORION_MAX_SINKS + ORION_MAX_CONSUMERS)
+#define ORION_MAX_SLOTS		(1 + ORION_MAX_GATEWAYS + ORION_MAX_EXECUTORS + ORION_MAX_SINKS + ORION_MAX_CONSUMERS)
 #define ORION_LISTENING_WORDS	((ORION_MAX_SLOTS + 63) / 64)
 #define ORION_ERROR_LEN		256
 #define ORION_PATTERN_LEN	256 /* codec/topic.h: 255 bytes at most */
@@ -30,7 +31,8 @@ typedef enum OrionWorkerKind
 {
 	ORION_WORKER_MAINTENANCE,	/* index 0; finds the extension, lists the
 								 * sinks, rotates segments */
-	ORION_WORKER_GATEWAY,		/* index 0; runs the program orion-gateway */
+	ORION_WORKER_GATEWAY,		/* index 0 .. orion.gateway_count - 1; runs
+								 * the program orion-gateway */
 	ORION_WORKER_EXECUTOR,		/* index 0 .. orion.executor_count - 1 */
 	ORION_WORKER_RELAY,			/* index = sink id, part */
 	ORION_WORKER_CONSUMER,		/* index = consumer id */
@@ -147,6 +149,7 @@ extern void orion_shmem_add(Size size, void (*startup) (void));
 extern LWLock *orion_shmem_lock(OrionLock lock);
 
 extern char *orion_database;	/* setting orion.database */
+extern int	orion_gateway_count;	/* setting orion.gateway_count */
 extern int	orion_executor_count;	/* setting orion.executor_count */
 
 extern void orion_shmem_init(void);

@@ -48,7 +48,7 @@ slot_name(const OrionWorkerSlot *slot)
 		return CStringGetTextDatum(psprintf("%s/%d", slot->name, slot->part + 1));
 	if (slot->name[0])
 		return CStringGetTextDatum(slot->name);
-	if (slot->kind == ORION_WORKER_EXECUTOR)
+	if (slot->kind == ORION_WORKER_EXECUTOR || slot->kind == ORION_WORKER_GATEWAY)
 		return CStringGetTextDatum(psprintf("%d", slot->index));
 	return CStringGetTextDatum("");
 }

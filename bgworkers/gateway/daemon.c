@@ -157,7 +157,6 @@ start_daemon(const GatewayConfig *config, Server *server, const Pem *pem)
 							MHD_OPTION_ARRAY, pem ? tls : tls + 3,
 							MHD_OPTION_CONNECTION_MEMORY_LIMIT, pool,
 							MHD_OPTION_CONNECTION_LIMIT, (unsigned int) config->max_connections,
-							MHD_OPTION_PER_IP_CONNECTION_LIMIT, (unsigned int) config->max_connections_per_address,
 							MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int) (config->idle_timeout / 1000 + 1),
 							MHD_OPTION_URI_LOG_CALLBACK, orion_gateway_server_target_seen, NULL,
 							MHD_OPTION_UNESCAPE_CALLBACK, leave_as_is, NULL,
@@ -197,7 +196,6 @@ have_changed(const GatewayConfig *config)
 
 	return orion_gateway.servers == NULL || config->max_header != old->max_header ||
 		config->max_connections != old->max_connections ||
-		config->max_connections_per_address != old->max_connections_per_address ||
 		config->idle_timeout != old->idle_timeout ||
 		(config->tls_port > 0) != (orion_gateway_servers_find(true) != NULL) ||
 		config->tls_old != old->tls_old ||

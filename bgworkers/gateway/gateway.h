@@ -123,6 +123,12 @@ typedef struct GatewayPool
 	size_t		len;
 } GatewayPool;
 
+/* As of IPv6; that of IPv4 is mapped into it. All zeros: a Unix socket. */
+typedef struct GatewayAddress
+{
+	uint8_t		bytes[16];
+} GatewayAddress;
+
 typedef struct Client Client;
 typedef struct Executor Executor;
 typedef struct Stream Stream;
@@ -187,6 +193,8 @@ struct Client
 	bool		half_closed;	/* it will send no more */
 	bool		trusted;		/* a proxy that says whom it speaks for */
 	GatewayPool pool;
+	bool		is_counted;		/* at its address, which is limited */
+	GatewayAddress counted;
 	Request    *request;		/* the current one, or NULL */
 	char		address[ORION_GATEWAY_ADDRESS]; /* empty: a Unix socket */
 };
@@ -265,6 +273,15 @@ extern bool orion_gateway_open_door(char *why, size_t size);
 extern int	orion_gateway_sharing_begin(const GatewayConfig *config);
 extern void orion_gateway_sharing_end(int turn);
 extern bool orion_gateway_sharing_with(const GatewayConfig *config, const Listener *listener);
+
+/*
+ * addresses.c: connections of an address, at all processes.  enter counts another one and gives
+ * their number.
+ */
+extern bool orion_gateway_addresses_start(void);
+extern GatewayAddress orion_gateway_address_of(const struct sockaddr *sa);
+extern uint32_t orion_gateway_addresses_enter(const GatewayAddress *address);
+extern void orion_gateway_addresses_leave(const GatewayAddress *address);
 
 /* daemon.c: false with a text for operators; then the servers are what they were */
 extern bool orion_gateway_servers_start(const GatewayConfig *config, char *why, size_t size);

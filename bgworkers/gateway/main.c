@@ -194,6 +194,8 @@ start(void)
 	read_first_config(why, sizeof(why));
 	if (!orion_gateway_open_door(why, sizeof(why)))
 		give_up(why);
+	if (!orion_gateway_addresses_start())
+		give_up("could not count connections");
 	if (!orion_gateway_handoff_start())
 		give_up("could not create the memory shared with executors");
 	if (!orion_gateway_watch(&orion_gateway.parent, EPOLLIN | EPOLLRDHUP) ||

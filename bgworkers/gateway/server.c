@@ -263,18 +263,31 @@ format_address(const struct sockaddr *sa, char *out, size_t size)
 		out[0] = '\0';
 }
 
+/* False when its address has more connections than it may. */
+static bool
+count_address(Client *client, const struct sockaddr *sa)
+{
+	int			limit = orion_gateway.config.max_connections_per_address;
+
+	if (limit == 0 || sa->sa_family == AF_UNIX)
+		return true;
+	client->is_counted = true;
+	client->counted = orion_gateway_address_of(sa);
+	return orion_gateway_addresses_enter(&client->counted) <= (uint32_t) limit;
+}
+
 static void
 connection_started(Server *server, struct MHD_Connection *connection, void **context)
 {
 	Client	   *client = calloc(1, sizeof(*client));
+	const struct sockaddr *sa = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
 
 	*context = client;
 	if (client == NULL)
 		return;					/* its requests get no answer */
 	client->source.kind = SOURCE_CLIENT;
 	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-	format_address(MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr,
-				   client->address, sizeof(client->address));
+	format_address(sa, client->address, sizeof(client->address));
 	client->trusted = orion_proxy_trusts(&orion_gateway.config.trusted_proxies, client->address);
 	client->connection = connection;
 	client->pool = orion_gateway_memory_take();
@@ -284,6 +297,8 @@ connection_started(Server *server, struct MHD_Connection *connection, void **con
 	server->nclients++;
 	orion_gateway.nclients++;
 	orion_gateway.total_clients++;
+	if (!count_address(client, sa))
+		shutdown(client->source.fd, SHUT_RDWR);
 }
 
 static void
@@ -297,6 +312,8 @@ connection_closed(void **context)
 	orion_gateway_library_busy(client->source.fd, false);
 	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
 	client->server->nclients--;
+	if (client->is_counted)
+		orion_gateway_addresses_leave(&client->counted);
 	free(client);
 	orion_gateway.nclients--;
 	orion_gateway_listen_watch(true);

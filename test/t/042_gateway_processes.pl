@@ -186,6 +186,22 @@ my $long = 'x' x 100_000;
 like(ask($_, '/rest/v1/rpc/slow', qq({"seconds":0, "$long":0})), qr{^HTTP/1.1 4\d\d}, 'long requests') for $of_first, $of_second;
 like(ask($_, '/rest/v1/rpc/one'), qr{^HTTP/1.1 200}, '... and short ones after them') for $of_first, $of_second;
 
+# --- a limit for all ----------------------------------------------------------------------------------
+
+# How many of these connections are served; closes them all.
+sub served
+{
+	my ($n) = @_;
+	my @sockets = map { OrionHttp::connection($port) } 1 .. $n;
+	return scalar grep { ask($_, '/health') =~ /"ok"/ } @sockets;
+}
+set('orion.http_max_connections_per_address' => 3);
+my $all;
+becomes_true(sub { $all = served(12); $all == 3 }, 'the limit of an address holds for both together') or diag($all);
+becomes_true(sub { served(3) == 3 }, '... and closed ones do not count');
+set('orion.http_max_connections_per_address' => 0);
+becomes_true(sub { served(12) == 12 }, '... until it goes');
+
 # --- death ----------------------------------------------------------------------------------------
 
 # others keep the executors from resting

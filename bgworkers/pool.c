@@ -150,7 +150,9 @@ attach(Datum arg)
 	{
 		slot->proc = MyProc;
 		slot->pid = MyProcPid;
-		set_state(slot, ORION_STATE_RUNNING);
+		/* whoever delivers says itself when it has come so far */
+		if (slot->kind != ORION_WORKER_RELAY && slot->kind != ORION_WORKER_CONSUMER)
+			set_state(slot, ORION_STATE_RUNNING);
 	}
 	LWLockRelease(orion_shared->lock);
 	if (mine)

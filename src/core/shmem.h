@@ -41,7 +41,8 @@ typedef enum OrionWorkerKind
 typedef enum OrionWorkerState
 {
 	ORION_STATE_STOPPED,		/* no process */
-	ORION_STATE_STARTING,		/* registered, not attached yet */
+	ORION_STATE_STARTING,		/* no process yet, or not in touch with its
+								 * program or remote side */
 	ORION_STATE_RUNNING,
 	ORION_STATE_BACKOFF,		/* ended with an error, waits for its next
 								 * start */

@@ -534,7 +534,7 @@ sub encode_properties
 
 # Messages { message_id, type, correlation_id, content_type, headers, body } to a queue (or
 # table, in place of headers: such a field table as it is on the wire);
-# returns when the broker has confirmed all of them.
+# returns when the broker has confirmed all of them. Dies when there is no such queue.
 sub publish
 {
 	my ($self, $queue, @messages) = @_;
@@ -543,7 +543,7 @@ sub publish
 	$self->expect(85, 11);
 	foreach my $m (@messages)
 	{
-		my $method = pack('nn n', 60, 40, 0) . shortstr('') . shortstr($queue) . "\0";
+		my $method = pack('nn n', 60, 40, 0) . shortstr('') . shortstr($queue) . "\1";	# mandatory
 		my $header = pack('nn Q>', 60, 0, length $m->{body}) . encode_properties($m);
 		$bytes .= pack('CnN', 1, 1, length $method) . $method . "\xCE" . pack('CnN', 2, 1, length $header) . $header . "\xCE";
 		for (my $at = 0; $at < length $m->{body}; $at += 100000)

@@ -181,10 +181,16 @@ orion_http_method(const char *method)
 	return ORION_HTTP_METHOD_UNKNOWN;
 }
 
-/* Are the bytes, percent-decoded, valid UTF-8 without NUL? */
+/*
+ * Are the bytes, percent-decoded, valid UTF-8 without NUL?  In the query (behind
+ * the first ?) a % in front of no two hexadecimal digits stands for itself, as
+ * like.%abc% typed by hand; in the path it is refused.
+ */
 static bool
 decodes_to_utf8(const char *str, size_t len)
 {
+	const char *mark = memchr(str, '?', len);
+	size_t		query = mark ? (size_t) (mark - str) : len;
 	unsigned char window[4];	/* one sequence, decoded */
 	size_t		have = 0;
 	size_t		at = 0;
@@ -195,10 +201,13 @@ decodes_to_utf8(const char *str, size_t len)
 
 		while (have < sizeof(window) && at < len)
 		{
-			if (str[at] != '%')
-				window[have++] = str[at++];
-			else if (len - at < 3 || orion_hex_digit(str[at + 1]) < 0 || orion_hex_digit(str[at + 2]) < 0)
+			bool		escape = str[at] == '%' && len - at >= 3 &&
+			orion_hex_digit(str[at + 1]) >= 0 && orion_hex_digit(str[at + 2]) >= 0;
+
+			if (str[at] == '%' && !escape && at < query)
 				return false;
+			if (!escape)
+				window[have++] = str[at++];
 			else
 			{
 				window[have++] = orion_hex_digit(str[at + 1]) << 4 | orion_hex_digit(str[at + 2]);

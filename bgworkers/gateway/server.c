@@ -45,6 +45,7 @@
 #define ANSWER_MEMORY	(256u * 1024 * 1024)	/* of all large answers held,
 												 * or one of any size */
 #define LARGE_ANSWER	65536
+#define MAX_METHOD		32		/* of a method that is none of HTTP's */
 
 static Request *free_requests;
 static int	nfree;
@@ -688,12 +689,16 @@ judge_request(Request *request, const char *method, OrionHttpTarget *target)
 {
 	OrionHttpMethod kind = orion_http_method(method);
 
+	if (!orion_http_target_split(request->target, request->target_len, target))
+		return kind == ORION_HTTP_METHOD_UNKNOWN ? &orion_http_method_unknown : &orion_http_bad_target;
+	/* of a resource, what serves it says so in its own words */
+	if (own_response(target) == NULL && !wants_metrics(request, target) &&
+		strlen(method) <= MAX_METHOD && orion_http_name_valid(method, strlen(method)))
+		return NULL;
 	if (kind == ORION_HTTP_METHOD_UNKNOWN)
 		return &orion_http_method_unknown;
 	if (kind == ORION_HTTP_METHOD_REFUSED)
 		return &orion_http_method_refused;
-	if (!orion_http_target_split(request->target, request->target_len, target))
-		return &orion_http_bad_target;
 	return NULL;
 }
 

@@ -136,7 +136,7 @@ orion_body_json(const OrionCall *call)
 		return orion_csv_json(text);
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
 		!is_type(type, "application/vnd.pgrst.array+json"))
-		orion_refuse(415, "PGRST102", psprintf("Content-Type not acceptable: %s", type), NULL, NULL);
+		orion_refuse(400, "PGRST102", psprintf("Content-Type not acceptable: %s", type), NULL, NULL);
 	check_json(text);
 	return text;
 }
@@ -256,6 +256,12 @@ orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *bo
 	}
 	else if (*c == '[' && arrays)
 		read_array(call, c, body);
+	else if (arrays && call->query.columns == NULL)
+	{
+		/* PostgREST: any other JSON is no rows */
+		body->text = "[]";
+		body->array = true;
+	}
 	else
 		refuse_json(arrays ? "An object or an array of objects was expected." : "An object was expected.");
 }

@@ -117,8 +117,11 @@ orion_csv_json(const char *csv)
 	initStringInfo(&json);
 	names = read_names(&r);
 	appendStringInfoChar(&json, '[');
-	while (*r.at)
+	for (;;)
 	{
+		r.at += strspn(r.at, "\r\n");	/* empty lines are none */
+		if (*r.at == '\0')
+			break;
 		if (json.len > 1)
 			appendStringInfoChar(&json, ',');
 		append_row(&r, names, &json);

@@ -172,6 +172,15 @@ orion_refuse_query(const OrionQueryError *error)
 				 details, NULL);
 }
 
+static bool
+ends_in(const char *text, const char *end)
+{
+	size_t		len = strlen(text);
+	size_t		n = strlen(end);
+
+	return len >= n && strcmp(text +len - n, end) == 0;
+}
+
 static int
 status_of(const ErrorData *error, bool authenticated)
 {
@@ -188,6 +197,18 @@ status_of(const ErrorData *error, bool authenticated)
 	/* not the method is wrong, but the server: another one can */
 	if (error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION && RecoveryInProgress())
 		return 503;
+
+	/*
+	 * pg_safeupdate, and XML that cannot be made of a column: the client
+	 * asked for it
+	 */
+	if (error->sqlerrcode == ERRCODE_CARDINALITY_VIOLATION && ends_in(error->message, "requires a WHERE clause"))
+		return 400;
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_FUNCTION && strncmp(error->message, "function xmlagg(", 16) == 0)
+		return 406;
+	if (error->sqlerrcode == ERRCODE_INVALID_PARAMETER_VALUE && strncmp(error->message, "role", 4) == 0 &&
+		ends_in(error->message, "does not exist"))
+		return 401;
 	for (int i = 0; i < lengthof(rules); i++)
 		if (strncmp(state, rules[i].state, strlen(rules[i].state)) == 0)
 			return rules[i].status;
@@ -201,6 +222,16 @@ string_of(Jsonb *object, const char *key)
 	JsonbValue *value = getKeyJsonValueFromContainer(&object->root, key, strlen(key), &buffer);
 
 	return value && value->type == jbvString ? pnstrdup(value->val.string.val, value->val.string.len) : NULL;
+}
+
+/* A string, null, or not there. */
+static bool
+is_text(Jsonb *object, const char *key)
+{
+	JsonbValue	buffer;
+	JsonbValue *value = getKeyJsonValueFromContainer(&object->root, key, strlen(key), &buffer);
+
+	return value == NULL || value->type == jbvString || value->type == jbvNull;
 }
 
 static int
@@ -259,7 +290,8 @@ answer_raised(OrionResponse *response, const ErrorData *error)
 	Jsonb	   *message = orion_json_parse(error->message);
 	Jsonb	   *detail = error->detail ? orion_json_parse(error->detail) : NULL;
 
-	if (message == NULL || !JB_ROOT_IS_OBJECT(message) || string_of(message, "code") == NULL || string_of(message, "message") == NULL)
+	if (message == NULL || !JB_ROOT_IS_OBJECT(message) || string_of(message, "code") == NULL || string_of(message, "message") == NULL ||
+		!is_text(message, "details") || !is_text(message, "hint"))
 	{
 		refuse_raised(response, psprintf("Invalid JSON value for MESSAGE: '%s'", error->message), message_keys);
 		return;

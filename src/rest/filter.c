@@ -270,7 +270,7 @@ add_search(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 	type = getBaseType(orion_filter_field(&probe, read, &filter->name));
 	if (type != TSVECTOROID)
 	{
-		orion_statement_add(st, "pg_catalog.to_tsvector(");
+		orion_statement_add(st, "to_tsvector(");
 		if (OidIsValid(config))
 		{
 			orion_statement_param(st, REGCONFIGOID, ObjectIdGetDatum(config));
@@ -292,7 +292,7 @@ add_search(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 static void
 add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 {
-	OrionRead  *child = filter->name.steps ? NULL : orion_read_child(read, filter->name.column);
+	OrionRead  *child = filter->name.steps ? NULL : orion_read_named(read, filter->name.column);
 	OrionColumn column;
 	const char *function;
 	Oid			type;
@@ -408,7 +408,7 @@ orion_filter_where(OrionStatement *st, const OrionRead *read)
 static void
 add_related(OrionStatement *st, const OrionRead *read, const OrionOrder *order)
 {
-	OrionRead  *child = orion_read_child(read, order->name.embed);
+	OrionRead  *child = orion_read_named(read, order->name.embed);
 	int			position = order->name.steps ? -1 : orion_read_position(child, order->name.column);
 	ListCell   *lc;
 

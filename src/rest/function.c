@@ -69,7 +69,7 @@ accepts(const OrionFunction *f, List *given)
 	{
 		if (!is_input(f, i))
 			continue;
-		if (input++ < required && !orion_function_is_variadic(f, i) &&
+		if (input++ < required &&
 			(f->names == NULL || f->names[i] == NULL || !has_name(given, f->names[i])))
 			return false;
 	}
@@ -281,8 +281,8 @@ refuse_none(OrionCall *call, const char *name, List *all, List *given, bool name
 	given = list_copy(given);
 	list_sort(given, by_name);
 	what = !named ? psprintf("with a single unnamed %s parameter", types[whole]) :
-		given == NIL ? "without parameters" :
-		psprintf("with parameter%s %s%s", list_length(given) > 1 ? "s" : "", join_names(given),
+		psprintf("%s%s", given == NIL ? "without parameters" :
+				 psprintf("with parameter%s %s", list_length(given) > 1 ? "s" : "", join_names(given)),
 				 whole == ORION_WHOLE_JSON ? " or with a single unnamed json/jsonb parameter" : "");
 
 	orion_refuse(404, "PGRST202",

@@ -29,6 +29,8 @@ typedef struct Wanted
 	bool		stripped;		/* nulls=stripped */
 	const char *target;			/* for= of a plan */
 	char	   *options;		/* options= of a plan */
+	const char *text;			/* as it stands, without spaces and quality */
+	int			specific;		/* parameters less stars */
 } Wanted;
 
 /* Cuts text at the first separator outside of quotes; NULL at its end. */
@@ -68,11 +70,42 @@ trim(char *text)
 	return text;
 }
 
+/* The range up to its quality, without spaces. */
+static char *
+compact(const char *text)
+{
+	StringInfoData out;
+	char	   *quality;
+
+	initStringInfo(&out);
+	for (; *text; text ++)
+		if (*text !=' ')
+			appendStringInfoChar(&out, *text);
+
+	quality = strstr(out.data, ";q=");
+	if (quality)
+		*quality = '\0';
+	return out.data;
+}
+
+static int
+count_of(const char *text, char c)
+{
+	int			n = 0;
+
+	for (; *text; text ++)
+		n += *text == c;
+
+	return n;
+}
+
 static Wanted
 read_one(char *text)
 {
-	Wanted		wanted = {.quality = 1};
+	Wanted		wanted = {.quality = 1,.text = compact(text)};
 	char	   *parameter;
+
+	wanted.specific = count_of(wanted.text, ';') - count_of(wanted.text, '*');
 
 	wanted.type = trim(cut(&text, ';'));
 	while ((parameter = cut(&text, ';')) != NULL)
@@ -94,18 +127,19 @@ read_one(char *text)
 	return wanted;
 }
 
+static const char *const plan_known[] = {"analyze", "verbose", "settings", "buffers", "wal"};
+
 /* Options of EXPLAIN in SQL; what is no option is left out. */
 static const char *
 plan_options(char *options)
 {
-	static const char *const known[] = {"analyze", "verbose", "settings", "buffers", "wal"};
 	char	   *option;
 	char	   *sql = "";
 
 	while ((option = cut(&options, '|')) != NULL)
-		for (int i = 0; i < lengthof(known); i++)
-			if (strcmp(option, known[i]) == 0)
-				sql = psprintf("%s, %s", sql, known[i]);
+		for (int i = 0; i < lengthof(plan_known); i++)
+			if (strcmp(option, plan_known[i]) == 0)
+				sql = psprintf("%s, %s", sql, plan_known[i]);
 	return sql;
 }
 
@@ -201,11 +235,89 @@ take(OrionCall *call, const Wanted *wanted)
 	return false;
 }
 
+/* Options of a plan in the order in which they are always named, "" without any. */
+static const char *
+plan_names(const char *options)
+{
+	const char *names = "";
+
+	for (int i = 0; options && i < lengthof(plan_known); i++)
+	{
+		char	   *rest = pstrdup(options);
+		char	   *option;
+		bool		named = false;
+
+		while ((option = cut(&rest, '|')) != NULL)
+			named |= strcmp(option, plan_known[i]) == 0;
+		if (named)
+			names = psprintf("%s%s%s", names, names[0] ? "|" : "", plan_known[i]);
+	}
+	return names;
+}
+
+static const char *
+plan_type(bool json, const char *target, const char *options)
+{
+	const char *names = plan_names(options);
+
+	return psprintf("application/vnd.pgrst.plan+%s; for=\"%s\"%s%s", json ? "json" : "text", target,
+					names[0] ? "; options=" : "", names);
+}
+
+/* A range as messages name it. */
+static const char *
+name_of(const Wanted *wanted)
+{
+	static const char *const plain[] = {
+		"application/json", "application/geo+json", "text/csv", "text/plain", "text/xml", "application/openapi+json",
+		"application/x-www-form-urlencoded", "application/octet-stream", "*/*",
+	};
+
+	for (int i = 0; i < lengthof(plain); i++)
+		if (pg_strcasecmp(wanted->type, plain[i]) == 0)
+			return plain[i];
+	if (pg_strncasecmp(wanted->type, "application/vnd.pgrst.plan", 26) == 0)
+	{
+		Wanted		target = read_one(pstrdup(wanted->target ? wanted->target : "application/json"));
+
+		return plan_type(pg_strcasecmp(wanted->type + 26, "+json") == 0, name_of(&target), wanted->options);
+	}
+	return wanted->text;
+}
+
+/* The ranges of Accept, the best first; how many there are. */
+static int
+read_ranges(const char *header, Wanted wanted[MAX_TYPES])
+{
+	char	   *rest = pstrdup(header);
+	char	   *one;
+	int			n = 0;
+
+	while (n < MAX_TYPES && (one = cut(&rest, ',')) != NULL)
+	{
+		Wanted		next = read_one(one);
+		int			i = n++;
+
+		/* of equals the more specific, then in the order given */
+		for (; i > 0 && (wanted[i - 1].quality < next.quality ||
+						 (wanted[i - 1].quality == next.quality && wanted[i - 1].specific < next.specific)); i--)
+			wanted[i] = wanted[i - 1];
+		wanted[i] = next;
+	}
+	return n;
+}
+
 static void
 refuse(const OrionCall *call)
 {
-	orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", orion_call_header(call, "accept")),
-				 NULL, NULL);
+	Wanted		wanted[MAX_TYPES];
+	int			n = read_ranges(orion_call_header(call, "accept"), wanted);
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&text, "%s%s", i > 0 ? ", " : "", name_of(&wanted[i]));
+	orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", text.data), NULL, NULL);
 }
 
 void
@@ -214,9 +326,7 @@ orion_media_read(OrionCall *call)
 	const char *header = orion_call_header(call, "accept");
 	OrionCandidate anything = {.type = "*/*"};
 	Wanted		wanted[MAX_TYPES];
-	int			n = 0;
-	char	   *rest;
-	char	   *one;
+	int			n;
 
 	if (header == NULL || header[0] == '\0' || strcmp(header, "*/*") == 0)
 	{
@@ -224,17 +334,7 @@ orion_media_read(OrionCall *call)
 			add_candidate(call, anything);
 		return;
 	}
-	rest = pstrdup(header);
-	while (n < MAX_TYPES && (one = cut(&rest, ',')) != NULL)
-	{
-		Wanted		next = read_one(one);
-		int			i = n++;
-
-		/* the best first, equals in the order given */
-		for (; i > 0 && wanted[i - 1].quality < next.quality; i--)
-			wanted[i] = wanted[i - 1];
-		wanted[i] = next;
-	}
+	n = read_ranges(header, wanted);
 	call->media.unresolved = true;
 	for (int i = 0; i < n && call->media.unresolved; i++)
 		if (wanted[i].quality > 0)
@@ -332,9 +432,7 @@ orion_media_type(const OrionCall *call)
 	if (media->unresolved)
 		refuse(call);
 	if (media->plan)
-		return psprintf("application/vnd.pgrst.plan+%s; for=\"%s\"%s%s; charset=utf-8",
-						media->plan_json ? "json" : "text", plain_type(call),
-						media->options ? "; options=" : "", media->options ? media->options : "");
+		return psprintf("%s; charset=utf-8", plan_type(media->plan_json, plain_type(call), media->options));
 	if (media->format == ORION_FORMAT_JSON && !media->stripped)
 		return call->one ? ORION_JSON_ONE : ORION_JSON;
 	return has_charset(media) ? psprintf("%s; charset=utf-8", plain_type(call)) : media->type;
@@ -345,6 +443,8 @@ orion_media_empty(const OrionCall *call)
 {
 	if (call->media.format == ORION_FORMAT_GEOJSON)
 		return "{\"type\": \"FeatureCollection\", \"features\": []}";
+	if (call->media.format == ORION_FORMAT_CSV)
+		return "\n";
 	return call->media.format != ORION_FORMAT_JSON ? "" : call->one ? "null" : "[]";
 }
 

@@ -160,6 +160,6 @@ orion_openapi_serve(OrionCall *call)
 	}
 	if (three)
 		(void) orion_response_put(call->response, "Content-Type", OPENAPI_JSON ";version=3.1; charset=utf-8");
-	else if (openapi)
+	else if (openapi || orion_rest_root_spec[0] == '\0')
 		(void) orion_response_put(call->response, "Content-Type", OPENAPI_JSON "; charset=utf-8");
 }

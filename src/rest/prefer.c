@@ -29,7 +29,6 @@ static const Word words[] = {
 	{"return=minimal", offsetof(OrionPrefer, returns), ORION_RETURN_MINIMAL},
 	{"return=headers-only", offsetof(OrionPrefer, returns), ORION_RETURN_HEADERS},
 	{"return=representation", offsetof(OrionPrefer, returns), ORION_RETURN_REPRESENTATION},
-	{"count=none", offsetof(OrionPrefer, count), ORION_COUNT_NONE},
 	{"count=exact", offsetof(OrionPrefer, count), ORION_COUNT_EXACT},
 	{"count=planned", offsetof(OrionPrefer, count), ORION_COUNT_PLANNED},
 	{"count=estimated", offsetof(OrionPrefer, count), ORION_COUNT_ESTIMATED},
@@ -58,19 +57,20 @@ read_word(OrionPrefer *prefer, const char *text)
 	return false;
 }
 
-static bool
+/* The first mention counts, also when it is no number and so no limit. */
+static void
 read_max_affected(OrionPrefer *prefer, const char *text)
 {
 	char	   *end;
 	int64		n;
 
+	if (prefer->max_affected_seen)
+		return;
+	prefer->max_affected_seen = true;
 	errno = 0;
 	n = strtoi64(text, &end, 10);
-	if (end == text ||*end != '\0' || errno != 0 || n < 0)
-		return false;
-	if (prefer->max_affected < 0)
+	if (end != text &&*end == '\0' && errno == 0 && n >= 0)
 		prefer->max_affected = n;
-	return true;
 }
 
 static void
@@ -90,8 +90,11 @@ read_one(OrionPrefer *prefer, StringInfo unknown, char *text)
 
 		return;
 	}
-	if (strncmp(text, "max-affected=", 13) == 0 && read_max_affected(prefer, text +13))
+	if (strncmp(text, "max-affected=", 13) == 0)
+	{
+		read_max_affected(prefer, text +13);
 		return;
+	}
 	appendStringInfo(unknown, "%s%s", unknown->len > 0 ? ", " : "", text);
 }
 
@@ -114,9 +117,15 @@ orion_prefer_read(OrionCall *call)
 		while ((one = strsep(&rest, ",")) != NULL)
 			read_one(prefer, &unknown, one);
 	}
-	if (prefer->handling == ORION_HANDLING_STRICT && unknown.len > 0)
+	prefer->unknown = unknown.len > 0 ? unknown.data : NULL;
+}
+
+void
+orion_prefer_check(const OrionCall *call)
+{
+	if (call->prefer.handling == ORION_HANDLING_STRICT && call->prefer.unknown)
 		orion_refuse(400, "PGRST122", "Invalid preferences given with handling=strict",
-					 psprintf("Invalid preferences: %s", unknown.data), NULL);
+					 psprintf("Invalid preferences: %s", call->prefer.unknown), NULL);
 }
 
 static bool
@@ -134,6 +143,12 @@ orion_prefer_rolls_back(const OrionCall *call)
 	return orion_rest_tx_end == ORION_TX_ROLLBACK || orion_rest_tx_end == ORION_TX_ROLLBACK_ALLOW_OVERRIDE;
 }
 
+bool
+orion_prefer_counts(const OrionCall *call)
+{
+	return call->prefer.count == ORION_COUNT_EXACT || call->prefer.count == ORION_COUNT_ESTIMATED;
+}
+
 /* Whether a request of this kind takes heed of what the word is about. */
 static bool
 heeds(const OrionCall *call, const Word *word)
@@ -141,7 +156,7 @@ heeds(const OrionCall *call, const Word *word)
 	if (word->field == offsetof(OrionPrefer, tx))
 		return may_override();
 	if (word->field == offsetof(OrionPrefer, resolution))
-		return call->upserts;
+		return call->upserts && call->method == ORION_POST;
 	if (word->field == offsetof(OrionPrefer, missing))
 		return call->rpc == NULL && (call->method == ORION_POST || call->method == ORION_PATCH);
 	if (word->field == offsetof(OrionPrefer, returns))
@@ -161,7 +176,8 @@ orion_prefer_applied(OrionCall *call)
 			appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "", words[i].text);
 	if (prefer->timezone)
 		appendStringInfo(&text, "%stimezone=%s", text.len > 0 ? ", " : "", prefer->timezone);
-	if (prefer->max_affected >= 0 && prefer->handling == ORION_HANDLING_STRICT)
+	if (prefer->max_affected >= 0 && prefer->handling == ORION_HANDLING_STRICT &&
+		(call->rpc || call->method == ORION_PATCH || call->method == ORION_DELETE))
 		appendStringInfo(&text, "%smax-affected=" INT64_FORMAT, text.len > 0 ? ", " : "", prefer->max_affected);
 	if (text.len > 0)
 		orion_response_header(call->response, "Preference-Applied", text.data);

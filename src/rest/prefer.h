@@ -60,13 +60,21 @@ typedef struct OrionPrefer
 	OrionTxPrefer tx;
 	OrionMissing missing;
 	int64		max_affected;	/* -1: no limit */
+	bool		max_affected_seen;
+	const char *unknown;		/* preferences that are none, or NULL */
 	const char *timezone;		/* or NULL */
 } OrionPrefer;
 
 struct OrionCall;
 
-/* Reads all Prefer headers; refuses unknown ones where handling=strict is among them. */
+/* Reads all Prefer headers. */
 extern void orion_prefer_read(struct OrionCall *call);
+
+/* Refuses unknown ones where handling=strict is among them. */
+extern void orion_prefer_check(const struct OrionCall *call);
+
+/* Whether rows are counted for the client, and not guessed only. */
+extern bool orion_prefer_counts(const struct OrionCall *call);
 
 /* Preference-Applied, of what the kind of request takes heed of. */
 extern void orion_prefer_applied(struct OrionCall *call);

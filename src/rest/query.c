@@ -179,8 +179,9 @@ orion_utf8_valid(const char *text, size_t len)
 	return true;
 }
 
-char *
-orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool plus)
+/* With lenient, a % in front of no two hexadecimal digits stands for itself. */
+static char *
+percent_decode(const OrionArena *arena, const char *text, size_t len, bool plus, bool lenient)
 {
 	char	   *result = arena->alloc(arena->context, len + 1);
 	size_t		n = 0;
@@ -194,16 +195,27 @@ orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool
 			int			high = len - i > 2 ? orion_hex_digit(text[i + 1]) : -1;
 			int			low = len - i > 2 ? orion_hex_digit(text[i + 2]) : -1;
 
-			if (high < 0 || low < 0)
+			if ((high < 0 || low < 0) && !lenient)
 				return NULL;
-			result[n++] = (char) (high << 4 | low);
-			i += 2;
+			if (high >= 0 && low >= 0)
+			{
+				result[n++] = (char) (high << 4 | low);
+				i += 2;
+			}
+			else
+				result[n++] = '%';
 		}
 		else
 			result[n++] = plus && text[i] == '+' ? ' ' : text[i];
 	}
 	result[n] = '\0';
 	return orion_utf8_valid(result, n) ? result : NULL;
+}
+
+char *
+orion_percent_decode(const OrionArena *arena, const char *text, size_t len, bool plus)
+{
+	return percent_decode(arena, text, len, plus, false);
 }
 
 static bool
@@ -215,11 +227,11 @@ split_one(Parser *p, const char *text, size_t len, OrionParam **param)
 	*param = make(p, sizeof(OrionParam));
 	if (!*param)
 		return false;
-	(*param)->name = orion_percent_decode(p->arena, text, name_len, true);
-	(*param)->value = equals ?
-		orion_percent_decode(p->arena, equals + 1, len - name_len - 1, true) : "";
+	(*param)->name = percent_decode(p->arena, text, name_len, true, true);
+	(*param)->value = equals ? percent_decode(p->arena, equals + 1, len - name_len - 1, true, true) : "";
+	(*param)->bare = equals == NULL;
 	if (!(*param)->name || !(*param)->value)
-		return fail(p, "broken percent-encoding, a NUL byte or invalid UTF-8");
+		return fail(p, "a NUL byte or invalid UTF-8");
 	return true;
 }
 
@@ -294,6 +306,13 @@ in_key(char c)
 	return c != '\0' && strchr("(:.,>)", c) == NULL;
 }
 
+static void
+spaces(Parser *p)
+{
+	while (accept(p, ' ') || accept(p, '\t'))
+		;
+}
+
 /* Up to a character that is no part, or an arrow; spaces around do not count. */
 static char *
 plain_name(Parser *p, bool (*part) (char c))
@@ -301,8 +320,7 @@ plain_name(Parser *p, bool (*part) (char c))
 	size_t		start;
 	size_t		end;
 
-	while (accept(p, ' '))
-		;
+	spaces(p);
 	start = p->pos;
 	while (part(p->text[p->pos]) && !(p->text[p->pos] == '-' && p->text[p->pos + 1] == '>'))
 		p->pos++;
@@ -396,17 +414,11 @@ steps(Parser *p, OrionStep **first)
 	return true;
 }
 
-static void
-spaces(Parser *p)
-{
-	while (accept(p, ' '))
-		;
-}
-
 /* column, column->key */
 static bool
 field(Parser *p, OrionName *result)
 {
+	spaces(p);
 	result->column = name(p);
 	return result->column && steps(p, &result->steps);
 }
@@ -473,9 +485,18 @@ quoted_value(Parser *p, char **result)
 	return true;
 }
 
+/* {a,b} keeps its commas; with braces inside it is no such literal */
+static size_t
+array_literal(const char *text)
+{
+	size_t		len = text[0] == '{' ? 1 + strcspn(text +1, "{}") : 0;
+
+	return len > 0 && text[len] == '}' ? len + 1 : 0;
+}
+
 /* A value within parentheses ends at , or ), else at the end. */
 static char *
-value(Parser *p, bool inside)
+value(Parser *p, bool inside, bool arrays)
 {
 	size_t		start = p->pos;
 	char	   *result;
@@ -486,9 +507,8 @@ value(Parser *p, bool inside)
 	{
 		if (quoted_value(p, &result))
 			return result;
-		/* an array literal keeps its commas */
-		if (p->text[p->pos] == '{')
-			p->pos += strcspn(p->text +p->pos, "}");
+		if (arrays)
+			p->pos += array_literal(p->text +p->pos);
 		p->pos += strcspn(p->text +p->pos, ",)");
 	}
 	return copy(p, p->text +start, p->pos - start);
@@ -521,7 +541,7 @@ value_list(Parser *p, OrionFilter *filter)
 		return true;
 	do
 	{
-		char	   *one = value(p, true);
+		char	   *one = value(p, true, false);
 
 		if (!one || !count_item(p) || !grow_values(p, filter))
 			return false;
@@ -554,7 +574,7 @@ is_value(Parser *p, OrionFilter *filter)
 static bool
 plain_value(Parser *p, OrionFilter *filter, bool inside)
 {
-	char	   *text = value(p, inside);
+	char	   *text = value(p, inside, true);
 
 	if (!text)
 		return false;
@@ -832,11 +852,14 @@ cast(Parser *p, const char **result)
 static bool
 select_field(Parser *p, OrionSelect *item)
 {
-	if (!steps(p, &item->steps))
-		return false;
-	if (accept_text(p, "::") && !cast(p, &item->cast))
-		return false;
-	if (accept(p, '.'))
+	if (item->aggregate == ORION_AGGREGATE_NONE)
+	{
+		if (!steps(p, &item->steps))
+			return false;
+		if (accept_text(p, "::") && !cast(p, &item->cast))
+			return false;
+	}
+	if (item->aggregate == ORION_AGGREGATE_NONE && accept(p, '.'))
 	{
 		item->aggregate = aggregate(p);
 		if (item->aggregate == ORION_AGGREGATE_NONE)
@@ -944,11 +967,11 @@ order_list(Parser *p, OrionOrder **first)
 }
 
 static bool
-column_list(Parser *p, OrionQuery *query)
+column_list(Parser *p, OrionColumnName **first)
 {
-	OrionColumnName **tail = &query->columns;
+	OrionColumnName **tail = first;
 
-	query->columns = NULL;
+	*first = NULL;
 	do
 	{
 		*tail = make(p, sizeof(OrionColumnName));
@@ -964,24 +987,24 @@ column_list(Parser *p, OrionQuery *query)
 	return true;
 }
 
+/* What is no number is as if it were not there; one beyond all rows is the largest. */
 static bool
 number(Parser *p, bool *has, int64_t *result)
 {
 	int64_t		n = 0;
-	bool		negative = accept(p, '-');
+	bool		negative;
+	size_t		digits;
 
-	p->rule = ORION_RULE_NONE;
-	if (p->text[p->pos] == '\0')
-		return fail(p, "a number was expected");
-	for (; p->text[p->pos]; p->pos++)
+	spaces(p);
+	negative = accept(p, '-');
+	digits = strspn(p->text +p->pos, "0123456789");
+	if (digits == 0 || p->text[p->pos + digits + strspn(p->text +p->pos + digits, " \t")] != '\0')
+		return true;
+	for (size_t i = 0; i < digits; i++)
 	{
-		int			digit = p->text[p->pos] - '0';
+		int			digit = p->text[p->pos + i] - '0';
 
-		if (digit < 0 || digit > 9)
-			return fail(p, "a number was expected");
-		if (n > (INT64_MAX - digit) / 10)
-			return fail(p, "the number is too large");
-		n = n * 10 + digit;
+		n = n > (INT64_MAX - digit) / 10 ? INT64_MAX : n * 10 + digit;
 	}
 	*has = true;
 	*result = negative && n > 0 ? -1 : n;
@@ -1075,12 +1098,12 @@ reserved_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *rese
 	if (strcmp(word, "columns") == 0)
 	{
 		begin(p, ORION_RULE_NAMES, "columns parameter", param->value);
-		return column_list(p, query);
+		return column_list(p, &query->columns);
 	}
 	if (strcmp(word, "on_conflict") == 0)
 	{
-		query->on_conflict = param->value;
-		return true;
+		begin(p, ORION_RULE_NAMES, "on_conflict parameter", param->value);
+		return column_list(p, &query->on_conflict);
 	}
 	if (strcmp(word, "and") == 0 || strcmp(word, "or") == 0)
 		return group_param(p, word, false, NULL, query);
@@ -1103,6 +1126,8 @@ orion_query_parse(const OrionArena *arena, const char *text, size_t len,
 		bool		reserved;
 
 		next = param->next;
+		if (param->bare)
+			continue;			/* says nothing, as with PostgREST */
 		if (!reserved_param(&p, param, query, &reserved))
 			return false;
 		if (reserved)

@@ -152,6 +152,7 @@ typedef struct OrionParam
 {
 	const char *name;
 	const char *value;
+	bool		bare;			/* no = behind the name */
 	struct OrionParam *next;
 } OrionParam;
 
@@ -188,7 +189,7 @@ typedef struct OrionQuery
 								 * orion_query_filter */
 	OrionOrder *order;
 	OrionColumnName *columns;	/* columns=, NULL when not given */
-	const char *on_conflict;
+	OrionColumnName *on_conflict;
 	OrionParam *params;			/* in the order given */
 	OrionScope *scopes;			/* of embedded relations */
 	bool		has_limit;

@@ -13,6 +13,7 @@
 
 #include "rest/error.h"
 #include "rest/read.h"
+#include "rest/response.h"
 #include "rest/settings.h"
 
 typedef struct Maker
@@ -22,11 +23,21 @@ typedef struct Maker
 } Maker;
 
 OrionRead *
-orion_read_child(const OrionRead *read, const char *name)
+orion_read_named(const OrionRead *read, const char *name)
 {
 	for (OrionRead *child = read->first; child; child = child->next)
 		if (strcmp(child->key, name) == 0)
 			return child;
+	return NULL;
+}
+
+OrionRead *
+orion_read_child(const OrionRead *read, const char *name)
+{
+	OrionRead  *named = orion_read_named(read, name);
+
+	if (named)
+		return named;
 	for (OrionRead *child = read->first; child && orion_rest_legacy_target_names; child = child->next)
 		if (strcmp(child->relation, name) == 0)
 			return child;
@@ -113,6 +124,13 @@ make_children(Maker *maker, OrionRead *read)
 }
 
 static void
+refuse_absent(const char *name)
+{
+	orion_refuse(400, "PGRST108", psprintf("'%s' is not an embedded resource in this request", name), NULL,
+				 psprintf("Verify that '%s' is included in the 'select' query parameter.", name));
+}
+
+static void
 refuse_embed(const OrionRead *read, const char *name)
 {
 	for (const OrionRead *child = read->first; child; child = child->next)
@@ -120,8 +138,7 @@ refuse_embed(const OrionRead *read, const char *name)
 			orion_refuse(400, "PGRST108", psprintf("'%s' is not an embedded resource in this request", name),
 						 "Target names are not allowed in filters if they have an alias",
 						 psprintf("Change '%s' to '%s' in filters, orders or limits.", name, child->key));
-	orion_refuse(400, "PGRST108", psprintf("'%s' is not an embedded resource in this request", name), NULL,
-				 psprintf("Verify that '%s' is included in the 'select' query parameter.", name));
+	refuse_absent(name);
 }
 
 /* What parameters say of embedded relations goes to them. */
@@ -134,6 +151,7 @@ apply_scope(OrionRead *read, const OrionScope *scope)
 
 		if (child == NULL)
 			refuse_embed(read, step->name);
+		child->misnamed |= strcmp(child->key, step->name) != 0;
 		read = child;
 	}
 	if (scope->filters)
@@ -162,9 +180,9 @@ apply_orders(OrionRead *read)
 
 		if (order->name.embed == NULL)
 			continue;
-		child = orion_read_child(read, order->name.embed);
+		child = orion_read_named(read, order->name.embed);
 		if (child == NULL)
-			refuse_embed(read, order->name.embed);
+			refuse_absent(order->name.embed);
 		if (!child->link->to_one)
 			orion_refuse(400, "PGRST118", psprintf("A related order on '%s' is not possible", order->name.embed),
 						 psprintf("'%s' and '%s' do not form a many-to-one or one-to-one relationship",
@@ -173,6 +191,30 @@ apply_orders(OrionRead *read)
 	}
 	for (OrionRead *child = read->first; child; child = child->next)
 		apply_orders(child);
+}
+
+static void
+list_misnamed(StringInfo text, const OrionRead *read)
+{
+	if (read->misnamed)
+		appendStringInfo(text, "%s`%s` to `%s`", text->len > 0 ? ", " : "", read->relation, read->key);
+	for (const OrionRead *child = read->first; child; child = child->next)
+		list_misnamed(text, child);
+}
+
+/* RFC 7234, section 5.5: the names will not be understood for ever. */
+static void
+warn_misnamed(const OrionCall *call, const OrionRead *read)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	list_misnamed(&text, read);
+	if (text.len > 0)
+		(void) orion_response_put(call->response, "Warning",
+								  psprintf("299 Orion \"Embedded resource was referenced by relation name even though it has an alias. "
+										   "This is deprecated and will stop working in a future release. "
+										   "Update %s in query string filters, orders or limits.\"", text.data));
 }
 
 OrionRead *
@@ -197,6 +239,7 @@ orion_read_make(const OrionCall *call, const OrionSource *source)
 	for (const OrionScope *scope = query->scopes; scope; scope = scope->next)
 		apply_scope(read, scope);
 	apply_orders(read);
+	warn_misnamed(call, read);
 	return read;
 }
 

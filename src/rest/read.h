@@ -36,6 +36,8 @@ typedef struct OrionRead
 	OrionRelationship *link;	/* to the parent; not the root */
 	bool		inner;
 	bool		spread;
+	bool		misnamed;		/* parameters name the relation instead of its
+								 * alias */
 	List	   *hidden;			/* const OrionOrder *: columns the parent
 								 * sorts by */
 	struct OrionRead *parent;
@@ -73,7 +75,10 @@ extern void orion_filter_order(OrionStatement *st, const OrionRead *read);
 /* alias."column"->..., and the type it has */
 extern Oid	orion_filter_field(OrionStatement *st, const OrionRead *read, const OrionName *name);
 
-/* The embedded relation of that name; NULL if there is none. */
+/* The embedded relation that goes by the name in the answer; NULL if there is none. */
+extern OrionRead *orion_read_named(const OrionRead *read, const char *name);
+
+/* The same, or by its own name although it has an alias (orion.rest_legacy_target_names). */
 extern OrionRead *orion_read_child(const OrionRead *read, const char *name);
 
 #endif							/* ORION_REST_READ_H */

@@ -816,6 +816,7 @@ suggest(const Search *search)
 
 			names = add_related(search, names, link->from, link->from_columns[0]);
 			foreach(m, outgoing(link->from))
+				if (((Link *) lfirst(m))->to != base)
 				names = add_related(search, names, ((Link *) lfirst(m))->to, ((Link *) lfirst(m))->to_columns[0]);
 		}
 	}

@@ -156,10 +156,31 @@ bad_headers(void)
 				 NULL, NULL);
 }
 
-/* True for [{"name": "value"}, ...]; applies it as it goes. */
+/* Takes those of the name out of the first n headers; how many are left of them. */
+static int
+drop_own(OrionResponse *response, int n, const char *name)
+{
+	int			kept = 0;
+
+	if (pg_strcasecmp(name, "Set-Cookie") == 0)
+		return n;
+	for (int i = 0; i < response->nheaders; i++)
+	{
+		if (i < n && pg_strcasecmp(response->headers[i].name, name) == 0)
+			continue;
+		response->headers[kept++] = response->headers[i];
+	}
+	n -= response->nheaders - kept;
+	response->nheaders = kept;
+	return n;
+}
+
+/* True for [{"name": "value"}, ...]; applies it as it goes.  A name may be repeated. */
 static bool
 walk_headers(OrionResponse *response, Jsonb *headers)
 {
+	int			own = response->nheaders;
+	char	   *value;
 	JsonbIterator *it = JsonbIteratorInit(&headers->root);
 	JsonbIteratorToken token;
 	JsonbValue	v;
@@ -175,9 +196,13 @@ walk_headers(OrionResponse *response, Jsonb *headers)
 		JsonbIteratorNext(&it, &v, false);
 		name = pnstrdup(v.val.string.val, v.val.string.len);
 		token = JsonbIteratorNext(&it, &v, true);
-		if (token != WJB_VALUE || v.type != jbvString ||
-			!orion_response_put(response, name, pnstrdup(v.val.string.val, v.val.string.len)))
+		if (token != WJB_VALUE || v.type != jbvString)
 			return false;
+		value = pnstrdup(v.val.string.val, v.val.string.len);
+		if (!valid_name(name) || !valid_value(value))
+			return false;
+		own = drop_own(response, own, name);
+		orion_response_header(response, name, value);
 		JsonbIteratorNext(&it, &v, false);
 	}
 	return true;

@@ -129,6 +129,14 @@ put_headers(OrionCall *call)
 }
 
 static void
+refuse_method(const OrionCall *call)
+{
+	if (call->rpc)
+		orion_refuse(405, "PGRST101", psprintf("Cannot use the %s method on RPC", call->request->method), NULL, NULL);
+	orion_refuse(405, "PGRST117", psprintf("Unsupported HTTP method: %s", call->request->method), NULL, NULL);
+}
+
+static void
 serve_resource(OrionCall *call, const char *path)
 {
 	bool		rpc = strncmp(path, "rpc/", 4) == 0;
@@ -138,6 +146,8 @@ serve_resource(OrionCall *call, const char *path)
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->rpc = rpc ? name : NULL;
+	if (call->method == ORION_OTHER)
+		refuse_method(call);
 	orion_prefer_read(call);
 	if (!root)
 		orion_media_read(call);
@@ -184,6 +194,7 @@ serve_batch(OrionCall *call)
 	orion_session_identify(call);
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	orion_prefer_read(call);
+	orion_prefer_check(call);
 	call->schema = orion_relation_schema(call);
 	orion_call_mark(call, ORION_STAGE_PLAN);
 	orion_session_assume(call, call->schema);

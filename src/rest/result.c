@@ -83,6 +83,21 @@ orion_result_check_one(const OrionCall *call, int64 rows)
 					 psprintf("The result contains " INT64_FORMAT " rows", rows), NULL);
 }
 
+/* RFC 3986, section 2.3: the unreserved stay. */
+void
+orion_result_escape(StringInfo out, const char *text)
+{
+	for (; *text; text ++)
+	{
+		unsigned char c = *text;
+
+		if (isalnum(c) && c < 0x80 ? true : strchr("-._~", c) != NULL)
+			appendStringInfoChar(out, c);
+		else
+			appendStringInfo(out, "%%%02X", c);
+	}
+}
+
 void
 orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total)
 {
@@ -191,6 +206,8 @@ orion_call_range(OrionCall *call)
 	if (query->has_limit && query->limit < PG_INT64_MAX - skipped)
 		last = Min(last, skipped + query->limit - 1);
 	first = Max(first, skipped);
+	if (last < first && !(query->has_limit && query->limit == 0))
+		refuse_range("Limit should be greater than or equal to zero.");
 	query->has_offset = first > 0;
 	query->offset = first;
 	query->has_limit = last != PG_INT64_MAX;

@@ -40,4 +40,7 @@ extern void orion_call_range(OrionCall *call);
 /* Reads parameters as filters, but those that skip says are something else. */
 extern void orion_call_filters(OrionCall *call, bool (*skip) (void *context, const char *name), void *context);
 
+/* Appends the text, percent-encoded as a name or value of a query string. */
+extern void orion_result_escape(StringInfo out, const char *text);
+
 #endif							/* ORION_REST_RESULT_H */

@@ -196,7 +196,7 @@ static void
 finish_single(RpcCall *rpc)
 {
 	check_affected(rpc, 1);
-	orion_result_range(rpc->call, 0, 1, rpc->call->prefer.count == ORION_COUNT_EXACT ? 1 : -1);
+	orion_result_range(rpc->call, 0, 1, orion_prefer_counts(rpc->call) ? 1 : -1);
 	orion_result_body(rpc->call, 1, "null");
 }
 
@@ -242,7 +242,7 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 	OrionCall  *call = rpc->call;
 	OrionStatement st;
 	OrionRead  *read;
-	bool		counted = rpc->f.set && call->prefer.count != ORION_COUNT_NONE;
+	bool		counted = rpc->f.set && orion_prefer_counts(call);
 	bool		one = call->one;
 
 	if (!rpc->f.set)
@@ -278,7 +278,23 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 		finish_single(rpc);
 }
 
-/* The number of values and the body, of rows w(v). */
+/* The name that PostgREST gives the values of a function that returns no rows with columns. */
+#define SCALAR "pgrst_scalar"
+
+static void
+add_value_body(OrionStatement *st, const RpcCall *rpc)
+{
+	const OrionMedia *media = &rpc->call->media;
+	bool		first = !rpc->f.set || rpc->call->one;
+
+	orion_statement_add(st, media->stripped ? "pg_catalog.json_strip_nulls(" : "");
+	/* of a set the one object is a row, not its value */
+	orion_statement_add(st, rpc->f.set && rpc->call->one ? "pg_catalog.json_agg(w.*)" : "pg_catalog.json_agg(w." SCALAR ")");
+	orion_statement_add(st, first ? " OPERATOR(pg_catalog.->) 0" : "");
+	orion_statement_add(st, media->stripped ? ")" : "");
+}
+
+/* The number of values and the body, of rows w(pgrst_scalar). */
 static void
 add_scalars(OrionStatement *st, const RpcCall *rpc)
 {
@@ -289,19 +305,39 @@ add_scalars(OrionStatement *st, const RpcCall *rpc)
 	{
 		orion_statement_add(st, media->cast);
 		orion_statement_add(st, media->handler);
-		orion_statement_add(st, "(w.v)");
+		orion_statement_add(st, "(w." SCALAR ")");
 		orion_statement_add(st, media->cast_end);
 	}
 	else if (media->format == ORION_FORMAT_RAW)
 	{
 		orion_statement_add(st, media->cast);
-		orion_statement_add(st, "w.v");
+		orion_statement_add(st, "w." SCALAR);
 		orion_statement_add(st, media->cast_end);
 	}
-	else if (media->format == ORION_FORMAT_CSV || media->format == ORION_FORMAT_GEOJSON)
-		orion_media_body(st, rpc->call);
+	else if (media->format == ORION_FORMAT_JSON)
+		add_value_body(st, rpc);
 	else
-		orion_statement_add(st, rpc->f.set ? "pg_catalog.json_agg(w.v)" : "pg_catalog.to_json(w.v)");
+		orion_media_body(st, rpc->call);
+}
+
+/* Values are rows of one column; what the query says of it applies. */
+static OrionRead *
+read_scalars(RpcCall *rpc, OrionSource *source, OrionColumn *column)
+{
+	OrionRead  *read;
+
+	column->name = SCALAR;
+	column->type = rpc->f.result;
+	column->typmod = -1;
+	memset(source, 0, sizeof(OrionSource));
+	source->name = rpc->f.name;
+	source->columns = column;
+	source->ncolumns = 1;
+	if (!rpc->f.set)
+		rpc->call->query.has_limit = rpc->call->query.has_offset = false;
+	read = orion_read_make(rpc->call, source);
+	read->uncapped = !rpc->f.set;
+	return read;
 }
 
 static void
@@ -309,28 +345,41 @@ call_scalar(RpcCall *rpc)
 {
 	OrionCall  *call = rpc->call;
 	OrionStatement st;
-	bool		counted = rpc->f.set && call->prefer.count != ORION_COUNT_NONE;
+	OrionSource source;
+	OrionColumn column;
+	OrionRead  *read;
+	bool		counted = rpc->f.set && orion_prefer_counts(call);
 
 	orion_media_resolve(call, InvalidOid, rpc->f.set ? InvalidOid : rpc->f.result);
+	read = read_scalars(rpc, &source, &column);
 	orion_statement_init(&st);
 	orion_statement_add(&st, "WITH p AS (SELECT ");
 	add_call(&st, rpc);
-	orion_statement_add(&st, " AS v");
+	orion_statement_add(&st, " AS " SCALAR);
 	(void) add_record(&st, rpc, " FROM ", "");
 	add_scalars(&st, rpc);
 	if (counted)
-		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM p)");
-	orion_statement_add(&st, " FROM (SELECT p.v FROM p");
-	if (rpc->f.set)
-		orion_statement_limit(&st, &call->query);
+	{
+		orion_statement_add(&st, ", (SELECT pg_catalog.count(*) FROM (");
+		orion_read_begin_count(&st);
+		orion_statement_add(&st, "p");
+		orion_read_end_count(&st, read);
+		orion_statement_add(&st, ") AS c)");
+	}
+	orion_statement_add(&st, " FROM (");
+	orion_read_begin(&st, read);
+	orion_statement_add(&st, "p");
+	orion_read_end(&st, read);
 	orion_statement_add(&st, ") AS w");
 	if (!run(rpc, &st))
 		return;
-	call->one = false;
 	if (rpc->f.set)
 		finish_set(rpc, counted);
-	else
+	else if (SPI_processed > 0)
 		finish_single(rpc);
+	else
+		orion_refuse(406, "PGRST116", "Cannot coerce the result to a single JSON object",
+					 "The result contains 0 rows", NULL);
 }
 
 static void
@@ -344,6 +393,7 @@ call_void(RpcCall *rpc)
 	(void) add_record(&st, rpc, " FROM ", "");
 	orion_statement_run(&st, false);
 	check_affected(rpc, 1);
+	orion_result_range(rpc->call, 0, 1, orion_prefer_counts(rpc->call) ? 1 : -1);
 	rpc->call->response->status = 204;
 }
 
@@ -465,6 +515,7 @@ orion_rpc_serve(OrionCall *call, const char *name)
 		orion_refuse(405, "PGRST101", psprintf("Cannot use the %s method on RPC", call->request->method),
 					 NULL, NULL);
 	plan_call(&rpc, name);
+	orion_prefer_check(call);
 	orion_call_serves(call, orion_rest_prefix, "/rpc/", name);
 	call->unkeyed = rpc.f.volatility != PROVOLATILE_VOLATILE;
 	call->function = rpc.f.oid;

@@ -299,7 +299,7 @@ add_aggregate(OrionStatement *st, const OrionRead *read, const Output *output, c
 {
 	if (item->aggregate_cast)
 		orion_statement_add(st, "CAST (");
-	orion_statement_add(st, "pg_catalog.");
+	/* not in pg_catalog only: extensions have their own sum() and avg() */
 	orion_statement_add(st, aggregates[item->aggregate]);
 	orion_statement_add(st, "(");
 	if (item->name == NULL && output->item == item)
@@ -494,7 +494,7 @@ names_child(const OrionFilter *filter, const OrionRead *read, const OrionRead *c
 {
 	for (; filter; filter = filter->next)
 		if (filter->kind == ORION_FILTER_TEST ?
-			orion_read_child(read, filter->name.column) == child :
+			orion_read_named(read, filter->name.column) == child :
 			names_child(filter->first, read, child))
 			return true;
 	return false;

@@ -103,14 +103,15 @@ at_transaction_end(XactEvent event, void *arg)
 /*
  * The role a request becomes.  check_role of the setting itself sees to it that the
  * session user is a member; "none", the session user and superusers are no roles for a
- * request however somebody granted them.  One answer for all: which roles exist
- * is nobody's business.
+ * request however somebody granted them.
  */
 static Oid
 find_role(const char *role)
 {
 	Oid			oid = strlen(role) < NAMEDATALEN ? get_role_oid(role, true) : InvalidOid;
 
+	if (!OidIsValid(oid) && strcmp(role, "none") != 0)
+		orion_refuse(401, "22023", psprintf("role \"%s\" does not exist", role), NULL, NULL);
 	if (strcmp(role, "none") == 0 || !OidIsValid(oid) || oid == GetSessionUserId() ||
 		superuser_arg(oid) || !orion_may_set_role(GetSessionUserId(), oid))
 		orion_refuse(403, "42501", psprintf("permission denied to set role \"%s\"", role), NULL, NULL);
@@ -140,7 +141,8 @@ headers_json(const OrionCall *call)
 
 	initStringInfo(&json);
 	for (int i = 0; i < call->request->nheaders; i++)
-		append_pair(&json, call->request->headers[i].name, call->request->headers[i].value);
+		if (strcmp(call->request->headers[i].name, "cookie") != 0)
+			append_pair(&json, call->request->headers[i].name, call->request->headers[i].value);
 	return close_object(&json);
 }
 
@@ -179,28 +181,26 @@ set_request(OrionCall *call)
 		set_local("request.cookies", cookies_json(cookies));
 }
 
-/* The claims as text; those without a role say which one the request has. */
+/* The claims as text, with the role that the request has. */
 static const char *
-claims_json(const Jsonb *claims, const char *role)
+claims_json(Jsonb *claims, const char *role)
 {
 	StringInfoData json;
-	JsonbValue	buffer;
+	const char *named = claims ? orion_claims_string(claims, "role") : NULL;
 	char	   *text;
 
+	if (named && strcmp(named, role) == 0)
+		return JsonbToCString(NULL, &claims->root, VARSIZE(claims));
 	initStringInfo(&json);
-	if (claims == NULL)
-	{
-		append_pair(&json, "role", role);
-		return close_object(&json);
-	}
-	text = JsonbToCString(NULL, unconstify(JsonbContainer *, &claims->root), VARSIZE(claims));
-
-	if (getKeyJsonValueFromContainer(unconstify(JsonbContainer *, &claims->root), "role", 4, &buffer) ||
-		strcmp(text, "{}") == 0)
-		return text;
-
 	append_pair(&json, "role", role);
-	appendStringInfoChar(&json, ',');
+	if (claims == NULL)
+		return close_object(&json);
+	claims = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(claims), CStringGetTextDatum("role")));
+	text = JsonbToCString(NULL, &claims->root, VARSIZE(claims));
+
+	if (strcmp(text, "{}") == 0)
+		return close_object(&json);
+	appendStringInfoString(&json, ", ");
 	appendStringInfoString(&json, text +1);
 	return json.data;
 }

@@ -158,6 +158,8 @@ answer_at_once(Streamer *streamer)
 	put_head(call);
 	orion_result_range(call, call->query.has_offset ? call->query.offset : 0, streamer->rows, -1);
 	appendBinaryStringInfo(&call->response->body, streamer->lines.data, streamer->lines.len);
+	if (streamer->rows == 0)
+		appendStringInfoString(&call->response->body, orion_media_empty(call));
 }
 
 void

@@ -13,6 +13,7 @@
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 
+#include "rest/error.h"
 #include "rest/keyset.h"
 #include "rest/media.h"
 #include "rest/response.h"
@@ -72,30 +73,37 @@ estimated_count(const OrionSource *source, const OrionRead *read)
 	return counted <= orion_rest_max_rows ? counted : Max(counted, planned_count(source, read));
 }
 
-static int
-compare_text(const void *a, const void *b)
-{
-	return strcmp(*(char *const *) a, *(char *const *) b);
-}
-
-/* The address of these rows, with the parameters in order. */
+/* The address of these rows, with the parameters by name and escaped in one way only. */
 static void
 put_location(OrionCall *call)
 {
-	char	   *rest = pstrdup(call->request->query);
-	char	   *one;
-	char	  **params = palloc((strlen(rest) / 2 + 1) * sizeof(char *));
-	int			n = 0;
+	OrionParam *param;
+	OrionParam *next;
+	OrionParam *sorted = NULL;
+	OrionQueryError error;
 	StringInfoData url;
 
-	while ((one = strsep(&rest, "&")) != NULL)
-		if (*one)
-			params[n++] = one;
-	qsort(params, n, sizeof(char *), compare_text);
+	if (!orion_query_split(&call->arena, call->request->query, strlen(call->request->query), &param, &error))
+		orion_refuse_query(&error);
+	for (; param; param = next)
+	{
+		OrionParam **place = &sorted;
+
+		next = param->next;
+		while (*place && strcmp((*place)->name, param->name) <= 0)
+			place = &(*place)->next;
+		param->next = *place;
+		*place = param;
+	}
 	initStringInfo(&url);
 	appendStringInfoString(&url, call->request->path);
-	for (int i = 0; i < n; i++)
-		appendStringInfo(&url, "%c%s", i > 0 ? '&' : '?', params[i]);
+	for (param = sorted; param; param = param->next)
+	{
+		appendStringInfoChar(&url, param == sorted ? '?' : '&');
+		orion_result_escape(&url, param->name);
+		appendStringInfoChar(&url, '=');
+		orion_result_escape(&url, param->value);
+	}
 	orion_response_header(call->response, "Content-Location", url.data);
 }
 
@@ -176,6 +184,7 @@ orion_table_serve(OrionCall *call, const char *name)
 	OrionKeyset *keyset;
 
 	orion_relation_find(call->schema, name, &source);
+	orion_prefer_check(call);
 	call->relid = source.relid;
 	orion_call_serves(call, orion_rest_prefix, "/", name);
 	orion_call_enter(call, NULL);

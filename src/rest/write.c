@@ -59,9 +59,11 @@ find_columns(OrionWrite *w)
 	OrionColumn column;
 	ListCell   *lc;
 
-	if (w->call->query.columns == NULL)
+	const OrionColumnName *columns = w->call->method == ORION_PUT ? NULL : w->call->query.columns;
+
+	if (columns == NULL)
 		w->names = w->body.keys;
-	for (const OrionColumnName *c = w->call->query.columns; c; c = c->next)
+	for (const OrionColumnName *c = columns; c; c = c->next)
 		w->names = lappend(w->names, unconstify(char *, c->name));
 	foreach(lc, w->names)
 		if (!orion_source_find_column(w->source, lfirst(lc), &column))
@@ -235,25 +237,12 @@ orion_write_add_answer(OrionWrite *w)
 	orion_statement_add(st, ") SELECT pg_catalog.count(*), NULL::pg_catalog.json");
 	foreach(lc, w->location)
 	{
-		orion_statement_add(st, ", (pg_catalog.array_agg(w.");
+		/* as the column is written in JSON: times in ISO 8601 */
+		orion_statement_add(st, ", (pg_catalog.array_agg(pg_catalog.to_json(w.");
 		orion_statement_name(st, lfirst(lc));
-		orion_statement_add(st, "::pg_catalog.text))[1]");
+		orion_statement_add(st, ") OPERATOR(pg_catalog.#>>) '{}'))[1]");
 	}
 	orion_statement_add(st, " FROM w");
-}
-
-static void
-append_escaped(StringInfo out, const char *text)
-{
-	for (; *text; text ++)
-	{
-		unsigned char c = *text;
-
-		if (isalnum(c) && c < 0x80 ? true : strchr("-._~", c) != NULL)
-			appendStringInfoChar(out, c);
-		else
-			appendStringInfo(out, "%%%02X", c);
-	}
 }
 
 /* Location of the one row inserted: <prefix>/<table>?key=eq.value&... */
@@ -267,17 +256,17 @@ orion_write_put_location(OrionWrite *w)
 	initStringInfo(&url);
 	appendBinaryStringInfo(&url, orion_rest_prefix, orion_rest_prefix_length());
 	appendStringInfoChar(&url, '/');
-	append_escaped(&url, w->source->name);
+	orion_result_escape(&url, w->source->name);
 	foreach(lc, w->location)
 	{
 		char	   *value = orion_result_text(2 + foreach_current_index(lc));
 
 		appendStringInfoChar(&url, joint);
-		append_escaped(&url, lfirst(lc));
+		orion_result_escape(&url, lfirst(lc));
 		if (value)
 		{
 			appendStringInfoString(&url, "=eq.");
-			append_escaped(&url, value);
+			orion_result_escape(&url, value);
 		}
 		else
 			appendStringInfoString(&url, "=is.null");
@@ -302,7 +291,7 @@ write_status(const OrionWrite *w, int64 rows)
 	int			other = call->prefer.returns == ORION_RETURN_REPRESENTATION ? 200 : 204;
 
 	if (call->method == ORION_PUT)
-		return rows_updated() < rows ? 201 : other;
+		return other == 200 && rows_updated() < rows ? 201 : other;
 	if (call->method != ORION_POST)
 		return other;
 	return call->prefer.resolution == ORION_RESOLUTION_MERGE && rows_updated() >= rows ? 200 : 201;
@@ -329,7 +318,7 @@ orion_write_finish(OrionWrite *w, int64 rows)
 	call->response->status = write_status(w, rows);
 	if (call->method != ORION_PUT)
 		orion_result_range(call, 0, call->method == ORION_PATCH ? rows : 0,
-						   call->prefer.count == ORION_COUNT_EXACT ? rows : -1);
+						   orion_prefer_counts(call) ? rows : -1);
 }
 
 /* Runs a write whose text begins with "WITH w AS (" and lacks its end; the number of rows. */
@@ -345,6 +334,7 @@ run_write(OrionWrite *w)
 		w->read = orion_read_make(w->call, w->source);
 		w->read->filters = NIL;
 		w->read->uncapped = true;
+		w->read->has_limit = w->read->has_offset = false;
 		w->read->typed = w->call->media.row != NULL;
 	}
 	add_returning(w);
@@ -384,28 +374,13 @@ answer_nothing_done(OrionWrite *w)
 	}
 }
 
-/* Names between commas, as on_conflict= lists them. */
 static List *
-split_names(const char *text)
+list_names(const OrionColumnName *column)
 {
-	char	   *rest = pstrdup(text);
-	char	   *name;
 	List	   *names = NIL;
 
-	while ((name = strsep(&rest, ",")) != NULL)
-	{
-		size_t		len;
-
-		name += strspn(name, " ");
-		len = strlen(name);
-		if (len >= 2 && name[0] == '"' && name[len - 1] == '"')
-		{
-			name[len - 1] = '\0';
-			name++;
-		}
-		if (name[0])
-			names = lappend(names, name);
-	}
+	for (; column; column = column->next)
+		names = lappend(names, unconstify(char *, column->name));
 	return names;
 }
 
@@ -542,7 +517,7 @@ insert_rows(OrionWrite *w)
 	}
 	find_columns(w);
 	if (call->prefer.resolution != ORION_RESOLUTION_DEFAULT)
-		w->conflict = call->query.on_conflict ? split_names(call->query.on_conflict) :
+		w->conflict = call->query.on_conflict ? list_names(call->query.on_conflict) :
 			orion_relationship_key(w->source->relid);
 	call->upserts = w->conflict != NIL;
 	if (w->body.array && !w->body.object)

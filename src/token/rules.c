@@ -9,6 +9,9 @@
 
 #include <limits.h>
 
+#include "catalog/pg_collation.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 
@@ -16,12 +19,28 @@
 #include "token/claims.h"
 #include "token/token.h"
 
-/* One step of a path: a member, an element, or the element of a value. */
+/* How a filter compares; all but the first two are of strings. */
+typedef enum Comparison
+{
+	COMPARE_EQUAL,
+	COMPARE_UNEQUAL,
+	COMPARE_BEGIN,
+	COMPARE_END,
+	COMPARE_PART,
+	COMPARE_SEARCH,				/* a regular expression finds something */
+} Comparison;
+
+/* One step of a path: a member, an element, the first of all, or the first that passes a filter. */
 typedef struct Step
 {
 	const char *name;			/* of a member; NULL: an array is entered */
 	int			len;
-	int			index;			/* -1: the first element equal to value */
+	int			index;			/* from the end when negative */
+	bool		any;			/* * */
+	bool		filter;
+	Comparison	comparison;
+	const char *below;			/* of the filter: the path behind @ */
+	int			below_len;
 	const char *value;
 	int			value_len;
 } Step;
@@ -45,26 +64,78 @@ quoted(const char **text, const char **start, int *len)
 	return true;
 }
 
-/* [?(@ == 'value')] behind the bracket */
 static bool
-equality(const char **text, Step *step)
+operator(const char **text, Comparison *comparison)
 {
-	const char *at = *text +1;
-	bool		parenthesis = *at == '(';
+	static const struct
+	{
+		const char *text;
+		Comparison	comparison;
+	}			operators[] = {
+		{"==^", COMPARE_END},	/* this and ^==, *== are of PostgREST before
+								 * 16 */
+		{"==", COMPARE_EQUAL},
+		{"!=", COMPARE_UNEQUAL},
+		{"^==", COMPARE_BEGIN},
+		{"*==", COMPARE_PART},
+	};
 
-	at += parenthesis;
-	if (*at++ != '@')
+	for (int i = 0; i < lengthof(operators); i++)
+		if (strncmp(*text, operators[i].text, strlen(operators[i].text)) == 0)
+		{
+			*text +=strlen(operators[i].text);
+			*comparison = operators[i].comparison;
+			return true;
+		}
+	return false;
+}
+
+/* @ or @.name.name */
+static bool
+current(const char **text, Step *step)
+{
+	if (**text !='@')
 		return false;
-	at += strspn(at, " ");
-	if (strncmp(at, "==", 2) != 0)
+	step->below = ++*text;
+	step->below_len = strcspn(*text, " =!^*,)]'\"");
+	*text +=step->below_len;
+	*text +=strspn(*text, " ");
+	return step->below_len == 0 || (step->below_len > 1 && step->below[0] == '.');
+}
+
+static bool
+comparison(const char **text, Step *step)
+{
+	bool		search = strncmp(*text, "search(", 7) == 0;
+
+	if (search)
+		*text +=7;
+	if (!current(text, step) || (search ? *(*text) ++!= ',' : !operator(text, &step->comparison)))
 		return false;
-	at += 2;
-	at += strspn(at, " ");
-	step->index = -1;
-	if (!quoted(&at, &step->value, &step->value_len) || (parenthesis && *at++ != ')'))
+	if (search)
+		step->comparison = COMPARE_SEARCH;
+	*text +=strspn(*text, " ");
+	if (!quoted(text, &step->value, &step->value_len))
 		return false;
-	*text = at;
-	return true;
+	return !search || *(*text) ++== ')';
+}
+
+/* ?@ == 'value', ?search(@, 'regular expression'), both also in parentheses */
+static bool
+filter(const char **text, Step *step)
+{
+	bool		parenthesis;
+
+	step->filter = true;
+	++*text;
+	*text +=strspn(*text, " ");
+	parenthesis = **text == '(';
+	*text +=parenthesis;
+	*text +=strspn(*text, " ");
+	if (!comparison(text, step))
+		return false;
+	*text +=strspn(*text, " ");
+	return !parenthesis || *(*text) ++== ')';
 }
 
 static bool
@@ -73,12 +144,18 @@ bracket(const char **text, Step *step)
 	char	   *end;
 
 	if (**text == '?')
-		return equality(text, step);
+		return filter(text, step);
 	if (**text == '\'' || **text == '"')
 		return quoted(text, &step->name, &step->len);
-	if (**text <'0' || **text >'9')
+	if (**text == '*')
+	{
+		step->any = true;
+		++*text;
+		return true;
+	}
+	if ((*text)[**text == '-'] <'0' || (*text)[**text == '-'] >'9')
 		return false;
-	step->index = (int) Min(strtol(*text, &end, 10), INT_MAX);
+	step->index = (int) Max(Min(strtol(*text, &end, 10), INT_MAX), -INT_MAX);
 	*text = end;
 	return true;
 }
@@ -122,50 +199,103 @@ check_role_claim_key(char **newval, void **extra, GucSource source)
 	while ((result = next_step(&text, &step)) > 0)
 		;
 	if (result < 0)
-		GUC_check_errdetail("A path looks like $.role, $.app['my role'] or $.roles[0].");
+		GUC_check_errdetail("A path looks like $.role, $.app['my role'], $.roles[0] or $.roles[?search(@, '^app_')].");
 	return result == 0;
+}
+
+static JsonbValue *follow(JsonbValue *value, const char *path);
+
+static bool
+passes(JsonbValue *value, const Step *step)
+{
+	const char *have;
+	int			len;
+	int			want = step->value_len;
+
+	value = follow(value, pnstrdup(step->below, step->below_len));
+	if (value == NULL || value->type != jbvString)
+		return false;
+	have = value->val.string.val;
+	len = value->val.string.len;
+	switch (step->comparison)
+	{
+		case COMPARE_EQUAL:
+			return len == want && memcmp(have, step->value, want) == 0;
+		case COMPARE_UNEQUAL:
+			return len != want || memcmp(have, step->value, want) != 0;
+		case COMPARE_BEGIN:
+			return len >= want && memcmp(have, step->value, want) == 0;
+		case COMPARE_END:
+			return len >= want && memcmp(have + len - want, step->value, want) == 0;
+		case COMPARE_PART:
+			return want == 0 || memmem(have, len, step->value, want) != NULL;
+		case COMPARE_SEARCH:
+			return DatumGetBool(DirectFunctionCall2Coll(textregexeq, C_COLLATION_OID,
+														PointerGetDatum(cstring_to_text_with_len(have, len)),
+														PointerGetDatum(cstring_to_text_with_len(step->value, want))));
+	}
+	return false;
 }
 
 static JsonbValue *
 take_element(JsonbContainer *array, const Step *step)
 {
-	if (step->index >= 0)
+	uint32		n = JsonContainerSize(array);
+
+	if (step->any)
+		return n > 0 ? getIthJsonbValueFromContainer(array, 0) : NULL;
+	if (!step->filter && step->index < 0)
+		return (uint32) -step->index <= n ? getIthJsonbValueFromContainer(array, n + step->index) : NULL;
+	if (!step->filter)
 		return getIthJsonbValueFromContainer(array, step->index);
-	for (uint32 i = 0; i < JsonContainerSize(array); i++)
+	for (uint32 i = 0; i < n; i++)
 	{
 		JsonbValue *value = getIthJsonbValueFromContainer(array, i);
 
-		if (value->type == jbvString && value->val.string.len == step->value_len &&
-			memcmp(value->val.string.val, step->value, step->value_len) == 0)
+		if (passes(value, step))
 			return value;
 	}
 	return NULL;
 }
 
-char *
-orion_claims_role(const Jsonb *claims)
+/* The first value that the path leads to, or NULL. */
+static JsonbValue *
+follow(JsonbValue *value, const char *path)
 {
-	const char *text = jwt_role_claim_key + (jwt_role_claim_key[0] == '$');
-	JsonbContainer *container = unconstify(JsonbContainer *, &claims->root);
-	JsonbValue *value = NULL;
 	Step		step;
 
-	while (next_step(&text, &step) > 0)
+	while (value && next_step(&path, &step) > 0)
 	{
-		if (value && value->type != jbvBinary)
+		JsonbContainer *container;
+
+		if (value->type != jbvBinary)
 			return NULL;
-		if (value)
-			container = value->val.binary.data;
+		container = value->val.binary.data;
 		if (step.name ? !JsonContainerIsObject(container) : !JsonContainerIsArray(container))
 			return NULL;
 		value = step.name ? getKeyJsonValueFromContainer(container, step.name, step.len, NULL) :
 			take_element(container, &step);
-		if (value == NULL)
-			return NULL;
 	}
-	if (value == NULL || value->type != jbvString)
+	return value;
+}
+
+char *
+orion_claims_role(const Jsonb *claims)
+{
+	JsonbValue	all = {.type = jbvBinary};
+	JsonbValue *value;
+	Jsonb	   *other;
+
+	all.val.binary.data = unconstify(JsonbContainer *, &claims->root);
+	all.val.binary.len = VARSIZE(claims) - VARHDRSZ;
+	value = follow(&all, jwt_role_claim_key + (jwt_role_claim_key[0] == '$'));
+	if (value == NULL)
 		return NULL;
-	return pnstrdup(value->val.string.val, value->val.string.len);
+	if (value->type == jbvString)
+		return pnstrdup(value->val.string.val, value->val.string.len);
+	/* no name of a role, so not anonymous either */
+	other = JsonbValueToJsonb(value);
+	return JsonbToCString(NULL, &other->root, VARSIZE(other));
 }
 
 static bool

@@ -149,7 +149,7 @@ numeric_date(const Jsonb *claims, const char *name, int64 *seconds)
 	JsonbValue *value = find_member(claims, name, &buffer);
 	Datum		number;
 
-	if (!value)
+	if (!value || value->type == jbvNull)
 		return true;
 	if (value->type != jbvNumeric)
 		return false;

@@ -144,7 +144,7 @@ is($line{written}{bodyBytes}, 23, 'with how much');
 like($line{written}{time}, qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/, 'when');
 cmp_ok($line{written}{durationMs}, '>', 0, 'for how long');
 is($line{'find-me'}{status}, 401, 'a refused token');
-is($line{brew}{status}, 501, 'a method that is not known');
+is($line{brew}{status}, 404, 'a method that is not known, of a path that is not');
 is($line{odd}{path}, '/rest/v1/a%22b%0Ac/%C3%A9"quoted', 'odd bytes stay one line');
 unlike(slurp_file($file), qr/planted/, 'queries, headers and bodies are not in it');
 is((stat $file)[2] & 0777, 0600, 'it is for the server\'s user');

@@ -103,7 +103,7 @@ is(got('POST', 'parted', $merge, '[{"id":1,"n":1},{"id":2,"n":2}]'), '201 [{"id"
 is(got('POST', 'parted', $merge, '[{"id":1,"n":3}]'), '200 [{"id":1,"n":3}]', 'whose row is there');
 
 # --- PUT
-is(got('PUT', 'fruit?id=eq.30', undef, '{"id":30,"name":"new"}'), '201', 'PUT of a new row');
+is(got('PUT', 'fruit?id=eq.30', undef, '{"id":30,"name":"new"}'), '204', 'PUT of a new row');
 is(got('PUT', 'fruit?id=eq.30', undef, '{"id":30,"name":"newer"}'), '204', 'PUT again');
 is(got('PUT', 'fruit?id=eq.30&select=name', $rep, '[{"id":30,"name":"newest"},{"id":31,"name":"other"}]'), '200 [{"name":"newest"}]', 'PUT takes the row of its address only');
 is(got('PUT', 'fruit?id=eq.31', undef, '{"id":32}'), '400 PGRST115', 'PUT with another key in the body');
@@ -112,7 +112,7 @@ is(got('PUT', 'fruit?id=eq.31&limit=1', undef, '{"id":31}'), '400 PGRST114', 'PU
 is(got('PUT', "fruit?$_", undef, '{"id":31}'), '405 PGRST105', "PUT where $_")
 	for 'id=gt.31', 'name=eq.x', 'id=eq.31&name=eq.x', 'id=not.eq.31', 'and=(id.eq.31)', 'id=eq.31&or=(id.eq.1)', 'select=id';
 is(got('PUT', 'bare?v=eq.1', undef, '{"v":1}'), '405 PGRST105', 'PUT without a primary key');
-is(got('PUT', 'pair?a=eq.2&b%20c=eq.y', undef, '{"a":2,"b c":"y"}'), '201', 'PUT of a key of two columns');
+is(got('PUT', 'pair?a=eq.2&b%20c=eq.y&select=a', $rep, '{"a":2,"b c":"y"}'), '201 [{"a":2}]', 'PUT of a key of two columns');
 
 # --- PATCH and DELETE
 is(got('PATCH', 'fruit?id=eq.30&select=name', $rep, '[{"name":"p"}]'), '200 [{"name":"p"}]', 'PATCH with an array of one');

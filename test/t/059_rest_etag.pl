@@ -105,7 +105,7 @@ is(code('PUT', 'docs?id=eq.1', '{"id":1,"name":"p"}', 'If-Match' => '"v1.x"'), '
 is(status('PUT', 'docs?id=eq.1', '{"id":1,"name":"p"}', 'If-Match' => tag('docs?id=eq.1')), 204, 'PUT with the tag');
 is(code('PUT', 'docs?id=eq.50', '{"id":50,"name":"p"}', 'If-Match' => $_), '412 ORION412', "PUT of a new row with If-Match: $_") for '*', '"v1.x"', '"x"';
 is(sql('SELECT count(*) FROM docs WHERE id = 50'), 0, '... makes none');
-is(status('PUT', 'docs?id=eq.50', '{"id":50,"name":"p"}', 'If-None-Match' => '*'), 201, 'PUT of a new row with If-None-Match: *');
+is(status('PUT', 'docs?id=eq.50', '{"id":50,"name":"p"}', 'If-None-Match' => '*'), 204, 'PUT of a new row with If-None-Match: *');
 is(code('PUT', 'docs?id=eq.50', '{"id":50,"name":"q"}', 'If-None-Match' => '*'), '412 ORION412', '... only once');
 is(sql('SELECT name FROM docs WHERE id = 50'), 'p', '... and it stays');
 is(status('PUT', 'notes?id=eq.2', '{"id":2,"name":"p"}', 'If-Match' => tag('notes?id=eq.2')), 204, 'PUT without a version');
@@ -147,7 +147,7 @@ for my $table ('docs', 'notes')
 	is(code('PATCH', "$table?id=eq.1", '{"name":"b"}', 'If-Match' => $tag), '412 ORION412', "$table: one that comes while another without a condition is writing");
 	is(statuses($plain), '204', '... which was not disturbed');
 }
-is(statuses(map { start('PUT', 'docs?id=eq.60', "{\"id\":60,\"name\":\"$_\"}", 'If-None-Match' => '*') } 1 .. 3), '201 412 412', 'of three that make a row one does');
+is(statuses(map { start('PUT', 'docs?id=eq.60', "{\"id\":60,\"name\":\"$_\"}", 'If-None-Match' => '*') } 1 .. 3), '204 412 412', 'of three that make a row one does');
 
 # --- 428
 $node->append_conf('postgresql.conf', 'orion.rest_require_if_match = on');

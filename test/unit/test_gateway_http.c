@@ -49,7 +49,7 @@ test_target(void **state)
 {
 	static const char *const bad[] = {
 		"", "*", "foo", "?a", "http://", "http://host", "http:///x", "https", "/a b", "/a\tb", "/a#b", "/a\\b",
-		"/%", "/%4", "/%zz", "/%00", "/?%00", "/%C0%80", "/%ff", "/\xff", "/%ED%A0%80", "/a\x7f",
+		"/%", "/%4", "/%zz", "/%00", "/?%00", "/?%%00", "/%?%", "/?%C3", "/?%C3%4", "/%C0%80", "/%ff", "/\xff", "/%ED%A0%80", "/a\x7f",
 		"/%E2%82", "/%E2%82x"
 	};
 	OrionHttpTarget out;
@@ -60,6 +60,7 @@ test_target(void **state)
 	assert_true(split(LIT("http://host:80/a?b"), "/a", "b"));
 	assert_true(split(LIT("HTTP://h/"), "/", ""));
 	assert_true(split(LIT("/%C3%A9\xC3\xA9%e2\x82%ac"), "/%C3%A9\xC3\xA9%e2\x82%ac", ""));
+	assert_true(split(LIT("/%41?a=%&b=%4%zz"), "/%41", "a=%&b=%4%zz"));
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		if (orion_http_target_split(bad[i], strlen(bad[i]), &out))
 			fail_msg("\"%s\" was taken", bad[i]);

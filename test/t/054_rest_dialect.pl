@@ -1,0 +1,232 @@
+# The dialect in its corners: what PostgREST's documentation says, and where it is
+# silent does, of requests that seldom come. A case is [request, what it answers].
+use strict;
+use warnings;
+use Digest::SHA qw(hmac_sha256);
+use JSON::PP;
+use MIME::Base64 qw(encode_base64url);
+use OrionHttp;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $secret = 'a secret of more than thirty-two bytes';
+my $port = PostgreSQL::Test::Cluster::get_free_port();
+my $node = PostgreSQL::Test::Cluster->new('dialect');
+$node->init;
+$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'orion'
+orion.http_port = $port
+orion.executor_count = 1
+orion.jwt_secret = '$secret'
+orion.rest_schemas = 'api'
+orion.rest_prefix = '/'
+orion.rest_aggregates_enabled = on
+orion.rest_plan_enabled = on
+orion.rest_tx_end = 'commit-allow-override'
+max_worker_processes = 16
+});
+$node->start;
+$node->safe_psql('postgres', <<'SQL');
+CREATE EXTENSION orion;
+CREATE SCHEMA api;
+GRANT USAGE ON SCHEMA api TO PUBLIC;
+ALTER DEFAULT PRIVILEGES IN SCHEMA api GRANT ALL ON TABLES TO orion_anon, orion_user;
+SET search_path = api, public;
+CREATE TABLE clients (id int PRIMARY KEY, name text NOT NULL);
+CREATE TABLE projects (id int PRIMARY KEY, name text, client_id int REFERENCES clients, budget numeric);
+CREATE TABLE moments (at timestamptz, day date, PRIMARY KEY (at, day));
+CREATE TABLE lists (id int PRIMARY KEY, words text[], note text);
+CREATE TABLE bare (a int, b text);
+INSERT INTO clients VALUES (1, 'Acme'), (2, 'Bolt');
+INSERT INTO projects VALUES (1, 'one', 1, 10), (2, 'two', 1, 20), (3, 'three', 2, 30);
+INSERT INTO lists VALUES (1, '{a,b}', '{a'), (2, '{c}', '100%a'), (3, '{}', 'x');
+INSERT INTO bare VALUES (1, 'x'), (2, 'y');
+CREATE TYPE api.vector AS (v float8[]);
+CREATE FUNCTION vector_add(vector, vector) RETURNS vector LANGUAGE sql IMMUTABLE AS 'SELECT ROW(array[$1.v[1] + $2.v[1]])::api.vector';
+CREATE AGGREGATE sum(vector) (SFUNC = vector_add, STYPE = vector, INITCOND = '("{0}")');
+CREATE TABLE vectors (id int PRIMARY KEY, v vector);
+INSERT INTO vectors VALUES (1, ROW(array[1.5])), (2, ROW(array[2]));
+CREATE FUNCTION nothing() RETURNS void LANGUAGE sql AS '';
+CREATE FUNCTION add(a int, b int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a + b';
+CREATE FUNCTION upto(n int) RETURNS SETOF int LANGUAGE sql IMMUTABLE AS 'SELECT generate_series(1, n)';
+CREATE FUNCTION sum_of(VARIADIC v int[]) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT sum(x)::int FROM unnest(v) x';
+CREATE FUNCTION doc() RETURNS json LANGUAGE sql IMMUTABLE AS $$ SELECT '{"a":null,"b":1}'::json $$;
+CREATE FUNCTION raised(state text, message text) RETURNS int LANGUAGE plpgsql AS
+	$$ BEGIN RAISE EXCEPTION USING errcode = state, message = message; END $$;
+CREATE FUNCTION raised_whole(message text, detail text) RETURNS int LANGUAGE plpgsql AS
+	$$ BEGIN RAISE EXCEPTION USING errcode = 'PGRST', message = message, detail = detail; END $$;
+CREATE FUNCTION asked(name text) RETURNS text LANGUAGE sql STABLE AS 'SELECT current_setting(name, true)';
+CREATE FUNCTION cached() RETURNS int LANGUAGE sql VOLATILE AS
+	$$ SELECT set_config('response.headers', '[{"Cache-Control": "public"}, {"Cache-Control": "max-age=259200"}, {"Content-Type": "text/x"}]', true); SELECT 1 $$;
+SQL
+
+sub call
+{
+	my ($method, $path, $headers, $body) = @_;
+	$headers = { 'Content-Type' => 'application/json', %{ $headers // {} } } if defined $body;
+	return OrionHttp::request($port, $method, $path, $headers, $body);
+}
+
+# The status, the code of an error or the body without what only lays it out.
+sub got
+{
+	my $answer = call(@_);
+	my $error = $answer->{body} =~ /^\{"code"/ ? decode_json($answer->{body})->{code} : undef;
+	my $body = $error // $answer->{body};
+	$body =~ s/, \n /,/g;
+	return $answer->{status} . ($body eq '' ? '' : " $body");
+}
+
+sub header { my ($name, @request) = @_; return call(@request)->{headers}{ lc $name } // ''; }
+sub field { my ($name, @request) = @_; return decode_json(call(@request)->{body})->{$name}; }
+
+sub token
+{
+	my $text = encode_base64url('{"alg":"HS256","typ":"JWT"}') . '.' . encode_base64url($_[0]);
+	return { Authorization => 'Bearer ' . $text . '.' . encode_base64url(hmac_sha256($text, $secret)) };
+}
+
+my $back = { Prefer => 'return=representation, tx=rollback' };
+for (1 .. 300) { last if call('GET', '/ready')->{status} == 200; select(undef, undef, undef, 0.1); }
+
+# --- the query string
+
+for my $case (
+	[ '/clients?select=id&foo', '200 [{"id":1},{"id":2}]', 'a name without = says nothing' ],
+	[ '/clients?select=id&limit=', '200 [{"id":1},{"id":2}]', 'no number is no limit' ],
+	[ '/clients?select=id&limit=x&offset=1&order=id', '200 [{"id":2}]', '... beside one' ],
+	[ '/clients?limit=-1', '416 PGRST103', 'a negative one' ],
+	[ '/lists?select=id&note=like.100%a', '200 [{"id":2}]', 'a % that escapes nothing' ],
+	[ '/lists?select=id&note=in.({a,b})', '200 [{"id":1}]', 'braces in a list are none of an array' ],
+	[ '/lists?select=id&or=(words.cs.{a,b},id.eq.3)', '200 [{"id":1},{"id":3}]', 'but are in a group' ],
+	[ '/lists?select=id&or=(note.eq.{a,id.eq.3)', '200 [{"id":1},{"id":3}]', 'unless they are not closed' ],
+	[ "/lists?select=id&order=%09id.desc&limit=1", '200 [{"id":3}]', 'a tab is a space' ],
+	[ '/projects?select=count()::text', '200 [{"count":"3"}]', 'a cast of count()' ],
+	[ '/projects?select=client_id,n:count()::text&order=client_id', '200 [{"client_id":1,"n":"2"},{"client_id":2,"n":"1"}]', '... in groups' ],
+	[ '/vectors?select=v.sum()', '200 [{"sum":{"v":[3.5]}}]', 'an aggregate of somebody else' ],
+	[ '/projects?select=id,c:clients(name)&order=c(name).desc&limit=1', '200 [{"id":3,"c":{"name":"Bolt"}}]', 'ordered by what an alias names' ],
+	[ '/projects?select=id,c:clients(name)&order=clients(name)', '400 PGRST108', '... not by the name behind it' ],
+	[ '/clients?select=id,p:projects()&p=is.null', '200 []', 'an alias that is null' ],
+	[ '/clients?select=id,p:projects()&projects=is.null', '400 42703', '... is not known by another name' ],
+  )
+{
+	is(got('GET', $case->[0]), $case->[1], $case->[2]);
+}
+is(header('Warning', 'GET', '/clients?select=id,p:projects(id)&projects.id=eq.1&p.limit=1'),
+	'299 Orion "Embedded resource was referenced by relation name even though it has an alias. This is deprecated and will stop '
+	  . 'working in a future release. Update `projects` to `p` in query string filters, orders or limits."', 'a name in place of an alias is warned of');
+is(header('Warning', 'GET', '/clients?select=id,p:projects(id)&p.id=eq.1'), '', 'an alias is not');
+is(header('Content-Location', 'GET', '/projects?name=in.(one,two)&client_id=eq.1&select=id,name'),
+	'/projects?client_id=eq.1&name=in.%28one%2Ctwo%29&select=id%2Cname', 'the address is always escaped alike');
+is(field('hint', 'GET', '/clients?select=id,project(*)'), "Perhaps you meant 'projects' instead of 'project'.", 'a relation that is meant');
+is(field('hint', 'GET', '/clients?select=id,client(*)'), undef, 'none that leads back to where we are');
+
+# --- ranges, counts, preferences
+
+is(got('GET', '/projects?limit=1', { Range => '1-2' }), '416 PGRST103', 'a range and a limit that have nothing in common');
+is(got('GET', '/projects?limit=0', { Range => '1-2' }), '200 []', '... unless nothing was asked for');
+is(header('Content-Range', 'GET', '/rpc/upto?n=5&limit=2', { Prefer => 'count=planned' }), '0-1/*', 'what a function gives is not planned');
+is(header('Content-Range', 'GET', '/rpc/upto?n=5&limit=2', { Prefer => 'count=estimated' }), '0-1/5', '... but counted');
+is(header('Content-Range', 'DELETE', '/bare?a=eq.1', { Prefer => 'count=estimated, tx=rollback' }), '*/1', 'so is what a change touches');
+is(header('Content-Range', 'GET', '/rpc/nothing'), '0-0/*', 'a function of nothing gives one');
+is(got('PATCH', '/projects?id=lt.3&limit=1&select=id&order=id', $back, '{"name":"x"}'), '200 [{"id":1},{"id":2}]', 'a change and what is shown of it have no limit');
+is(got('GET', '/nowhere', { Prefer => 'handling=strict, foo' }), '404 PGRST205', 'what is not there comes before what is not known');
+is(got('GET', '/clients', { Prefer => 'handling=strict, count=none' }), '400 PGRST122', 'count=none is no preference');
+is(got('GET', '/clients?select=id&id=eq.1', { Prefer => 'handling=strict, max-affected=x' }), '200 [{"id":1}]', 'max-affected that is no number is ignored');
+is(header('Preference-Applied', 'GET', '/clients', { Prefer => 'handling=strict, max-affected=1' }), 'handling=strict', 'a read affects nothing');
+is(header('Preference-Applied', 'DELETE', '/bare', { Prefer => 'handling=strict, max-affected=5, tx=rollback' }), 'tx=rollback, handling=strict, max-affected=5', 'a change does');
+is(header('Preference-Applied', 'PUT', '/clients?id=eq.1', { Prefer => 'resolution=ignore-duplicates, tx=rollback' }, '{"id":1,"name":"p"}'), 'tx=rollback', 'PUT knows one resolution only');
+
+# --- writing
+
+is(got('POST', '/bare', $back, $_), '201 []', "$_ is no rows") for '5', 'null', '"x"';
+is(got('PATCH', '/bare', undef, 'true'), '204', '... and changes nothing');
+is(got('POST', '/bare', { 'Content-Type' => 'image/png' }, '{}'), '400 PGRST102', 'a body that is a picture');
+is(got('POST', '/bare?select=a', { %$back, 'Content-Type' => 'text/csv' }, "a,b\n5,x\n\n6,y\r\n\r\n"), '201 [{"a":5},{"a":6}]', 'empty lines of CSV');
+is(got('POST', '/clients?on_conflict=', { Prefer => 'resolution=merge-duplicates' }, '{"id":1,"name":"x"}'), '400 PGRST100', 'on_conflict of nothing');
+is(got('POST', '/clients?on_conflict=%22id%22', { Prefer => 'resolution=merge-duplicates, return=representation, tx=rollback' }, '{"id":1,"name":"x"}'), '200 [{"id":1,"name":"x"}]', '... of a quoted name');
+is(got('PUT', '/clients?id=eq.9', { Prefer => 'tx=rollback' }, '{"id":9,"name":"p"}'), '204', 'PUT says nothing unasked');
+is(got('PUT', '/clients?id=eq.9&columns=id', $back, '{"id":9,"name":"p"}'), '201 [{"id":9,"name":"p"}]', '... and takes all columns');
+is(header('Location', 'POST', '/moments', { Prefer => 'return=headers-only, tx=rollback, timezone=UTC' }, '{"at":"2020-01-02 03:04:05","day":"2020-01-02"}'),
+	'/moments?at=eq.2020-01-02T03%3A04%3A05%2B00%3A00&day=eq.2020-01-02', 'Location writes values as JSON does');
+
+# --- functions
+
+for my $case (
+	[ '/rpc/upto?n=3&id=eq.1', '400 42703', 'a column that values do not have' ],
+	[ '/rpc/upto?n=3&pgrst_scalar=gt.1&order=pgrst_scalar.desc', '200 [3, 2]', 'the one that they have' ],
+	[ '/rpc/add?a=1&b=2&select=nope', '400 42703', '... of one value' ],
+	[ '/rpc/add?a=1&b=2&select=nope(*)', '400 PGRST200', 'values are related to nothing' ],
+	[ '/rpc/sum_of', '404 PGRST202', 'a variadic argument is one that is asked for' ],
+	[ '/rpc/sum_of?v=1&v=2', '200 3', '... and may be given twice' ],
+  )
+{
+	is(got('GET', $case->[0]), $case->[1], $case->[2]);
+}
+my $one = { Accept => 'application/vnd.pgrst.object+json' };
+is(got('GET', '/rpc/add?a=1&b=2', $one), '200 3', 'one value as one object');
+is(header('Content-Type', 'GET', '/rpc/add?a=1&b=2', $one), 'application/vnd.pgrst.object+json; charset=utf-8', '... is called one');
+is(got('GET', '/rpc/upto?n=2', $one), '406 PGRST116', 'two values are not one');
+is(got('GET', '/rpc/upto?n=1', $one), '200 {"pgrst_scalar":1}', 'one of a set is a row');
+is(got('GET', '/rpc/doc', { Accept => 'application/vnd.pgrst.array+json;nulls=stripped' }), '200 {"b":1}', 'a value without its nulls');
+is(got('GET', '/rpc/upto?n=2', { Accept => 'text/csv' }), "200 pgrst_scalar\n1\n2", 'values as CSV');
+is(field('details', 'POST', '/rpc/none', undef, '{}'),
+	'Searched for the function api.none without parameters or with a single unnamed json/jsonb parameter, but no matches were found in the schema cache.', 'what was looked for');
+
+# --- media types
+
+is(header('Content-Type', 'GET', '/clients', { Accept => '*/*, text/csv' }), 'text/csv; charset=utf-8', 'what is more specific comes first');
+is(header('Content-Type', 'GET', '/clients', { Accept => 'application/json, application/vnd.pgrst.array+json;nulls=stripped' }),
+	'application/vnd.pgrst.array+json;nulls=stripped; charset=utf-8', '... as does what has parameters');
+is(field('message', 'GET', '/clients', { Accept => 'image/png;q=0.5, text/html; level=1, text/plain;charset=x' }),
+	'None of these media types are available: text/html;level=1, text/plain, image/png', 'types that there are not, the best first');
+is(header('Content-Type', 'GET', '/clients', { Accept => 'application/vnd.pgrst.plan+json; options=verbose|nope|analyze' }),
+	'application/vnd.pgrst.plan+json; for="application/json"; options=analyze|verbose; charset=utf-8', 'options of a plan in order');
+is(call('GET', '/clients?id=eq.9', { Accept => 'text/csv' })->{body}, "\n", 'no rows as CSV');
+is(header('Content-Type', 'GET', '/', { Accept => 'application/json' }), 'application/openapi+json; charset=utf-8', 'the root is OpenAPI, also as JSON');
+
+# --- errors, statuses, headers
+
+for my $case (
+	[ '21000', 'UPDATE requires a WHERE clause', 400 ], [ '21000', 'two rows', 500 ], [ '22023', 'role "x" does not exist', 401 ], [ '22023', 'other', 400 ],
+	[ '42883', 'function xmlagg(int) does not exist', 406 ], [ '42883', 'function f() does not exist', 404 ],
+  )
+{
+	is(got('POST', '/rpc/raised', undef, encode_json({ state => $case->[0], message => $case->[1] })), "$case->[2] $case->[0]", "$case->[0]: $case->[1]");
+}
+is(got('POST', '/rpc/raised_whole', undef, encode_json({ message => '{"code":"X","message":"m","details":5}', detail => '{"status":400,"headers":{}}' })), '500 PGRST121', 'details that are no text');
+{
+	my $answer = OrionHttp::raw($port, "POST /rpc/cached HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+	is(join(' ', $answer =~ /^Cache-Control: (\S+)\r$/mg), 'public max-age=259200', 'a header that is set twice is sent twice');
+	is(join(' ', $answer =~ /^Content-Type: (\S+)\r$/mg), 'text/x', '... and one that Orion has is replaced');
+}
+is(got($_, '/clients'), '405 PGRST117', "$_ of a table") for 'TRACE', 'OTHER';
+is(got('OTHER', '/rpc/add'), '405 PGRST101', '... of a function');
+is(field('message', 'OTHER', '/clients'), 'Unsupported HTTP method: OTHER', 'the method is named');
+
+# --- tokens
+
+is(got('GET', '/rpc/asked?name=role', token($_->[0])), $_->[1], "claims $_->[0]")
+  for [ '{"role":"nobody_there"}', '401 22023' ], [ '{"role":5}', '401 22023' ], [ '{"role":null}', '401 22023' ], [ '{}', '200 "orion_anon"' ],
+  [ '{"role":"orion_user","exp":null}', '200 "orion_user"' ];
+is(header('WWW-Authenticate', 'GET', '/clients', token('{"role":"nobody_there"}')), 'Bearer', 'who one is not');
+is(decode_json(JSON::PP->new->allow_nonref->decode(call('GET', '/rpc/asked?name=request.jwt.claims', token($_))->{body}))->{role}, 'orion_anon', "the role in $_") for '{}', '{"sub":"x"}';
+unlike(call('GET', '/rpc/asked?name=request.headers', { Cookie => 'a=b' })->{body}, qr/cookie/, 'cookies are no headers');
+for my $case (
+	[ q{$.roles[?search(@, '^orion_')]}, '["x","orion_user"]' ], [ q{$.roles[?(@ != 'x')]}, '["x","orion_user"]' ], [ q{.roles[?(@ ^== "orion_us")]}, '["orion_service","orion_user"]' ],
+	[ q{.roles[?(@ ==^ "_user")]}, '["x","orion_user"]' ], [ q{.roles[?(@ *== "on_us")]}, '["x","orion_user"]' ], [ '$.roles[-1]', '["x","orion_user"]' ], [ '$.roles[*]', '["orion_user","x"]' ],
+	[ q{$.roles[?@.of == 'here'].name}, '[{"of":"there","name":"x"},{"of":"here","name":"orion_user"}]' ],
+  )
+{
+	(my $path = $case->[0]) =~ s/'/''/g;
+	$node->safe_psql('postgres', "ALTER SYSTEM SET orion.jwt_role_claim_key = '$path'");
+	$node->reload;
+	my $answer = '';
+	for (1 .. 100) { last if ($answer = got('GET', '/rpc/asked?name=role', token("{\"roles\":$case->[1]}"))) eq '200 "orion_user"'; select(undef, undef, undef, 0.1); }
+	is($answer, '200 "orion_user"', "the role at $case->[0]");
+}
+isnt($node->psql('postgres', "ALTER SYSTEM SET orion.jwt_role_claim_key = '$_'"), 0, "no path: $_") for '$.a[?@ ~ "x"]', '$.a[?search(@ "x")]', '$.a[?(@ == "x"]', '$.a[?@x == "x"]', '$.a[-]';
+
+$node->stop('fast');
+done_testing();

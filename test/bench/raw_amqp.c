@@ -20,6 +20,12 @@
 
 #include "courier/rabbitmq_c.h"
 
+#if __has_include(<rabbitmq-c/tcp_socket.h>)
+#include <rabbitmq-c/tcp_socket.h>
+#else
+#include <amqp_tcp_socket.h>
+#endif
+
 #define BATCH	1000
 
 static amqp_connection_state_t conn;

@@ -169,34 +169,39 @@ do_all(void)
 }
 
 /*
- * Every login wakes this worker.  So after a round the others of the work have a
- * rest, and in between only attempts to log in are written, those of a moment in
- * one transaction; whatever else somebody woke it for is done when the rest is over.
+ * Every login wakes this worker, to write the attempts of a moment in one
+ * transaction.  A round of everything costs as much as a few logins: it is done when
+ * somebody asked for it or woke the worker for another reason (a reload), at the
+ * earliest after a rest, and else by the clock.
  */
 static void
 maintain(void)
 {
 	MemoryContext round = AllocSetContextCreate(TopMemoryContext, "orion maintenance", ALLOCSET_DEFAULT_SIZES);
-	TimestampTz next = 0;
+	TimestampTz due = 0;
+	TimestampTz rested = 0;
+	uint32		answered = 0;
 
 	orion_pool_pin_settings(false);
 	while (orion_pool_continue())
 	{
-		long		timeout = next ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next) : 0;
+		uint32		asked = pg_atomic_read_u32(&orion_shared->upkeep_asked);
+		bool		early = GetCurrentTimestamp() < due;
 
 		MemoryContextSwitchTo(round);
-		if (timeout == 0)
+		if (early && (RecoveryInProgress() || !orion_auth_maintain() || asked != answered))
+			due = Min(due, rested);
+		if (GetCurrentTimestamp() >= due)
 		{
 			if (!do_all())
 				break;
-			next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REST_MS);
-			timeout = ORION_SAFETY_POLL_MS;
+			answered = asked;
+			rested = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REST_MS);
+			due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ORION_SAFETY_POLL_MS);
 		}
-		else if (!RecoveryInProgress())
-			orion_auth_maintain();
 		MemoryContextReset(round);
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, COLLECT_MS, PG_WAIT_EXTENSION);
-		orion_pool_wait(-1, false, timeout);
+		orion_pool_wait(-1, false, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due));
 	}
 }
 

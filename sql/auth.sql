@@ -103,4 +103,23 @@ SELECT orion_private.route_login('{"body": {"email": "dan@example.com", "passwor
 SELECT current_setting('response.headers', true);
 SELECT outcome, address FROM orion_private.login_attempts WHERE email = 'dan@example.com' ORDER BY id;
 SELECT address, user_agent FROM orion_private.sessions ORDER BY created_at DESC, address LIMIT 1;
+
+-- what C checks is what the regular expression says: many tries of all characters that matter
+SELECT setseed(0.5);
+CREATE TEMP TABLE tried AS
+	SELECT string_agg(CASE WHEN i % 9 = 4 THEN '@' WHEN random() < 0.2 THEN '.' WHEN random() < 0.6 THEN 'x'
+		ELSE substr(E'ab0Z9-_+!é"(),:;<>\\[]\t\r\u007F ', 1 + floor(random() * 27)::int, 1) END, '') AS email
+	FROM generate_series(1, 180000) AS i GROUP BY i / 9;
+INSERT INTO tried SELECT repeat('l', a) || '@' || repeat('m', b) || '.' || repeat('n', c)
+	FROM unnest('{0,1,63,64,65}'::int[]) AS a, unnest('{0,1,62,63,64}'::int[]) AS b, unnest('{0,1,2,62,63,64}'::int[]) AS c;
+INSERT INTO tried SELECT l || '@' || r
+	FROM unnest('{a,a.b,a..b,.,-,a b,"a",é}'::text[]) AS l,
+		unnest('{a.bc,a.b,a.-b,-a.bc,a-.bc,a-b.bc,a..bc,.bc,bc,a.bc.,a.b.c.de,a.bc-,a.b-c,a_b.de,é.de,xn--a.de,a.bc@de.fg}'::text[]) AS r;
+SELECT count(*) >= 20000 AS many, count(*) FILTER (WHERE orion_private.email_valid(email)) > 100 AS some_valid,
+	count(*) FILTER (WHERE orion_private.email_valid(email) <> (email ~ '^[^@[:space:][:cntrl:]"(),:;<>\\[\]]{1,64}@([[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])?\.)+[[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])$')) AS differ
+	FROM tried;
+SELECT orion_private.email_valid(NULL), orion_private.email_valid(repeat('a.', 124) || 'b@c.de'), orion_private.email_valid(repeat('a', 60) || '@' || repeat('b.', 92) || 'c.de') AS longest;
+SELECT orion_private.email_normalize('  A.B@C.DE  ') AS normal, orion_private.email_normalize(repeat(' ', 255)) IS NULL AS too_long, orion_private.email_normalize('   ') = '' AS empty;
+SELECT a, orion_private.address_network(a) AS network, text(orion_private.address_network(a)) AS counted_as
+	FROM unnest('{192.0.2.7,192.0.2.7/24,2001:db8:1:2:3:4:5:6,2001:db8:1:2:3:4:5:6/48,::ffff:192.0.2.7,::ffff:192.0.2.7/96,::ffff:192.0.2.0/95,::1}'::inet[]) AS a;
 ROLLBACK;

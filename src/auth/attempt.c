@@ -19,12 +19,16 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/shmem.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
 #include "core/compat.h"
+#include "core/plan.h"
 #include "core/shmem.h"
 #include "core/wake.h"
 #include "auth/auth.h"
@@ -54,7 +58,7 @@ typedef struct AttemptRing
 
 static AttemptRing *ring = NULL;
 
-PG_FUNCTION_INFO_V1(orion_attempt_log);
+PG_FUNCTION_INFO_V1(orion_attempt_record);
 
 static void
 startup(void)
@@ -81,36 +85,68 @@ copy_text(FunctionCallInfo fcinfo, int n, char *to, size_t room)
 	to[len] = '\0';
 }
 
-/*
- * orion_private.attempt_log(email text, user_id uuid, outcome text, address text,
- * user_agent text): false when the caller must write the row itself.
- */
-Datum
-orion_attempt_log(PG_FUNCTION_ARGS)
+/* False when the ring is full or nobody empties it. */
+static bool
+log_attempt(const Attempt *attempt)
 {
-	Attempt		attempt = {.at = GetCurrentTimestamp()};
 	bool		taken = false;
 
 	if (RecoveryInProgress() || !orion_throttle_loaded())
-		PG_RETURN_BOOL(false);
-	copy_text(fcinfo, 0, attempt.email, sizeof(attempt.email));
-	attempt.has_user = !PG_ARGISNULL(1);
-	if (attempt.has_user)
-		attempt.user = *PG_GETARG_UUID_P(1);
-	copy_text(fcinfo, 2, attempt.outcome, sizeof(attempt.outcome));
-	copy_text(fcinfo, 3, attempt.address, sizeof(attempt.address));
-	copy_text(fcinfo, 4, attempt.agent, sizeof(attempt.agent));
-
+		return false;
 	LWLockAcquire(orion_shmem_lock(ORION_LOCK_ATTEMPTS), LW_EXCLUSIVE);
 	if (ring->head - ring->tail < RING_SLOTS)
 	{
-		ring->slots[ring->head++ % RING_SLOTS] = attempt;
+		ring->slots[ring->head++ % RING_SLOTS] = *attempt;
 		taken = true;
 	}
 	LWLockRelease(orion_shmem_lock(ORION_LOCK_ATTEMPTS));
 	if (taken)
 		orion_wake_kind(ORION_WORKER_MAINTENANCE);
-	PG_RETURN_BOOL(taken);
+	return taken;
+}
+
+/* In this transaction, with all there is of the user agent. */
+static void
+insert_attempt(FunctionCallInfo fcinfo)
+{
+	static const char insert[] =
+	"INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent) VALUES ($1, $2, $3, $4, $5)";
+	static const Oid types[] = {TEXTOID, UUIDOID, TEXTOID, INETOID, TEXTOID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types) + 1] = {'\0'};
+
+	for (int i = 0; i < lengthof(types); i++)
+	{
+		values[i] = PG_GETARG_DATUM(i);
+		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
+	}
+	SPI_connect();
+	if (SPI_execute_plan(orion_plan_get(insert, strlen(insert), lengthof(types), types), values, nulls, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write an attempt to log in");
+	SPI_finish();
+}
+
+/*
+ * orion_private.attempt_record(email text, user_id uuid, outcome text, address inet,
+ * user_agent text)
+ */
+Datum
+orion_attempt_record(PG_FUNCTION_ARGS)
+{
+	Attempt		attempt = {.at = GetCurrentTimestamp()};
+
+	copy_text(fcinfo, 0, attempt.email, sizeof(attempt.email));
+	attempt.has_user = !PG_ARGISNULL(1);
+	if (attempt.has_user)
+		attempt.user = *PG_GETARG_UUID_P(1);
+	copy_text(fcinfo, 2, attempt.outcome, sizeof(attempt.outcome));
+	if (!PG_ARGISNULL(3))
+		text_to_cstring_buffer(DatumGetTextPP(DirectFunctionCall1(network_host, PG_GETARG_DATUM(3))),
+							   attempt.address, sizeof(attempt.address));
+	copy_text(fcinfo, 4, attempt.agent, sizeof(attempt.agent));
+	if (!log_attempt(&attempt))
+		insert_attempt(fcinfo);
+	PG_RETURN_VOID();
 }
 
 /* --- maintenance ---------------------------------------------------------------- */
@@ -135,43 +171,94 @@ commit(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/* Columns of what is written, in the order of the statement's parameters. */
+enum
+{
+	ATTEMPTED_AT,
+	EMAIL,
+	USER_ID,
+	OUTCOME,
+	ADDRESS,
+	USER_AGENT,
+	COLUMNS,
+};
+
 /* Prepared once: only the worker comes here. */
 static SPIPlanPtr
-kept_plan(const char *text, int nargs, Oid *types)
+kept_plan(void)
 {
+	static const char insert[] =
+	"INSERT INTO orion_private.login_attempts (attempted_at, email, user_id, outcome, address, user_agent)"
+	" SELECT a.at, a.email, a.user_id, a.outcome, a.address::pg_catalog.inet, a.user_agent"
+	" FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),"
+	" pg_catalog.unnest($5), pg_catalog.unnest($6)) AS a (at, email, user_id, outcome, address, user_agent)";
 	static SPIPlanPtr plan = NULL;
 
 	if (!plan)
 	{
-		plan = SPI_prepare(text, nargs, types);
+		Oid			types[COLUMNS] = {TIMESTAMPTZARRAYOID, TEXTARRAYOID, UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+
+		plan = SPI_prepare(insert, COLUMNS, types);
 		if (!plan || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare how to write attempts to log in");
 	}
 	return plan;
 }
 
+/* Empty: null. */
 static void
-write_attempt(const Attempt *attempt)
+set_text(NullableDatum *value, const char *string)
 {
-	static const char insert[] =
-	"INSERT INTO orion_private.login_attempts (attempted_at, email, user_id, outcome, address, user_agent)"
-	" VALUES ($1, $2, $3, $4, $5::pg_catalog.inet, $6)";
-	Oid			types[] = {TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[] = {
-		TimestampTzGetDatum(attempt->at), CStringGetTextDatum(attempt->email), UUIDPGetDatum(&attempt->user),
-		CStringGetTextDatum(attempt->outcome), CStringGetTextDatum(attempt->address), CStringGetTextDatum(attempt->agent)
-	};
-	char		nulls[] = {
-		' ', attempt->email[0] ? ' ' : 'n', attempt->has_user ? ' ' : 'n',
-		' ', attempt->address[0] ? ' ' : 'n', attempt->agent[0] ? ' ' : 'n', '\0'
-	};
-
-	if (SPI_execute_plan(kept_plan(insert, lengthof(types), types), values, nulls, false, 0) != SPI_OK_INSERT)
-		elog(ERROR, "could not write an attempt to log in");
+	value->isnull = string[0] == '\0';
+	value->value = value->isnull ? (Datum) 0 : CStringGetTextDatum(string);
 }
 
-/* True when there may be more. */
-static bool
+static void
+set_row(NullableDatum *row, const Attempt *attempt)
+{
+	row[ATTEMPTED_AT].value = TimestampTzGetDatum(attempt->at);
+	row[USER_ID].value = UUIDPGetDatum(&attempt->user);
+	row[USER_ID].isnull = !attempt->has_user;
+	set_text(&row[EMAIL], attempt->email);
+	set_text(&row[OUTCOME], attempt->outcome);
+	set_text(&row[ADDRESS], attempt->address);
+	set_text(&row[USER_AGENT], attempt->agent);
+}
+
+/* One statement: the indexes and the partition of the audit log are opened once. */
+static void
+write_attempts(const Attempt *batch, int n)
+{
+	static const Oid types[COLUMNS] = {TIMESTAMPTZOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID};
+	NullableDatum (*rows)[COLUMNS] = palloc0(n * sizeof(*rows));
+	Datum	   *values = palloc(n * sizeof(Datum));
+	bool	   *nulls = palloc(n * sizeof(bool));
+	Datum		arrays[COLUMNS];
+
+	for (int i = 0; i < n; i++)
+		set_row(rows[i], &batch[i]);
+	for (int column = 0; column < COLUMNS; column++)
+	{
+		int16		length;
+		bool		by_value;
+		char		alignment;
+		int			lower = 1;
+
+		for (int i = 0; i < n; i++)
+		{
+			values[i] = rows[i][column].value;
+			nulls[i] = rows[i][column].isnull;
+		}
+		get_typlenbyvalalign(types[column], &length, &by_value, &alignment);
+		arrays[column] = PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, types[column],
+															length, by_value, alignment));
+	}
+	if (SPI_execute_plan(kept_plan(), arrays, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write attempts to log in");
+}
+
+/* How many there were; BATCH: perhaps more. */
+static int
 drain(void)
 {
 	static Attempt batch[BATCH];
@@ -183,15 +270,14 @@ drain(void)
 		batch[i] = ring->slots[(ring->tail + i) % RING_SLOTS];
 	LWLockRelease(orion_shmem_lock(ORION_LOCK_ATTEMPTS));
 	if (n == 0)
-		return false;
+		return 0;
 	begin("orion: recording attempts to log in");
-	for (int i = 0; i < n; i++)
-		write_attempt(&batch[i]);
+	write_attempts(batch, n);
 	commit();
 	LWLockAcquire(orion_shmem_lock(ORION_LOCK_ATTEMPTS), LW_EXCLUSIVE);
 	ring->tail += n;
 	LWLockRelease(orion_shmem_lock(ORION_LOCK_ATTEMPTS));
-	return n == BATCH;
+	return n;
 }
 
 /* Counts what the table knows from before this shared memory. */
@@ -244,21 +330,29 @@ forget_old(void)
 	commit();
 }
 
-void
+bool
 orion_auth_maintain(void)
 {
 	static TimestampTz next = 0;
 	TimestampTz now = GetCurrentTimestamp();
+	int			n;
+	int			written = 0;
 
 	if (!orion_throttle_loaded())
 		load();
-	while (drain())
+	do
+	{
 		CHECK_FOR_INTERRUPTS();
-	if (now < next)
-		return;
-	next = TimestampTzPlusMilliseconds(now, EXPIRE_SECONDS * 1000);
-	orion_throttle_expire();
-	forget_old();
+		n = drain();
+		written += n;
+	} while (n == BATCH);
+	if (now >= next)
+	{
+		next = TimestampTzPlusMilliseconds(now, EXPIRE_SECONDS * 1000);
+		orion_throttle_expire();
+		forget_old();
+	}
+	return written > 0;
 }
 
 void

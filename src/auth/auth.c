@@ -29,8 +29,8 @@ int			orion_auth_hash_timeout = 10000;
 int			orion_auth_attempt_retention = 129600;
 
 static bool uniform_answers = false;
-static char *issuer = NULL;
-static char *audience = NULL;
+char	   *orion_auth_issuer = NULL;
+char	   *orion_auth_audience = NULL;
 
 PG_FUNCTION_INFO_V1(orion_auth_settings);
 
@@ -50,8 +50,8 @@ orion_auth_settings(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(orion_auth_access_token_ttl);
 	values[1] = Int32GetDatum(orion_auth_refresh_token_ttl);
 	values[2] = Int32GetDatum(orion_auth_password_min_length);
-	values[3] = CStringGetTextDatum(issuer);
-	values[4] = CStringGetTextDatum(audience);
+	values[3] = CStringGetTextDatum(orion_auth_issuer);
+	values[4] = CStringGetTextDatum(orion_auth_audience);
 	values[5] = BoolGetDatum(uniform_answers);
 	values[6] = Int32GetDatum(orion_auth_login_window);
 	values[7] = Int32GetDatum(orion_auth_login_max_account);
@@ -116,11 +116,11 @@ orion_auth_init(void)
 							PGC_SIGHUP, GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomStringVariable("orion.auth_issuer",
 							   "The claim \"iss\" of access tokens.", NULL,
-							   &issuer, "orion",
+							   &orion_auth_issuer, "orion",
 							   PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomStringVariable("orion.auth_audience",
 							   "The claim \"aud\" of access tokens.", NULL,
-							   &audience, "authenticated",
+							   &orion_auth_audience, "authenticated",
 							   PGC_SIGHUP, 0, NULL, NULL, NULL);
 	/* defaults and lowest memory: OWASP password storage cheat sheet */
 	DefineCustomIntVariable("orion.auth_password_memory",

@@ -12,12 +12,14 @@
 
 extern int	orion_auth_access_token_ttl;	/* seconds */
 extern int	orion_auth_refresh_token_ttl;	/* seconds */
+extern char *orion_auth_issuer;
+extern char *orion_auth_audience;
 extern int	orion_auth_password_memory; /* kB of Argon2id */
 extern int	orion_auth_password_time;	/* passes of Argon2id */
 extern int	orion_auth_password_min_length; /* characters */
 
-/* For the maintenance worker, outside of a transaction: attempts to log in. */
-extern void orion_auth_maintain(void);
+/* For the maintenance worker, outside of a transaction: attempts to log in. True when there were some. */
+extern bool orion_auth_maintain(void);
 
 extern void orion_auth_init(void);
 

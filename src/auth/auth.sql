@@ -65,16 +65,9 @@ CREATE INDEX sessions_user_id ON orion_private.sessions (user_id);
 CREATE INDEX sessions_device_id ON orion_private.sessions (device_id);
 SELECT pg_catalog.pg_extension_config_dump('orion_private.sessions', '');
 
--- PL/pgSQL where SQL would do: it keeps its plans from one login to the next.
 CREATE FUNCTION orion_private.address_network(address inet) RETURNS inet
-	LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	RETURN CASE WHEN family(address) = 4 OR address <<= '::ffff:0.0.0.0/96' THEN host(address)::inet
-		ELSE network(set_masklen(address, 64))::inet END;
-END
-$function$;
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_address_network';
 COMMENT ON FUNCTION orion_private.address_network(inet) IS 'What one client may choose from: the address itself, or the /64 of an IPv6 address';
 REVOKE ALL ON FUNCTION orion_private.address_network(inet) FROM PUBLIC;
 
@@ -113,10 +106,6 @@ CREATE FUNCTION orion_private.password_stale(hash text) RETURNS boolean
 	LANGUAGE c STABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_password_stale';
 COMMENT ON FUNCTION orion_private.password_stale(text) IS 'Whether a new hash would have other parameters';
-CREATE FUNCTION orion_private.password_decoy() RETURNS text
-	LANGUAGE c VOLATILE PARALLEL SAFE
-	AS 'MODULE_PATHNAME', 'orion_password_decoy';
-COMMENT ON FUNCTION orion_private.password_decoy() IS 'A hash that no password has and that costs as much as a real one';
 CREATE FUNCTION orion_private.refresh_key(session uuid) RETURNS bytea
 	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_key';
@@ -147,105 +136,47 @@ CREATE FUNCTION orion_private.auth_settings(
 COMMENT ON FUNCTION orion_private.auth_settings() IS 'Settings of this module as values; times in seconds';
 
 CREATE FUNCTION orion_private.email_normalize(email text) RETURNS text
-	LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	RETURN CASE WHEN octet_length(email) <= 254 THEN lower(btrim(email) COLLATE "C") END;
-END
-$function$;
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_email_normalize';
 COMMENT ON FUNCTION orion_private.email_normalize(text) IS 'Lower case (ASCII, whatever the locale) without spaces around; null when longer than 254 bytes (RFC 5321 4.5.3.1.3)';
 
 CREATE FUNCTION orion_private.email_valid(email text) RETURNS boolean
-	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	RETURN email IS NOT NULL AND octet_length(email) <= 254
-		AND email ~ '^[^@[:space:][:cntrl:]"(),:;<>\\[\]]{1,64}@([[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])?\.)+[[:alnum:]]([[:alnum:]-]{0,61}[[:alnum:]])$';
-END
-$function$;
+	LANGUAGE c IMMUTABLE PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_email_valid';
 COMMENT ON FUNCTION orion_private.email_valid(text) IS 'Whether this has the form of a mail address: dotted domain, no quoted local part, no space or control character';
-REVOKE ALL ON FUNCTION orion_private.password_stale(text), orion_private.password_decoy(),
+REVOKE ALL ON FUNCTION orion_private.password_stale(text),
 	orion_private.refresh_key(uuid), orion_private.refresh_token(uuid, bytea, bigint),
 	orion_private.refresh_parse(text), orion_private.refresh_valid(text, uuid, bytea), orion_private.auth_settings(), orion_private.email_normalize(text), orion_private.email_valid(text) FROM PUBLIC;
 
 -- Sessions
 
 CREATE FUNCTION orion_private.access_token(u orion_private.users, session orion_private.sessions, issued_at timestamptz) RETURNS text
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-DECLARE
-	s record := orion_private.auth_settings();
-	-- not the second of a downgrade, whose aal2 tokens are dead
-	iat bigint := greatest(floor(extract(epoch FROM issued_at)),
-		CASE WHEN session.aal = 'aal2' THEN floor(extract(epoch FROM session.downgraded_at)) + 1 END);
-BEGIN
-	-- the names of GoTrue's claims; large metadata would not fit into a header
-	RETURN @extschema@.orion_jwt_sign(jsonb_build_object(
-		'iss', s.issuer, 'aud', s.audience, 'sub', u.id, 'role', u.role, 'email', u.email,
-		'iat', iat, 'exp', iat + s.access_token_ttl,
-		'session_id', session.id, 'aal', session.aal, 'amr', session.amr,
-		'app_metadata', CASE WHEN octet_length(u.app_metadata::text) <= 4096 THEN u.app_metadata ELSE '{}' END,
-		'user_metadata', CASE WHEN octet_length(u.user_metadata::text) <= 4096 THEN u.user_metadata ELSE '{}' END));
-END
-$function$;
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_access_token';
 COMMENT ON FUNCTION orion_private.access_token(orion_private.users, orion_private.sessions, timestamptz) IS 'The access token of a user in a session; metadata over 4 kB is left out';
 REVOKE ALL ON FUNCTION orion_private.access_token(orion_private.users, orion_private.sessions, timestamptz) FROM PUBLIC;
 
-CREATE FUNCTION orion_private.device_seen(u orion_private.users, device text, address inet, user_agent text) RETURNS uuid
+CREATE FUNCTION orion_private.device_new(u orion_private.users, device uuid, address inet, user_agent text) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-DECLARE
-	mark bytea := sha256(convert_to(coalesce('device:' || device, 'agent:' || user_agent, ''), 'UTF8'));
-	others boolean := EXISTS (SELECT FROM orion_private.devices AS d WHERE d.user_id = u.id);
-	seen record;
 BEGIN
-	INSERT INTO orion_private.devices AS d (user_id, fingerprint, user_agent, last_address)
-	VALUES (u.id, mark, device_seen.user_agent, address)
-	ON CONFLICT ON CONSTRAINT devices_user_id_fingerprint_key DO UPDATE
-		SET user_agent = excluded.user_agent, last_address = excluded.last_address, last_seen_at = now()
-	RETURNING d.id, d.xmax = 0 AS is_new INTO seen;
-	IF seen.is_new AND others THEN
+	IF EXISTS (SELECT FROM orion_private.devices AS d WHERE d.user_id = u.id AND d.id <> device) THEN
 		PERFORM orion_private.publish('auth.new_device', jsonb_build_object('id', u.id, 'email', u.email,
-			'deviceId', seen.id, 'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
-		PERFORM orion_private.audit('security.new_device', 'user', u.id::text, metadata => jsonb_build_object('deviceId', seen.id),
-			actor => u.id, address => device_seen.address, user_agent => device_seen.user_agent);
+			'deviceId', device, 'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		PERFORM orion_private.audit('security.new_device', 'user', u.id::text, metadata => jsonb_build_object('deviceId', device),
+			actor => u.id, address => device_new.address, user_agent => device_new.user_agent);
 	END IF;
-	RETURN seen.id;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) IS 'The device of a sign-in; auth.new_device when the user is known from others only';
-REVOKE ALL ON FUNCTION orion_private.device_seen(orion_private.users, text, inet, text) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.device_new(orion_private.users, uuid, inet, text) IS 'Publishes auth.new_device when the user is known from other devices';
+REVOKE ALL ON FUNCTION orion_private.device_new(orion_private.users, uuid, inet, text) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.session_open(u orion_private.users, method text, device text, address inet, user_agent text,
 	earlier jsonb DEFAULT '[]', aal text DEFAULT 'aal1',
 	OUT session_id uuid, OUT access_token text, OUT refresh_token text, OUT expires_in int)
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-DECLARE
-	s record := orion_private.auth_settings();
-	issued_at timestamptz := clock_timestamp();
-	session orion_private.sessions;
-	key bytea;
-BEGIN
-	session_id := gen_random_uuid();
-	key := orion_private.refresh_key(session_id);
-	INSERT INTO orion_private.sessions AS new (id, user_id, device_id, refresh_key, refresh_counter, aal, amr, address, user_agent,
-		refreshed_at, access_expires_at, expires_at)
-	VALUES (session_id, u.id, orion_private.device_seen(u, device, address, user_agent), key, 1,
-		session_open.aal, earlier || jsonb_build_array(jsonb_build_object('method', method, 'timestamp', floor(extract(epoch FROM issued_at)))),
-		session_open.address, session_open.user_agent, issued_at,
-		issued_at + make_interval(secs => s.access_token_ttl), now() + make_interval(secs => s.refresh_token_ttl))
-	RETURNING new.* INTO session;
-	access_token := orion_private.access_token(u, session, issued_at);
-	refresh_token := orion_private.refresh_token(session_id, key, 1);
-	expires_in := s.access_token_ttl;
-END
-$function$;
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_session_open';
 COMMENT ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text, jsonb, text) IS 'A new session and its tokens; earlier: entries of amr for the methods before';
 REVOKE ALL ON FUNCTION orion_private.session_open(orion_private.users, text, text, inet, text, jsonb, text) FROM PUBLIC;
 
@@ -400,10 +331,10 @@ END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_register(text, text, text, jsonb) IS 'Makes a user and signs in. Status: ok, accepted (orion.auth_uniform_answers: no tokens, and the same for a known address), email_exists, invalid_email, weak_password, common_password, password_too_long, invalid_display_name, invalid_user_metadata';
 
-CREATE FUNCTION orion_private.attempt_log(email text, user_id uuid, outcome text, address text, user_agent text) RETURNS boolean
+CREATE FUNCTION orion_private.attempt_record(email text, user_id uuid, outcome text, address inet, user_agent text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
-	AS 'MODULE_PATHNAME', 'orion_attempt_log';
-COMMENT ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text) IS 'Has the maintenance worker record an attempt, whatever becomes of this transaction; false when it cannot';
+	AS 'MODULE_PATHNAME', 'orion_attempt_record';
+COMMENT ON FUNCTION orion_private.attempt_record(text, uuid, text, inet, text) IS 'Puts an attempt on record, if possible beyond a rollback';
 CREATE FUNCTION orion_private.throttle_check(account text, network text, known boolean, failed boolean) RETURNS int
 	LANGUAGE c VOLATILE PARALLEL UNSAFE
 	AS 'MODULE_PATHNAME', 'orion_throttle_check';
@@ -441,15 +372,14 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.login_wait_table(text, inet, boolean) IS 'Seconds until the next attempt, by the table of attempts';
 
-CREATE FUNCTION orion_private.login_wait(account text, network inet, failed boolean) RETURNS int
+-- first: what shared memory said without a look at who is known, or null.
+CREATE FUNCTION orion_private.login_wait_known(account text, network inet, failed boolean, first int) RETURNS int
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
-	wait int;
+	wait int := coalesce(first, orion_private.login_wait_table(account, network, false));
 BEGIN
-	wait := coalesce(orion_private.throttle_check(account, network::text, false, failed),
-		orion_private.login_wait_table(account, network, false));
 	-- strangers cannot lock out who has signed in from here before
 	IF wait > 0 AND EXISTS (SELECT FROM orion_private.users AS u JOIN orion_private.sessions AS s ON s.user_id = u.id
 		WHERE u.email = account AND orion_private.address_network(s.address) = network) THEN
@@ -459,20 +389,12 @@ BEGIN
 	RETURN wait;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.login_wait(text, inet, boolean) IS 'Seconds until the next attempt may be made; 0: now. Counts a failure then';
+COMMENT ON FUNCTION orion_private.login_wait_known(text, inet, boolean, int) IS 'The rest of login_wait, where shared memory does not tell or says to wait';
 
-CREATE FUNCTION orion_private.attempt_record(email text, user_id uuid, outcome text, address inet, user_agent text) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-BEGIN
-	IF NOT orion_private.attempt_log(email, user_id, outcome, host(address), user_agent) THEN
-		INSERT INTO orion_private.login_attempts (email, user_id, outcome, address, user_agent)
-		VALUES (attempt_record.email, attempt_record.user_id, attempt_record.outcome, attempt_record.address, attempt_record.user_agent);
-	END IF;
-END
-$function$;
-COMMENT ON FUNCTION orion_private.attempt_record(text, uuid, text, inet, text) IS 'Puts an attempt on record, if possible beyond a rollback';
+CREATE FUNCTION orion_private.login_wait(account text, network inet, failed boolean) RETURNS int
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_login_wait';
+COMMENT ON FUNCTION orion_private.login_wait(text, inet, boolean) IS 'Seconds until the next attempt may be made; 0: now. Counts a failure then';
 
 -- Tokens of mails have 256 random bits: nobody guesses one. What is bounded is the work
 -- and the rows that somebody who has none can cause.
@@ -492,26 +414,13 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.token_wait(jsonb, boolean) IS 'Seconds until the address of this request may send a token again; 0: now. Counts a token that was none among the failures of the address';
 REVOKE ALL ON FUNCTION orion_private.token_wait(jsonb, boolean) FROM PUBLIC;
-REVOKE ALL ON FUNCTION orion_private.attempt_log(text, uuid, text, text, text), orion_private.throttle_check(text, text, boolean, boolean),
+REVOKE ALL ON FUNCTION orion_private.login_wait_known(text, inet, boolean, int), orion_private.throttle_check(text, text, boolean, boolean),
 	orion_private.throttle_clear(text, text), orion_private.login_wait_table(text, inet, boolean),
 	orion_private.login_wait(text, inet, boolean), orion_private.attempt_record(text, uuid, text, inet, text) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.password_status(u orion_private.users, password text) RETURNS text
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $function$
-DECLARE
-	-- unknown users and those without a password cost one hash as well
-	verified boolean := @extschema@.orion_verify_password(
-		CASE WHEN octet_length(password) <= 1024 THEN password ELSE '' END,
-		coalesce(u.password_hash, orion_private.password_decoy()));
-BEGIN
-	RETURN CASE
-		WHEN verified IS NOT TRUE OR u.password_hash IS NULL OR octet_length(password) > 1024 OR password IS NULL THEN 'invalid_credentials'
-		WHEN u.banned_until > now() THEN 'banned'
-		ELSE 'ok' END;
-END
-$function$;
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_password_status';
 COMMENT ON FUNCTION orion_private.password_status(orion_private.users, text) IS 'ok, invalid_credentials, or banned, which only who knows the password is told';
 REVOKE ALL ON FUNCTION orion_private.password_status(orion_private.users, text) FROM PUBLIC;
 
@@ -574,7 +483,8 @@ BEGIN
 		-- Waits for whoever changes the password or bans the user, and then finds no row.
 		-- Not columns of the profile: neither the version nor user.updated.
 		UPDATE orion_private.users AS known SET password_hash = new_hash,
-			last_login_at = CASE WHEN orion_private.two_factor_enabled(known.id) THEN known.last_login_at ELSE clock_timestamp() END
+			last_login_at = CASE WHEN EXISTS (SELECT FROM orion_private.two_factors AS f WHERE f.user_id = known.id AND f.confirmed_at IS NOT NULL)
+				THEN known.last_login_at ELSE clock_timestamp() END
 		WHERE known.id = u.id AND known.password_hash = u.password_hash AND coalesce(known.banned_until, '-infinity') <= now()
 		RETURNING known.* INTO current;
 		EXIT WHEN current.id IS NOT NULL;
@@ -633,8 +543,10 @@ GRANT EXECUTE ON FUNCTION @extschema@.orion_register(text, text, text, jsonb), @
 
 -- The profile: version, event, and what users see of themselves
 
--- signing in changes no profile
-CREATE TRIGGER users_version BEFORE UPDATE ON orion_private.users
+-- Signing in changes no profile: all columns but those that it sets. An update that
+-- names those among others counts by what it changes.
+CREATE TRIGGER users_version BEFORE UPDATE OF id, email, role, display_name, avatar_url, user_metadata, app_metadata,
+	email_verified_at, version, created_at, updated_at ON orion_private.users
 	FOR EACH ROW EXECUTE FUNCTION @extschema@.orion_version_bump('updated_at', '!last_login_at', '!password_hash', '!banned_until');
 
 CREATE FUNCTION orion_private.user_updated() RETURNS trigger

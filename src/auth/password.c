@@ -13,9 +13,13 @@
 #include <crypt.h>
 #include <sodium.h>
 
+#include "access/htup_details.h"
+#include "access/xact.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "auth/auth.h"
 #include "auth/throttle.h"
@@ -34,6 +38,10 @@
 #define BCRYPT_LEN			60
 #define BCRYPT_MAX_COST		15	/* about 2 s */
 
+/* attribute numbers of users, in the order of auth.sql */
+#define USER_PASSWORD_HASH	3
+#define USER_BANNED_UNTIL	11
+
 /* Length of salt and hash that libsodium writes, in base64 without padding. */
 #define DECOY_SALT_LEN		16
 #define DECOY_HASH_LEN		32
@@ -48,7 +56,7 @@ typedef struct Argon2Costs
 PG_FUNCTION_INFO_V1(orion_hash_password);
 PG_FUNCTION_INFO_V1(orion_verify_password);
 PG_FUNCTION_INFO_V1(orion_password_stale);
-PG_FUNCTION_INFO_V1(orion_password_decoy);
+PG_FUNCTION_INFO_V1(orion_password_status);
 
 /* The password in UTF-8, whatever the encoding of the database. */
 static char *
@@ -172,17 +180,22 @@ orion_hash_password(PG_FUNCTION_ARGS)
  * False also for hashes of a kind or cost that is not accepted: the caller can do
  * nothing else about them, and a login must not fail in another way.
  */
-Datum
-orion_verify_password(PG_FUNCTION_ARGS)
+static bool
+verify(text *given, const char *hash)
 {
-	char	   *password = password_bytes(PG_GETARG_TEXT_PP(0));
-	char	   *hash = text_to_cstring(PG_GETARG_TEXT_PP(1));
+	char	   *password = password_bytes(given);
 	bool		right = false;
 
 	if (strlen(password) <= PASSWORD_MAX_BYTES)
 		right = is_bcrypt(hash) ? verify_bcrypt(password, hash) : verify_argon2(password, hash);
 	explicit_bzero(password, strlen(password));
-	PG_RETURN_BOOL(right);
+	return right;
+}
+
+Datum
+orion_verify_password(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(verify(PG_GETARG_TEXT_PP(0), text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
 /* Whether a hash has other parameters than a new one would get. */
@@ -201,8 +214,8 @@ orion_password_stale(PG_FUNCTION_ARGS)
  * A hash no password has, with the parameters of new ones: verifying against it
  * costs an unknown user as much as a known one.
  */
-Datum
-orion_password_decoy(PG_FUNCTION_ARGS)
+static char *
+decoy(void)
 {
 	unsigned char random[DECOY_SALT_LEN + DECOY_HASH_LEN];
 	char		salt[sodium_base64_ENCODED_LEN(DECOY_SALT_LEN, sodium_base64_VARIANT_ORIGINAL_NO_PADDING)];
@@ -211,7 +224,48 @@ orion_password_decoy(PG_FUNCTION_ARGS)
 	randombytes_buf(random, sizeof(random));
 	sodium_bin2base64(salt, sizeof(salt), random, DECOY_SALT_LEN, sodium_base64_VARIANT_ORIGINAL_NO_PADDING);
 	sodium_bin2base64(hash, sizeof(hash), random + DECOY_SALT_LEN, DECOY_HASH_LEN, sodium_base64_VARIANT_ORIGINAL_NO_PADDING);
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("$argon2id$v=19$m=%d,t=%d,p=1$%s$%s",
-											  orion_auth_password_memory, orion_auth_password_time,
-											  salt, hash)));
+	return psprintf("$argon2id$v=19$m=%d,t=%d,p=1$%s$%s",
+					orion_auth_password_memory, orion_auth_password_time, salt, hash);
+}
+
+/* Of a row of users, which may be all nulls. */
+static Datum
+user_column(HeapTupleHeader row, AttrNumber column, bool *isnull)
+{
+	HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row),.t_data = row};
+	TupleDesc	desc = lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(row), HeapTupleHeaderGetTypMod(row));
+	Datum		value = heap_getattr(&tuple, column, desc, isnull);
+
+	ReleaseTupleDesc(desc);
+	return value;
+}
+
+/*
+ * orion_private.password_status(u users, password text): ok, invalid_credentials, or
+ * banned, which only who knows the password is told.  Unknown users and those without
+ * a password cost one hash as well.
+ */
+Datum
+orion_password_status(PG_FUNCTION_ARGS)
+{
+	HeapTupleHeader user = PG_ARGISNULL(0) ? NULL : PG_GETARG_HEAPTUPLEHEADER(0);
+	text	   *password = PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1);
+	bool		usable = password && VARSIZE_ANY_EXHDR(password) <= PASSWORD_MAX_BYTES;
+	bool		no_hash = true;
+	bool		never = true;
+	Datum		hash = (Datum) 0;
+	TimestampTz banned_until = 0;
+	bool		right;
+
+	if (user)
+	{
+		hash = user_column(user, USER_PASSWORD_HASH, &no_hash);
+		banned_until = DatumGetTimestampTz(user_column(user, USER_BANNED_UNTIL, &never));
+	}
+	right = verify(usable ? password : cstring_to_text(""), no_hash ? decoy() : TextDatumGetCString(hash));
+	if (!right || no_hash || !usable)
+		PG_RETURN_TEXT_P(cstring_to_text("invalid_credentials"));
+	if (!never && banned_until > GetCurrentTransactionStartTimestamp())
+		PG_RETURN_TEXT_P(cstring_to_text("banned"));
+	PG_RETURN_TEXT_P(cstring_to_text("ok"));
 }

@@ -24,6 +24,7 @@
 #include "utils/fmgrprotos.h"
 #include "utils/uuid.h"
 
+#include "auth/session.h"
 #include "core/compat.h"
 #include "seal/seal.h"
 
@@ -93,6 +94,19 @@ orion_refresh_key(PG_FUNCTION_ARGS)
 	sealed = orion_seal(key, sizeof(key), refresh_context(PG_GETARG_DATUM(0)));
 	explicit_bzero(key, sizeof(key));
 	PG_RETURN_BYTEA_P(sealed);
+}
+
+bytea *
+orion_refresh_start(const pg_uuid_t *session, text **token)
+{
+	unsigned char key[crypto_auth_hmacsha256_KEYBYTES];
+	bytea	   *sealed;
+
+	randombytes_buf(key, sizeof(key));
+	sealed = orion_seal(key, sizeof(key), refresh_context(UUIDPGetDatum(session)));
+	*token = encode_token(session, 1, key);
+	explicit_bzero(key, sizeof(key));
+	return sealed;
 }
 
 /* orion_private.refresh_token(session uuid, key bytea, counter bigint) */

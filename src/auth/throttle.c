@@ -13,14 +13,18 @@
 
 #include <sodium.h>
 
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/hsearch.h"
 #include "utils/timestamp.h"
 
 #include "core/compat.h"
+#include "core/plan.h"
 #include "core/shmem.h"
 #include "auth/throttle.h"
 
@@ -52,6 +56,7 @@ typedef enum CounterKind
 static ThrottleState *state = NULL;
 static HTAB *counters = NULL;
 
+PG_FUNCTION_INFO_V1(orion_login_wait);
 PG_FUNCTION_INFO_V1(orion_throttle_check);
 PG_FUNCTION_INFO_V1(orion_throttle_forget);
 
@@ -215,20 +220,14 @@ text_argument(FunctionCallInfo fcinfo, int n)
 }
 
 /*
- * orion_private.throttle_check(account text, network text, known boolean, failed boolean)
- *
  * Seconds until the next attempt may be made; 0: now.  When failed, and not
  * locked, counts a failure, in one step: of guesses at the same time no more than
  * the limit get an answer.  Who is known from this network is not locked by what
- * others do to the account.  NULL: ask the table.
+ * others do to the account.  False: ask the table.
  */
-Datum
-orion_throttle_check(PG_FUNCTION_ARGS)
+static bool
+check(const char *account, const char *network, bool known, bool failed, int *seconds)
 {
-	char	   *account = text_argument(fcinfo, 0);
-	char	   *network = text_argument(fcinfo, 1);
-	bool		known = PG_GETARG_BOOL(2);
-	bool		failed = PG_GETARG_BOOL(3);
 	TimestampTz now = GetCurrentTimestamp();
 	bool		complete;
 	int			wait;
@@ -242,8 +241,59 @@ orion_throttle_check(PG_FUNCTION_ARGS)
 	if (failed && wait == 0)
 		count_all(account, network, now);
 	LWLockRelease(orion_shmem_lock(ORION_LOCK_ATTEMPTS));
-	if (!complete)
+	*seconds = wait;
+	return complete;
+}
+
+/*
+ * orion_private.throttle_check(account text, network text, known boolean, failed boolean):
+ * NULL: ask the table.
+ */
+Datum
+orion_throttle_check(PG_FUNCTION_ARGS)
+{
+	int			wait;
+
+	if (!check(text_argument(fcinfo, 0), text_argument(fcinfo, 1), PG_GETARG_BOOL(2), PG_GETARG_BOOL(3), &wait))
 		PG_RETURN_NULL();
+	PG_RETURN_INT32(wait);
+}
+
+/* Where the table has a say; wait: what was found so far, or NULL. */
+static int
+wait_known(FunctionCallInfo fcinfo, const int *wait)
+{
+	static const char query[] = "SELECT orion_private.login_wait_known($1, $2, $3, $4)";
+	static const Oid types[] = {TEXTOID, INETOID, BOOLOID, INT4OID};
+	Datum		values[] = {PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), Int32GetDatum(wait ? *wait : 0)};
+	char		nulls[] = {PG_ARGISNULL(0) ? 'n' : ' ', PG_ARGISNULL(1) ? 'n' : ' ', ' ', wait ? ' ' : 'n', '\0'};
+	int			seconds;
+	bool		isnull;
+
+	SPI_connect();
+	if (SPI_execute_plan(orion_plan_get(query, strlen(query), lengthof(types), types), values, nulls, false, 1) != SPI_OK_SELECT ||
+		SPI_processed != 1)
+		elog(ERROR, "could not ask for how long logins have to wait");
+	seconds = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	return seconds;
+}
+
+/*
+ * orion_private.login_wait(account text, network inet, failed boolean)
+ *
+ * Most of the time shared memory says 0, and that is all.
+ */
+Datum
+orion_login_wait(PG_FUNCTION_ARGS)
+{
+	char	   *network = PG_ARGISNULL(1) ? NULL : TextDatumGetCString(DirectFunctionCall1(network_show, PG_GETARG_DATUM(1)));
+	int			wait;
+
+	if (!check(text_argument(fcinfo, 0), network, false, PG_GETARG_BOOL(2), &wait))
+		wait = wait_known(fcinfo, NULL);
+	else if (wait > 0)
+		wait = wait_known(fcinfo, &wait);
 	PG_RETURN_INT32(wait);
 }
 

@@ -47,6 +47,7 @@ init_shared(void)
 	memset(orion_shared, 0, sizeof(OrionShared));
 	orion_shared->lock = orion_shmem_lock(ORION_LOCK_CORE);
 	pg_atomic_init_u32(&orion_shared->sinks_generation, 1);
+	pg_atomic_init_u32(&orion_shared->upkeep_asked, 0);
 	pg_atomic_init_u32(&orion_shared->routes_generation, 1);
 	pg_atomic_init_u32(&orion_shared->role_settings_generation, 0);
 	pg_atomic_init_u32(&orion_shared->patterns_generation, 1);

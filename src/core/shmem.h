@@ -117,6 +117,9 @@ typedef struct OrionShared
 	/* lock-free */
 	pg_atomic_uint32 sinks_generation;	/* +1 at each committed change of a
 										 * sink, subscription or consumer */
+	pg_atomic_uint32 upkeep_asked;	/* +1 at each commit that wants more of
+									 * the maintenance worker than a safety
+									 * poll */
 	pg_atomic_uint32 routes_generation; /* +1 at each committed change of the
 										 * route table */
 	pg_atomic_uint32 role_settings_generation;	/* +1 at each committed change

@@ -73,6 +73,13 @@ forget_backoff(void)
 }
 
 static void
+ask_for_upkeep(void)
+{
+	pg_atomic_fetch_add_u32(&orion_shared->upkeep_asked, 1);
+	orion_wake_kind(ORION_WORKER_MAINTENANCE);
+}
+
+static void
 wake_for(int reasons)
 {
 	if (reasons & ORION_WAKE_ROUTES)
@@ -83,13 +90,13 @@ wake_for(int reasons)
 	{
 		pg_atomic_fetch_add_u32(&orion_shared->sinks_generation, 1);
 		pg_atomic_fetch_add_u32(&orion_shared->patterns_generation, 1);
-		orion_wake_kind(ORION_WORKER_MAINTENANCE);
+		ask_for_upkeep();
 		orion_wake_kind(ORION_WORKER_CONSUMER);
 	}
 	if (reasons & ORION_WAKE_EXTENSION)
 	{
 		forget_backoff();
-		orion_wake_kind(ORION_WORKER_MAINTENANCE);
+		ask_for_upkeep();
 		orion_wake_launcher();
 	}
 	if (reasons & ORION_WAKE_EVENTS)

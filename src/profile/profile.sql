@@ -87,9 +87,10 @@ CREATE FUNCTION orion_private.login_audit() RETURNS trigger
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF NEW.outcome <> 'invalid_token' AND coalesce(current_query(), '') !~* '^\s*copy\M' THEN
-		PERFORM orion_private.audit('auth.login', 'user', NEW.user_id::text, NEW.outcome, actor => NEW.user_id,
-			address => NEW.address, user_agent => NEW.user_agent);
+	IF coalesce(current_query(), '') !~* '^\s*copy\M' THEN
+		PERFORM orion_private.audit('auth.login', 'user', a.user_id::text, a.outcome, actor => a.user_id,
+			address => a.address, user_agent => a.user_agent)
+		FROM added AS a WHERE a.outcome <> 'invalid_token';
 	END IF;
 	RETURN NULL;
 END
@@ -97,7 +98,7 @@ $function$;
 COMMENT ON FUNCTION orion_private.login_audit() IS 'Adds attempts to log in to the audit log';
 REVOKE ALL ON FUNCTION orion_private.login_audit() FROM PUBLIC;
 CREATE TRIGGER login_audit AFTER INSERT ON orion_private.login_attempts
-	FOR EACH ROW EXECUTE FUNCTION orion_private.login_audit();
+	REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION orion_private.login_audit();
 CREATE TRIGGER account_audit AFTER DELETE ON orion_private.users
 	FOR EACH ROW EXECUTE FUNCTION orion_private.account_audit();
 CREATE TRIGGER account_audit_ban AFTER UPDATE OF banned_until ON orion_private.users

@@ -470,6 +470,26 @@ sign_shared(const OrionKey *key, const char *json)
 	return token;
 }
 
+char *
+orion_token_make(const char *claims)
+{
+	const OrionKey *key;
+	const char *json;
+	char	   *token;
+
+	refresh();
+	key = orion_key_active();
+	if (!key)
+		return NULL;
+	json = pg_server_to_any(claims, strlen(claims), PG_UTF8);
+	token = key->public_key ? sign_openly(key, json) : sign_shared(key, json);
+	if (strlen(token) > TOKEN_MAX_LEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("token would have more than %d bytes", TOKEN_MAX_LEN)));
+	return token;
+}
+
 /*
  * orion_private.token_sign(claims jsonb): the token, or NULL when there is no
  * active key yet.
@@ -478,25 +498,15 @@ Datum
 orion_token_sign(PG_FUNCTION_ARGS)
 {
 	Jsonb	   *claims = PG_GETARG_JSONB_P(0);
-	const OrionKey *key;
-	char	   *json;
 	char	   *token;
 
 	if (!JB_ROOT_IS_OBJECT(claims))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("claims must be a JSON object")));
-	refresh();
-	key = orion_key_active();
-	if (!key)
+	token = orion_token_make(JsonbToCString(NULL, &claims->root, VARSIZE(claims)));
+	if (!token)
 		PG_RETURN_NULL();
-	json = JsonbToCString(NULL, &claims->root, VARSIZE(claims));
-	json = pg_server_to_any(json, strlen(json), PG_UTF8);
-	token = key->public_key ? sign_openly(key, json) : sign_shared(key, json);
-	if (strlen(token) > TOKEN_MAX_LEN)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("token would have more than %d bytes", TOKEN_MAX_LEN)));
 	PG_RETURN_TEXT_P(cstring_to_text(token));
 }
 

@@ -67,6 +67,12 @@ extern char *orion_claims_string(const Jsonb *claims, const char *key);
 /* Whether uuid_in takes it without an error. */
 extern bool orion_looks_like_uuid(const char *text);
 
+/*
+ * Signs exactly these claims, a JSON object in the encoding of the database, with
+ * the active key.  NULL when there is none.
+ */
+extern char *orion_token_make(const char *claims);
+
 extern void orion_token_init(void);
 
 #endif							/* ORION_TOKEN_H */

@@ -161,23 +161,31 @@ COMMENT ON FUNCTION @extschema@.orion_jwks() IS 'The JSON Web Key Set (RFC 7517)
 REVOKE ALL ON FUNCTION @extschema@.orion_jwks() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_jwks() TO orion_anon, orion_user, orion_service, orion_admin;
 
+CREATE FUNCTION orion_private.token_sign_first(claims jsonb) RETURNS text
+	LANGUAGE plpgsql VOLATILE STRICT PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	token text;
+BEGIN
+	LOCK TABLE orion_private.signing_keys IN SHARE ROW EXCLUSIVE MODE;
+	token := orion_private.token_sign(claims);
+	IF token IS NULL THEN
+		PERFORM @extschema@.orion_key_create('HS256');
+		token := orion_private.token_sign(claims);
+	END IF;
+	RETURN token;
+END
+$function$;
+COMMENT ON FUNCTION orion_private.token_sign_first(jsonb) IS 'Signs where there is no active key, at first or after the last was retired: one session makes one';
+REVOKE ALL ON FUNCTION orion_private.token_sign_first(jsonb) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.orion_jwt_sign(claims jsonb) RETURNS text
 	LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
-DECLARE
-	token text := orion_private.token_sign(claims);
 BEGIN
-	IF token IS NULL THEN
-		-- the first token ever, or the active key was retired: one session makes a key
-		LOCK TABLE orion_private.signing_keys IN SHARE ROW EXCLUSIVE MODE;
-		token := orion_private.token_sign(claims);
-		IF token IS NULL THEN
-			PERFORM @extschema@.orion_key_create('HS256');
-			token := orion_private.token_sign(claims);
-		END IF;
-	END IF;
-	RETURN token;
+	RETURN coalesce(orion_private.token_sign(claims), orion_private.token_sign_first(claims));
 END
 $function$;
 COMMENT ON FUNCTION @extschema@.orion_jwt_sign(jsonb) IS 'Signs exactly these claims with the active key. Whoever may call it may become any user and any role over HTTP';

@@ -3519,12 +3519,13 @@ $function$;
 COMMENT ON FUNCTION @extschema@.orion_password_reset_request(text, inet, text) IS 'Publishes auth.password_reset_requested with a sealed token (1 hour, one use) when the address is known; says nothing either way';
 
 -- password and others: the new hash; only the session given stays.
-CREATE FUNCTION orion_private.password_set(user_id uuid, new_hash text, spared uuid, method text) RETURNS void
+CREATE FUNCTION orion_private.password_set(user_id uuid, new_hash text, spared uuid, method text, revoke_api_keys boolean) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	u orion_private.users;
+	keys uuid[];
 BEGIN
 	UPDATE orion_private.users AS k SET password_hash = new_hash WHERE k.id = password_set.user_id RETURNING k.* INTO u;
 	UPDATE orion_private.one_time_tokens AS t SET used_at = clock_timestamp()
@@ -3533,14 +3534,22 @@ BEGIN
 	DELETE FROM orion_private.email_changes AS c WHERE c.user_id = u.id;
 	PERFORM orion_private.sessions_end(u.id, spared, 'password');
 	PERFORM orion_private.trusted_devices_drop(u.id);
-	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text, metadata => jsonb_build_object('method', method), actor => u.id);
-	PERFORM orion_private.publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method),
-		'user', u.id::text);
+	-- programs go on with their keys, unless the user says that somebody else may have made some
+	keys := ARRAY(SELECT k.id FROM orion_private.api_keys AS k
+		WHERE k.user_id = u.id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now()) ORDER BY k.id);
+	IF revoke_api_keys THEN
+		PERFORM orion_private.api_key_revoke(k, u.id) FROM unnest(keys) AS k;
+		keys := '{}';
+	END IF;
+	PERFORM orion_private.audit('auth.password_changed', 'user', u.id::text,
+		metadata => jsonb_build_object('method', method, 'apiKeys', cardinality(keys)), actor => u.id);
+	PERFORM orion_private.publish('auth.password_changed', jsonb_build_object('id', u.id, 'email', u.email, 'method', method,
+		'apiKeys', cardinality(keys)), 'user', u.id::text);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, drops a change of the mail address, and publishes it';
+COMMENT ON FUNCTION orion_private.password_set(uuid, text, uuid, text, boolean) IS 'Sets the hash of a password, ends the sessions but the spared one, trusts no device any more, uses up other reset tokens, drops a change of the mail address, revokes API keys if asked to, and publishes it';
 
-CREATE FUNCTION @extschema@.orion_password_reset(token text, new_password text, OUT status text, OUT user_id uuid)
+CREATE FUNCTION @extschema@.orion_password_reset(token text, new_password text, revoke_api_keys boolean DEFAULT false, OUT status text, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
@@ -3560,7 +3569,7 @@ BEGIN
 		RETURN;
 	END IF;
 	new_hash := @extschema@.orion_hash_password(new_password);
-	PERFORM orion_private.password_set(taken.user_id, new_hash, NULL, 'reset');
+	PERFORM orion_private.password_set(taken.user_id, new_hash, NULL, 'reset', coalesce(revoke_api_keys, false));
 	-- the token came by mail
 	UPDATE orion_private.users AS u SET email_verified_at = now()
 	WHERE u.id = taken.user_id AND u.email = taken.email AND u.email_verified_at IS NULL;
@@ -3569,9 +3578,10 @@ BEGIN
 	user_id := taken.user_id;
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_password_reset(text, text) IS 'Sets a password by a token and ends all sessions. Status ok, invalid_token, weak_password, common_password or password_too_long';
+COMMENT ON FUNCTION @extschema@.orion_password_reset(text, text, boolean) IS 'Sets a password by a token and ends all sessions; API keys stay unless they are to be revoked. Status ok, invalid_token, weak_password, common_password or password_too_long';
 
 CREATE FUNCTION @extschema@.orion_password_change(current_password text, new_password text, address inet DEFAULT NULL, user_agent text DEFAULT NULL,
+	revoke_api_keys boolean DEFAULT false,
 	OUT status text, OUT retry_after int)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -3611,17 +3621,17 @@ BEGIN
 	END IF;
 	retry_after := NULL;
 	new_hash := @extschema@.orion_hash_password(new_password);
-	PERFORM orion_private.password_set(u.id, new_hash, session, 'change');
+	PERFORM orion_private.password_set(u.id, new_hash, session, 'change', coalesce(revoke_api_keys, false));
 	status := 'ok';
 END
 $function$;
-COMMENT ON FUNCTION @extschema@.orion_password_change(text, text, inet, text) IS 'Changes the password of the signed-in user and ends the other sessions. Status ok, invalid_credentials, locked, weak_password, common_password or password_too_long; failures count like those of logins';
+COMMENT ON FUNCTION @extschema@.orion_password_change(text, text, inet, text, boolean) IS 'Changes the password of the signed-in user and ends the other sessions; API keys stay unless they are to be revoked. Status ok, invalid_credentials, locked, weak_password, common_password or password_too_long; failures count like those of logins';
 
-REVOKE ALL ON FUNCTION orion_private.token_take(text, text), orion_private.password_set(uuid, text, uuid, text),
+REVOKE ALL ON FUNCTION orion_private.token_take(text, text), orion_private.password_set(uuid, text, uuid, text, boolean),
 	@extschema@.orion_verify_email(text), @extschema@.orion_password_reset_request(text, inet, text),
-	@extschema@.orion_password_reset(text, text), @extschema@.orion_password_change(text, text, inet, text) FROM PUBLIC;
+	@extschema@.orion_password_reset(text, text, boolean), @extschema@.orion_password_change(text, text, inet, text, boolean) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_verify_email(text), @extschema@.orion_password_reset_request(text, inet, text),
-	@extschema@.orion_password_reset(text, text), @extschema@.orion_password_change(text, text, inet, text) TO orion_service, orion_admin;
+	@extschema@.orion_password_reset(text, text, boolean), @extschema@.orion_password_change(text, text, inet, text, boolean) TO orion_service, orion_admin;
 
 -- HTTP (registered in rest.sql)
 
@@ -3667,13 +3677,22 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.route_password_reset(jsonb) IS 'POST /api/auth/password-reset {"email"}: 202 whether the address is known or not, or 400';
 
+CREATE FUNCTION orion_private.revoke_api_keys_problem(body jsonb) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+	SELECT 'field "revokeApiKeys" must be true or false' WHERE coalesce(jsonb_typeof(body -> 'revokeApiKeys'), 'null') NOT IN ('boolean', 'null');
+$function$;
+COMMENT ON FUNCTION orion_private.revoke_api_keys_problem(jsonb) IS 'What is wrong with the field "revokeApiKeys" of a request, or null';
+REVOKE ALL ON FUNCTION orion_private.revoke_api_keys_problem(jsonb) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.route_password_reset_confirm(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 DECLARE
 	body jsonb := request -> 'body';
-	problem text := orion_private.body_problem(body, '{token,newPassword}', '{}');
+	problem text := coalesce(orion_private.body_problem(body, '{token,newPassword}', '{}'), orion_private.revoke_api_keys_problem(body));
 	wait int := orion_private.token_wait(request, false);
 	done record;
 BEGIN
@@ -3682,7 +3701,7 @@ BEGIN
 	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
-	done := @extschema@.orion_password_reset(body ->> 'token', body ->> 'newPassword');
+	done := @extschema@.orion_password_reset(body ->> 'token', body ->> 'newPassword', (body ->> 'revokeApiKeys')::boolean);
 	IF done.status = 'invalid_token' THEN
 		wait := orion_private.token_wait(request, true);
 	END IF;
@@ -3693,7 +3712,7 @@ BEGIN
 	RETURN jsonb_build_object('status', done.status);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword"}: 200, 400 or 429';
+COMMENT ON FUNCTION orion_private.route_password_reset_confirm(jsonb) IS 'POST /api/auth/password-reset/confirm {"token", "newPassword", "revokeApiKeys"?}: 200, 400 or 429';
 
 CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -3702,7 +3721,7 @@ CREATE FUNCTION orion_private.route_password_change(request jsonb) RETURNS jsonb
 DECLARE
 	body jsonb := request -> 'body';
 	refusal jsonb := orion_private.route_session_only();
-	problem text := orion_private.body_problem(body, '{currentPassword,newPassword}', '{}');
+	problem text := coalesce(orion_private.body_problem(body, '{currentPassword,newPassword}', '{}'), orion_private.revoke_api_keys_problem(body));
 	done record;
 BEGIN
 	IF refusal IS NOT NULL THEN
@@ -3713,7 +3732,7 @@ BEGIN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	done := @extschema@.orion_password_change(body ->> 'currentPassword', body ->> 'newPassword',
-		orion_private.request_address(request), request #>> '{headers,user-agent}');
+		orion_private.request_address(request), request #>> '{headers,user-agent}', (body ->> 'revokeApiKeys')::boolean);
 	IF done.status = 'locked' THEN
 		RETURN orion_private.route_locked(done.retry_after);
 	ELSIF done.status = 'invalid_credentials' THEN
@@ -3724,7 +3743,7 @@ BEGIN
 	RETURN jsonb_build_object('status', done.status);
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_password_change(jsonb) IS 'POST /api/auth/password-change {"currentPassword", "newPassword"}: 200, 400, 401, 403 or 429';
+COMMENT ON FUNCTION orion_private.route_password_change(jsonb) IS 'POST /api/auth/password-change {"currentPassword", "newPassword", "revokeApiKeys"?}: 200, 400, 401, 403 or 429';
 REVOKE ALL ON FUNCTION orion_private.route_verify_email(jsonb), orion_private.route_password_reset(jsonb),
 	orion_private.route_password_reset_confirm(jsonb), orion_private.route_password_change(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION orion_private.route_verify_email(jsonb), orion_private.route_password_reset(jsonb),
@@ -7636,7 +7655,25 @@ CREATE TABLE orion_private.routes (
 	PRIMARY KEY (method, path)
 );
 COMMENT ON TABLE orion_private.routes IS 'HTTP method and path pattern of each named route and the function that answers it';
-SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/(api/(auth|user)|\.well-known)/''');
+-- A dump has all that the install script has not made, also what it has made and
+-- somebody replaced or removed.
+SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE function !~ ''^orion_private\.route_'' OR path !~ ''^/(api/(auth|user)|\.well-known)/''');
+
+-- A restored row takes the place of the install script's.
+CREATE FUNCTION orion_private.routes_replace() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	DELETE FROM orion_private.routes r WHERE r.method = NEW.method AND r.path = NEW.path;
+	RETURN NEW;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.routes_replace() IS 'Lets a row replace the one of the same method and path';
+REVOKE ALL ON FUNCTION orion_private.routes_replace() FROM PUBLIC;
+CREATE TRIGGER replace BEFORE INSERT ON orion_private.routes
+	FOR EACH ROW EXECUTE FUNCTION orion_private.routes_replace();
+ALTER TABLE orion_private.routes ENABLE ALWAYS TRIGGER replace;
 
 CREATE FUNCTION orion_private.routes_changed() RETURNS trigger
 	LANGUAGE c VOLATILE
@@ -7672,6 +7709,7 @@ BEGIN
 	INSERT INTO orion_private.routes AS r (method, path, function, role_required, comment)
 		VALUES (pg_catalog.upper(orion_route_add.method), orion_route_add.path,
 			orion_route_add.function::text, orion_route_add.role_required, orion_route_add.comment)
+		-- of two at once
 		ON CONFLICT ON CONSTRAINT routes_pkey DO UPDATE
 			SET function = excluded.function, role_required = excluded.role_required, comment = excluded.comment;
 END
@@ -7687,8 +7725,17 @@ CREATE FUNCTION @extschema@.orion_route_remove(method text, path text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	-- one that the install script may have made must not come back with it: its row stays, without
+	-- a function
+	UPDATE orion_private.routes r SET function = 'orion_private.removed(jsonb)', role_required = NULL, comment = NULL
+		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path
+			AND r.path ~ '^/(api/(auth|user)|\.well-known)/' AND r.function <> 'orion_private.removed(jsonb)';
+	IF FOUND THEN
+		RETURN true;
+	END IF;
 	DELETE FROM orion_private.routes r
-		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path;
+		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path
+			AND r.function <> 'orion_private.removed(jsonb)';
 	RETURN FOUND;
 END
 $$;

@@ -11,7 +11,25 @@ CREATE TABLE orion_private.routes (
 	PRIMARY KEY (method, path)
 );
 COMMENT ON TABLE orion_private.routes IS 'HTTP method and path pattern of each named route and the function that answers it';
-SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE path !~ ''^/(api/(auth|user)|\.well-known)/''');
+-- A dump has all that the install script has not made, also what it has made and
+-- somebody replaced or removed.
+SELECT pg_catalog.pg_extension_config_dump('orion_private.routes', 'WHERE function !~ ''^orion_private\.route_'' OR path !~ ''^/(api/(auth|user)|\.well-known)/''');
+
+-- A restored row takes the place of the install script's.
+CREATE FUNCTION orion_private.routes_replace() RETURNS trigger
+	LANGUAGE plpgsql VOLATILE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	DELETE FROM orion_private.routes r WHERE r.method = NEW.method AND r.path = NEW.path;
+	RETURN NEW;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.routes_replace() IS 'Lets a row replace the one of the same method and path';
+REVOKE ALL ON FUNCTION orion_private.routes_replace() FROM PUBLIC;
+CREATE TRIGGER replace BEFORE INSERT ON orion_private.routes
+	FOR EACH ROW EXECUTE FUNCTION orion_private.routes_replace();
+ALTER TABLE orion_private.routes ENABLE ALWAYS TRIGGER replace;
 
 CREATE FUNCTION orion_private.routes_changed() RETURNS trigger
 	LANGUAGE c VOLATILE
@@ -47,6 +65,7 @@ BEGIN
 	INSERT INTO orion_private.routes AS r (method, path, function, role_required, comment)
 		VALUES (pg_catalog.upper(orion_route_add.method), orion_route_add.path,
 			orion_route_add.function::text, orion_route_add.role_required, orion_route_add.comment)
+		-- of two at once
 		ON CONFLICT ON CONSTRAINT routes_pkey DO UPDATE
 			SET function = excluded.function, role_required = excluded.role_required, comment = excluded.comment;
 END
@@ -62,8 +81,17 @@ CREATE FUNCTION @extschema@.orion_route_remove(method text, path text)
 	SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	-- one that the install script may have made must not come back with it: its row stays, without
+	-- a function
+	UPDATE orion_private.routes r SET function = 'orion_private.removed(jsonb)', role_required = NULL, comment = NULL
+		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path
+			AND r.path ~ '^/(api/(auth|user)|\.well-known)/' AND r.function <> 'orion_private.removed(jsonb)';
+	IF FOUND THEN
+		RETURN true;
+	END IF;
 	DELETE FROM orion_private.routes r
-		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path;
+		WHERE r.method = pg_catalog.upper(orion_route_remove.method) AND r.path = orion_route_remove.path
+			AND r.function <> 'orion_private.removed(jsonb)';
 	RETURN FOUND;
 END
 $$;

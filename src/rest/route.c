@@ -74,6 +74,7 @@ static const char read_routes[] =
 " AND p.prokind OPERATOR(pg_catalog.=) 'f' AND NOT p.proretset"
 " AND p.prorettype OPERATOR(pg_catalog.=) 3802 AND p.pronargs OPERATOR(pg_catalog.=) 1"
 " AND p.proargtypes[0] OPERATOR(pg_catalog.=) 3802"
+" WHERE r.function OPERATOR(pg_catalog.<>) 'orion_private.removed(jsonb)'"
 " ORDER BY pg_catalog.replace(r.path, '{', '~') COLLATE \"C\", r.method";
 
 /* A copy in the current context; NULL for null. */

@@ -145,7 +145,15 @@ answers(change($second, $third), 401, 'not_signed_in', 'change: without a token'
 answers(post('password-change', { newPassword => $third }, $session->{accessToken}), 400, 'invalid_request', 'change: field missing');
 answers(change($password, $third, $session->{accessToken}), 403, 'invalid_credentials', 'change: wrong password');
 answers(change($second, 'iloveyou', $session->{accessToken}), 400, 'common_password', 'change: a password that is refused');
+my $ann_id = $stack->sql(q{SELECT id FROM orion_private.users WHERE email = 'ann@example.com'});
+my $key = $stack->sql("SELECT key FROM orion_api_key_create('$ann_id', 'of a program')");
+$stack->sql("SELECT orion_api_key_create('$ann_id', 'long gone', expires_at => clock_timestamp() + interval '1 ms')");
+sub key_works { return $stack->http('GET', '/api/user/profile', token => $key)->{status}; }
+sub keys_told { return $stack->sql(q{SELECT payload ->> 'apiKeys' FROM orion_private.outbox WHERE type = 'auth.password_changed' ORDER BY seq DESC LIMIT 1}); }
+answers(post('password-change', { currentPassword => $second, newPassword => $third, revokeApiKeys => 'yes' }, $session->{accessToken}), 400, 'invalid_request', 'change: a word for a boolean');
 answers(change($second, $third, $session->{accessToken}), 200, undef, 'change');
+is(key_works(), 200, 'an API key stays good');
+is(keys_told(), 1, 'and who has it is told of it');
 ok(works($session->{accessToken}), 'the session that asked goes on');
 ok(!works($other->{accessToken}), 'the other has ended');
 answers(sign_in($third), 200, undef, 'the new password is the password');
@@ -155,6 +163,13 @@ answers(change("wrong $_", $third, $session->{accessToken}), 403, 'invalid_crede
 answers(change('wrong', $third, $session->{accessToken}), 429, 'locked', 'guesses are counted as those of logins are');
 answers(sign_in($third), 429, 'locked', 'and lock these');
 is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.password_changed'}), 4, 'an event for each change');
+is(key_works(), 200, 'the API key is still good');
+$stack->sql(q{DELETE FROM orion_private.one_time_tokens WHERE purpose = 'reset_password'});
+post('password-reset', { email => 'ann@example.com' });
+answers(post('password-reset/confirm', { token => mailed('auth.password_reset_requested'), newPassword => $third, revokeApiKeys => JSON::PP::true() }), 200, undef, 'a reset that revokes API keys');
+is(key_works(), 401, 'it is good no more');
+is(keys_told(), 0, 'which is told');
+is($stack->sql(qq{SELECT count(*) FROM orion_private.outbox WHERE type = 'api_key.revoked' AND aggregateid = '$ann_id'}), 1, 'twice');
 
 # --- what is on its way when the account changes hands -----------------------------------------
 

@@ -37,6 +37,14 @@ INSERT INTO orion_private.trusted_devices (user_id, device_id, digest, expires_a
 SELECT orion_private.pending_session_open('$ann', 'password', NULL)});
 sql('before', "INSERT INTO orion_private.follows VALUES ('$follower', '$ann')");
 
+# routes below Orion's own paths: added, put in the place of one of Orion's, removed, and added again
+sql('before', q{CREATE FUNCTION app(request jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT request';
+SELECT orion_route_add('GET', '/api/user/settings', 'app(jsonb)', comment => 'of the application'), orion_route_add('GET', '/app', 'app(jsonb)'),
+	orion_route_add('GET', '/api/auth/sessions', 'app(jsonb)'), orion_route_add('POST', '/api/auth/logout', 'app(jsonb)');});
+is(sql('before', q{SELECT orion_route_remove('POST', '/api/auth/register'), orion_route_remove('POST', '/api/auth/register'), orion_route_remove('POST', '/api/auth/logout'),
+	orion_route_remove('post', '/api/auth/refresh'), orion_route_remove('GET', '/api/auth/nothing')}), 't|f|t|t|f', 'routes are removed once');
+sql('before', q{SELECT orion_route_add('POST', '/api/auth/refresh', 'app(jsonb)')});
+
 my $dump = $node->data_dir . '/../dump.sql';
 $node->command_ok([ 'pg_dump', '-d', $node->connstr('before'), '-f', $dump ], 'dumped');
 $node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('after'), '-f', $dump ], 'restored without an error');
@@ -45,10 +53,14 @@ for my $what ('SELECT orion_roles(id), orion_permissions(id) FROM orion_private.
 	'SELECT preferences, version FROM orion_private.preferences ORDER BY user_id', 'SELECT follower_id, user_id FROM orion_private.follows',
 	'SELECT id, tableoid::regclass, action, actor, new FROM orion_private.audit_log ORDER BY id',
 	'SELECT * FROM orion_private.two_factors', 'SELECT * FROM orion_private.backup_codes ORDER BY digest', 'SELECT * FROM orion_private.trusted_devices',
+	"SELECT * FROM orion_private.routes WHERE to_regprocedure(function) IS NOT NULL ORDER BY path, method",
 	'SELECT * FROM orion_private.pending_sessions', "SELECT orion_api_key_authenticate('$key')", 'SELECT count(*) FROM orion_private.user_roles')
 {
 	is(sql('after', $what), sql('before', $what), "the same: $what" =~ s/ork_\w+/.../r);
 }
+is(sql('after', q{SELECT string_agg(method || ' ' || path || ' ' || function, ', ' ORDER BY path) FROM orion_private.routes WHERE function !~ '^orion_private.route_'}),
+	'POST /api/auth/logout orion_private.removed(jsonb), POST /api/auth/refresh public.app(jsonb), POST /api/auth/register orion_private.removed(jsonb), GET /api/auth/sessions public.app(jsonb), GET /api/user/settings public.app(jsonb), GET /app public.app(jsonb)',
+	'what was removed has not come back');
 like(sql('after', q{SELECT string_agg(DISTINCT tableoid::regclass::text, ' ') FROM orion_private.audit_log}), qr/audit_log_\d{4}_\d\d orion_private.audit_log_default/, 'in a month and in the default');
 for my $statement ('DELETE FROM orion_private.audit_log', 'TRUNCATE orion_private.audit_log_default', 'TRUNCATE orion_private.audit_log_' . sql('after', q{SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY_MM')}))
 {

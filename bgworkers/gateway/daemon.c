@@ -266,7 +266,7 @@ orion_gateway_servers_run(void)
 		if (server->run)
 		{
 			server->run = false;
-			MHD_run(server->daemon);
+			orion_gateway_library_run(server->daemon);
 		}
 		if (server->retired && server->nclients == 0)
 		{

@@ -296,6 +296,10 @@ extern bool orion_gateway_library_init(void);
 
 /* While a request is underway the library reads nothing; false: memory is out. */
 extern bool orion_gateway_library_busy(int fd, bool is_busy);
+extern void orion_gateway_library_suspend(struct MHD_Connection *connection, int fd);
+extern void orion_gateway_library_resume(struct MHD_Connection *connection, int fd);
+extern void orion_gateway_library_run(struct MHD_Daemon *daemon);
+extern void orion_gateway_library_start(int fd);
 extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connection, unsigned int status,
 												   struct MHD_Response *response);
 

@@ -12,6 +12,11 @@
  *
  * The socket is free for that: a request is read when the answers to those
  * before it were sent.
+ *
+ * It also takes a connection that is suspended out of its epoll and puts it back
+ * afterwards, two system calls for each request.  Here it stays in: what happens to it
+ * meanwhile is kept from the library, and it is told anew once the connection is
+ * back, as it would be had it been put in again.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,9 +25,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include "gateway/gateway.h"
+
+#define IS_CONNECTION	(UINT64_C(1) << 63) /* in an event's data: not a
+											 * pointer, but its descriptor */
 
 typedef ssize_t (*Receive) (int, void *, size_t, int);
 typedef enum MHD_Result (*QueueResponse) (struct MHD_Connection *, unsigned int, struct MHD_Response *);
@@ -30,8 +39,27 @@ typedef enum MHD_Result (*QueueResponse) (struct MHD_Connection *, unsigned int,
 static QueueResponse queue_response;
 static bool ours;				/* the response that is being queued */
 static Receive receive;
-static bool *busy;				/* by descriptor */
-static int	nbusy;
+
+/* By descriptor. */
+typedef struct Socket
+{
+	void	   *connection;		/* what the library calls it */
+	bool		busy;			/* a request is underway */
+	bool		kept;			/* in the epoll, unknown to the library */
+	bool		parked;			/* and suspended */
+	uint32_t	resumed;		/* in which run of the library; else 0 */
+	bool		missed;			/* something happened while it was parked or
+								 * busy */
+	bool		drained;		/* the last look found less than there was
+								 * room for */
+} Socket;
+
+static Socket *sockets;
+static int	nsockets;
+static bool parking;			/* the library suspends a connection */
+static uint32_t run = 1;
+static int	(*control) (int, int, int, struct epoll_event *);
+static int	(*wait_for) (int, struct epoll_event *, int, int);
 
 bool
 orion_gateway_library_init(void)
@@ -40,23 +68,69 @@ orion_gateway_library_init(void)
 	return queue_response != NULL;
 }
 
+/* Room for the descriptor; false when memory is out. */
+static bool
+have_socket(int fd)
+{
+	int			n = fd < 512 ? 1024 : fd * 2;
+	Socket	   *more;
+
+	if (fd < nsockets)
+		return true;
+	more = realloc(sockets, n * sizeof(Socket));
+	if (more == NULL)
+		return false;
+	memset(more + nsockets, 0, (n - nsockets) * sizeof(Socket));
+	sockets = more;
+	nsockets = n;
+	return true;
+}
+
 bool
 orion_gateway_library_busy(int fd, bool is_busy)
 {
-	if (fd >= nbusy && is_busy)
-	{
-		int			n = fd < 512 ? 1024 : fd * 2;
-		bool	   *more = realloc(busy, n * sizeof(bool));
-
-		if (more == NULL)
-			return false;
-		memset(more + nbusy, 0, (n - nbusy) * sizeof(bool));
-		busy = more;
-		nbusy = n;
-	}
-	if (fd >= 0 && fd < nbusy)
-		busy[fd] = is_busy;
+	if (is_busy && !have_socket(fd))
+		return false;
+	if (fd < nsockets)
+		sockets[fd].busy = is_busy;
 	return true;
+}
+
+void
+orion_gateway_library_suspend(struct MHD_Connection *connection, int fd)
+{
+	parking = true;
+	MHD_suspend_connection(connection);
+	parking = false;
+	if (fd < nsockets && sockets[fd].kept)
+	{
+		sockets[fd].parked = true;
+		sockets[fd].resumed = 0;
+	}
+}
+
+/* The library resumes what was to be resumed when it runs the next time. */
+void
+orion_gateway_library_resume(struct MHD_Connection *connection, int fd)
+{
+	MHD_resume_connection(connection);
+	if (fd < nsockets)
+		sockets[fd].resumed = run;
+}
+
+void
+orion_gateway_library_run(struct MHD_Daemon *daemon)
+{
+	if (++run == 0)
+		run = 1;
+	MHD_run(daemon);
+}
+
+void
+orion_gateway_library_start(int fd)
+{
+	if (have_socket(fd))
+		memset(&sockets[fd], 0, sizeof(Socket));
 }
 
 /*
@@ -68,14 +142,87 @@ orion_gateway_library_busy(int fd, bool is_busy)
 ssize_t
 recv(int fd, void *buf, size_t len, int flags)
 {
-	if (fd >= 0 && fd < nbusy && busy[fd])
+	ssize_t		n;
+
+	if (fd >= 0 && fd < nsockets && sockets[fd].busy)
 	{
 		errno = EAGAIN;
 		return -1;
 	}
 	if (receive == NULL)
 		receive = (Receive) dlsym(RTLD_NEXT, "recv");
-	return receive(fd, buf, len, flags);
+	n = receive(fd, buf, len, flags);
+	if (fd >= 0 && fd < nsockets)
+		sockets[fd].drained = n > 0 && (size_t) n < len;
+	return n;
+}
+
+/* A connection comes back: what may have happened is reported again. */
+static int
+put_back(int epfd, int fd, struct epoll_event *event)
+{
+	Socket	   *socket = &sockets[fd];
+	bool		missed = socket->missed || !socket->drained;
+
+	socket->kept = socket->parked = socket->missed = false;
+	return missed ? control(epfd, EPOLL_CTL_MOD, fd, event) : 0;
+}
+
+int
+epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+	struct epoll_event ours;
+
+	if (control == NULL)
+		control = (int (*) (int, int, int, struct epoll_event *)) dlsym(RTLD_NEXT, "epoll_ctl");
+	if (epfd == orion_gateway.epoll || fd < 0 || fd >= nsockets)
+		return control(epfd, op, fd, event);
+	if (op == EPOLL_CTL_DEL && parking && sockets[fd].connection)
+	{
+		sockets[fd].kept = true;
+		sockets[fd].missed = false;
+		return 0;
+	}
+	if (op != EPOLL_CTL_ADD || !(event->events & EPOLLOUT))
+		return control(epfd, op, fd, event);
+	ours = *event;
+	sockets[fd].connection = event->data.ptr;
+	ours.data.u64 = IS_CONNECTION | fd;
+	return sockets[fd].kept ? put_back(epfd, fd, &ours) : control(epfd, op, fd, &ours);
+}
+
+/* The library waits for nobody: it is asked to look what has happened. */
+int
+epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
+{
+	int			n;
+	int			kept = 0;
+
+	if (wait_for == NULL)
+		wait_for = (int (*) (int, struct epoll_event *, int, int)) dlsym(RTLD_NEXT, "epoll_wait");
+	n = wait_for(epfd, events, max, timeout);
+	if (epfd == orion_gateway.epoll)
+		return n;
+	for (int i = 0; i < n; i++)
+	{
+		struct epoll_event event = events[i];
+
+		if (event.data.u64 & IS_CONNECTION)
+		{
+			Socket	   *socket = &sockets[event.data.u64 & ~IS_CONNECTION];
+
+			if (socket->parked && (socket->resumed == 0 || socket->resumed == run))
+			{
+				socket->missed = true;
+				continue;
+			}
+			socket->parked = false;
+			socket->missed |= socket->busy; /* it may look and find nothing */
+			event.data.ptr = socket->connection;
+		}
+		events[kept++] = event;
+	}
+	return n < 0 ? n : kept;
 }
 
 enum MHD_Result

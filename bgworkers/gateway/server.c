@@ -135,7 +135,7 @@ client_enter(Client *client, ClientList *list)
 void
 orion_gateway_server_resume(Client *client)
 {
-	MHD_resume_connection(client->connection);
+	orion_gateway_library_resume(client->connection, client->source.fd);
 	client->server->run = orion_gateway.run_http = true;
 }
 
@@ -150,7 +150,7 @@ static void
 suspend(Request *request)
 {
 	orion_gateway_library_busy(request->client->source.fd, true);
-	MHD_suspend_connection(request->connection);
+	orion_gateway_library_suspend(request->connection, request->client->source.fd);
 }
 
 /* Gives up a request that waits or is out, and with it the connection. */
@@ -290,6 +290,7 @@ connection_started(Server *server, struct MHD_Connection *connection, void **con
 	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	format_address(sa, client->address, sizeof(client->address));
 	client->trusted = orion_proxy_trusts(&orion_gateway.config.trusted_proxies, client->address);
+	orion_gateway_library_start(client->source.fd);
 	client->connection = connection;
 	client->pool = orion_gateway_memory_take();
 	client->server = server;
@@ -310,7 +311,7 @@ connection_closed(void **context)
 	if (client == NULL)
 		return;
 	client_leave(client);
-	orion_gateway_library_busy(client->source.fd, false);
+	orion_gateway_library_start(client->source.fd); /* for the next one */
 	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
 	client->server->nclients--;
 	if (client->is_counted)

@@ -53,7 +53,7 @@ read_stream(void *cls, uint64_t pos, char *buf, size_t max)
 	if (len == 0)
 	{
 		stream->waiting = true;
-		MHD_suspend_connection(stream->client->connection);
+		orion_gateway_library_suspend(stream->client->connection, stream->client->source.fd);
 		return 0;
 	}
 	if (len > max)

@@ -200,6 +200,18 @@ is(scalar(@statuses), 1000, '1000 pipelined requests get 1000 answers');
 is(scalar(grep { $_ ne '200' } @statuses), 0, 'all of them good');
 is(join(' ', $heard =~ /"n(\d+)"/g), join(' ', grep { $_ % 2 == 0 } 1 .. 999), 'in order');
 
+# a request that comes at any moment while the one before it is underway
+$socket = dial();
+my $both = 0;
+for my $n (1 .. 400)
+{
+	syswrite($socket, rpc_bytes('echo', qq({"v":"a$n"})));
+	select(undef, undef, undef, rand(0.0015)) if $n % 4;
+	syswrite($socket, rpc_bytes('echo', qq({"v":"b$n"})));
+	$both += hear($socket, qr/"b$n"\s*\z/, 20) =~ /"a$n".*"b$n"/s or last;
+}
+is($both, 400, 'requests one behind the other');
+
 # one who closes his sending side still gets the answer
 $socket = dial();
 syswrite($socket, rpc_bytes('slow', '{"seconds":0.2}'));

@@ -3,7 +3,8 @@
  *	  Judges addresses; see webhook_address.h.
  *
  * The ranges are those of IANA's special-purpose registries (RFC 6890 and its
- * updates) that are not globally reachable, multicast, and what is reserved.  Of
+ * updates) that are not globally reachable, multicast, what is reserved, and 168.63.129.16,
+ * which is in no registry: Azure's hosts answer their machines there.  Of
  * IPv6 only 2000::/3 is given out at all, so everything else is refused.
  */
 #include "webhook_address.h"
@@ -26,6 +27,7 @@ static const Range ranges4[] = {
 	{{100, 64}, 10, "shared by carriers (CGNAT)"},
 	{{127}, 8, "loopback"},
 	{{169, 254}, 16, "link-local"},
+	{{168, 63, 129, 16}, 32, "of the cloud's host"},
 	{{172, 16}, 12, "private"},
 	{{192, 0, 0}, 24, "reserved"},
 	{{192, 0, 2}, 24, "for documentation"},

@@ -14,6 +14,11 @@
  * statement is cancelled like any other.  After a request everything that could outlive its
  * transaction is put back, so that no request sees another's session.  An ERROR
  * that gets out of the REST layer is answered with 500.
+ *
+ * PostgreSQL keeps some things for the life of a process, the shape of every row
+ * that had no type of its own above all, and clients choose shapes.  So an executor
+ * that has gathered much leaves between two requests, and the launcher starts another
+ * one at once.
  */
 #include "postgres.h"
 
@@ -37,8 +42,10 @@
 #include "utils/portal.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
+#include "utils/typcache.h"
 
 #include "core/compat.h"
+#include "core/shmem.h"
 #include "frame.h"
 #include "gateway_worker.h"
 #include "pool.h"
@@ -52,6 +59,9 @@
 											 * orion.http_max_header_size is
 											 * at most 1 MB */
 #define KEEP_BUFFER		(1024 * 1024)	/* larger buffers are freed after use */
+#define MAX_ROW_TYPES	2000	/* kept by PostgreSQL until the process ends;
+								 * one of 1,600 columns takes 180 kB */
+#define LOOK_AT_MEMORY	256		/* requests between two looks at all of it */
 
 PGDLLEXPORT void orion_executor_main(Datum arg);
 
@@ -78,6 +88,7 @@ static bool wanted;				/* it comes over the socket */
 static MemoryContext request_context;
 static TimeoutId peek_timeout;
 static bool used_temp_tables;	/* a transaction since the last clean-up did */
+static bool old_age;			/* another executor is to take its place */
 
 /* --- the socket ---------------------------------------------------------------- */
 
@@ -444,6 +455,40 @@ restore_session(void)
 		drop_temp_tables();
 }
 
+/* --- growing old ------------------------------------------------------------------- */
+
+/*
+ * Are there so many types of rows without a name?  They are numbered from 0; asked for the
+ * identifier of one that is not there, PostgreSQL makes up a new one each time.
+ */
+static bool
+has_many_row_types(void)
+{
+	return assign_record_type_identifier(RECORDOID, MAX_ROW_TYPES) ==
+		assign_record_type_identifier(RECORDOID, MAX_ROW_TYPES);
+}
+
+static bool
+has_much_memory(void)
+{
+	static int	requests = 0;
+	Size		limit = (Size) orion_executor_max_memory * 1024;
+
+	if (MemoryContextMemAllocated(CacheMemoryContext, false) > limit)
+		return true;
+	return requests++ % LOOK_AT_MEMORY == 0 && MemoryContextMemAllocated(TopMemoryContext, true) > limit;
+}
+
+static bool
+is_old(void)
+{
+	const char *why = has_many_row_types() ? "row types" : has_much_memory() ? "memory" : NULL;
+
+	if (why)
+		ereport(DEBUG1, (errmsg_internal("executor leaves: it has gathered much: %s", why)));
+	return why != NULL;
+}
+
 /* False when the connection to the gateway is of no more use. */
 static bool
 serve(OrionFrame *frame)
@@ -468,6 +513,7 @@ serve(OrionFrame *frame)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(request_context);
+	old_age = is_old();
 	return ok;
 }
 
@@ -662,7 +708,7 @@ run(void)
 	request_context = AllocSetContextCreate(TopMemoryContext, "orion request", ALLOCSET_DEFAULT_SIZES);
 	peek_timeout = RegisterTimeout(USER_TIMEOUT, peek);
 	RegisterXactCallback(note_transaction, NULL);
-	while (orion_pool_continue())
+	while (orion_pool_continue() && !old_age)
 	{
 		if (!take_turns())
 			rest_a_while();

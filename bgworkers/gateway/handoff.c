@@ -779,7 +779,12 @@ orion_gateway_handoff_event(Executor *executor, uint32_t events)
 
 		if (n == 0 || n == -2)
 			drop(executor, true);
-		else if (n > 0 && !take_frames(executor))
+
+		/*
+		 * What it says over the socket comes after what it has put into the
+		 * ring: it wants the next long request when it has answered the last.
+		 */
+		else if (n > 0 && ((executor->greeted && !collect(executor)) || !take_frames(executor)))
 			drop(executor, false);
 	}
 	if (executor->in.cap > 1024 * 1024 && orion_buffer_len(&executor->in) == 0)

@@ -16,6 +16,7 @@ OrionShared *orion_shared = NULL;
 char	   *orion_database = NULL;
 int			orion_gateway_count = 1;
 int			orion_executor_count = 2;
+int			orion_executor_max_memory = 131072;
 
 #define MAX_PARTS	8			/* modules with shared memory of their own */
 
@@ -119,6 +120,11 @@ orion_shmem_init(void)
 							NULL,
 							&orion_executor_count, 2, 1, ORION_MAX_EXECUTORS,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.executor_max_memory",
+							"Memory that an executor may have between two requests; one with more is replaced.",
+							NULL,
+							&orion_executor_max_memory, 131072, 32768, MAX_KILOBYTES,
+							PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 
 	prev_shmem_request = shmem_request_hook;
 	shmem_request_hook = request_shmem;

@@ -155,6 +155,8 @@ extern LWLock *orion_shmem_lock(OrionLock lock);
 extern char *orion_database;	/* setting orion.database */
 extern int	orion_gateway_count;	/* setting orion.gateway_count */
 extern int	orion_executor_count;	/* setting orion.executor_count */
+extern int	orion_executor_max_memory;	/* setting orion.executor_max_memory,
+										 * kB */
 
 extern void orion_shmem_init(void);
 

@@ -409,6 +409,15 @@ put_answer(uint64 id, const OrionResponse *response)
 		orion_frame_end(&at->out);
 		return;
 	}
+	if (response->wait_ms > 0)
+	{
+		orion_frame_begin(&at->out, ORION_FRAME_LATER, id);
+		orion_frame_put_u64(&at->out, response->wait_timeline);
+		orion_frame_put_u64(&at->out, response->wait_lsn);
+		orion_frame_put_u64(&at->out, response->wait_ms);
+		orion_frame_end(&at->out);
+		return;
+	}
 	orion_frame_begin(&at->out, ORION_FRAME_RESPONSE, id);
 	orion_frame_put_u64(&at->out, response->status);
 	orion_frame_put(&at->out, response->body.data, response->body.data ? response->body.len : 0);
@@ -502,6 +511,7 @@ serve(OrionFrame *frame)
 	if (parse_request(frame, &request))
 	{
 		request.sink = &sink;
+		request.waited = (frame->flags & ORION_REQUEST_WAITED) != 0;
 		enable_timeout_every(peek_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEEK_MS), PEEK_MS);
 		serve_guarded(&request, &response);
 		disable_timeout(peek_timeout, false);

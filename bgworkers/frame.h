@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define ORION_FRAME_HEADER	16
-#define ORION_PROTOCOL		4	/* raised with any change of a frame's fields */
+#define ORION_PROTOCOL		5	/* raised with any change of a frame's fields */
 
 /*
  * Where executors find a gateway, below the data directory; the directory has mode
@@ -40,7 +40,7 @@ typedef enum OrionFrameType
 								 * body, then pairs of header name (lower
 								 * case) and value */
 	ORION_FRAME_CANCEL = 12,	/* the client has gone: id will not come */
-	/* executor -> gateway */
+	/* executor -> gateway; either it or LATER */
 	ORION_FRAME_RESPONSE = 13,	/* fields: u64 status, body, then pairs of
 								 * header name and value; ":route" and ":role"
 								 * are for metrics and the access log */
@@ -49,6 +49,9 @@ typedef enum OrionFrameType
 								 * name and value */
 	ORION_FRAME_CHUNK = 31,		/* fields: bytes of the body */
 	ORION_FRAME_STREAM_END = 32,	/* fields: u64 1 complete, 0 broken off */
+	ORION_FRAME_LATER = 33,		/* to be sent again once the standby has
+								 * replayed a position: u64 timeline, u64 LSN,
+								 * u64 ms to wait at most */
 	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for
 								 * the ring */
 	/* gateway -> executor */
@@ -61,6 +64,14 @@ typedef enum OrionFrameType
 	ORION_FRAME_ASK = 17,
 	ORION_FRAME_METRICS = 18,	/* fields: the other's part, Prometheus' text
 								 * format */
+
+	/*
+	 * gateway -> its worker: a request waits for a standby's replay; and the
+	 * answers, until ENOUGH says that none does any more
+	 */
+	ORION_FRAME_AWAIT = 34,
+	ORION_FRAME_REPLAYED = 35,	/* fields: u64 timeline, u64 LSN */
+	ORION_FRAME_ENOUGH = 36,
 
 	/* courier -> relay, and the first and the last also gateway -> its worker */
 	ORION_FRAME_READY = 20,		/* connected (gateway: listening); fields:
@@ -111,6 +122,9 @@ typedef enum OrionFrameType
 	ORION_FRAME_REFUSE = 43,	/* the broker may do with it what it does with
 								 * refused ones */
 } OrionFrameType;
+
+#define ORION_REQUEST_WAITED		1	/* flag of a REQUEST: never LATER
+										 * again */
 
 #define ORION_MESSAGE_REDELIVERED	1	/* flags of a MESSAGE */
 #define ORION_MESSAGE_HAS_ID		2

@@ -14,6 +14,8 @@
 
 #include <sys/stat.h>
 
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
 #include "common/file_perm.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -34,6 +36,8 @@
 #define MAX_FRAME	8192		/* the program's texts are short */
 #define HEALTHY_MS	10000
 #define RETRY_MS	2000		/* until settings are offered again */
+#define FIRST_LOOK_MS	1		/* at the replay, while requests wait for it */
+#define LAST_LOOK_MS	16		/* and when it takes longer */
 #define LEAVE_MS	3000		/* for the program to leave by itself; it
 								 * takes 2 s at most */
 
@@ -55,6 +59,7 @@ static int	http_max_header_size = 16384;
 static int	http_idle_timeout = 60000;
 static int	http_queue_size = 1024;
 static int	http_queue_timeout = 10000;
+static int	standby_max_waiting = 256;
 static int	http_max_connections = 1000;
 static int	http_max_connections_per_address = 0;
 
@@ -63,6 +68,7 @@ static char *running_config = NULL; /* what the program was told last */
 static char trouble[ORION_ERROR_LEN];	/* its last words */
 static TimestampTz started_at;
 static bool listening;			/* it has listened since its start */
+static long look_ms;			/* at the replay; 0: nobody waits for it */
 static TimestampTz refused_at;	/* when it did not take new settings; else 0 */
 
 static const struct config_enum_entry tls_versions[] = {
@@ -105,6 +111,11 @@ define_limits(void)
 							"Requests that may wait for an executor; more are answered with 503.",
 							NULL,
 							&http_queue_size, 1024, 0, 1000000,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("orion.standby_max_waiting",
+							"Requests of a standby that may wait for its replay; more are answered with 503.",
+							NULL,
+							&standby_max_waiting, 256, 0, 10000,
 							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("orion.http_max_connections",
 							"HTTP connections at a time; more wait to be accepted.",
@@ -253,10 +264,10 @@ current_config(void)
 	escape_json(&json, http_listen_addresses);
 	appendStringInfo(&json,
 					 ",\"port\":%d,\"tls_port\":%d,\"tls_old\":%s,\"unix_socket_mode\":%d,\"max_body_size\":" INT64_FORMAT ",\"max_header_size\":%d,\"idle_timeout\":%d"
-					 ",\"queue_size\":%d,\"queue_timeout\":%d,\"max_connections\":%d,\"max_connections_per_address\":%d",
+					 ",\"queue_size\":%d,\"queue_timeout\":%d,\"max_connections\":%d,\"max_connections_per_address\":%d,\"max_parked\":%d",
 					 orion_http_port, orion_http_tls_port, http_tls_min_version == 2 ? "true" : "false",
 					 http_unix_socket_permissions, (int64) orion_http_max_body_size * 1024, http_max_header_size, http_idle_timeout,
-					 share(http_queue_size), http_queue_timeout, share(http_max_connections), http_max_connections_per_address);
+					 share(http_queue_size), http_queue_timeout, share(http_max_connections), http_max_connections_per_address, share(standby_max_waiting));
 	appendStringInfo(&json, ",\"process\":%d,\"processes\":%d", orion_my_slot->index, orion_gateway_count);
 	append_text(&json, "tls_cert_file", http_tls_cert_file);
 	append_text(&json, "tls_key_file", http_tls_key_file);
@@ -292,6 +303,7 @@ start_program(char *config)
 	running_config = config;
 	started_at = GetCurrentTimestamp();
 	listening = false;
+	look_ms = 0;
 	refused_at = 0;
 	orion_pool_report(ORION_STATE_STARTING, NULL);
 	orion_child_start(&child, PROGRAM, config);
@@ -349,6 +361,24 @@ tell_metrics(void)
 	pfree(text.data);
 }
 
+/* There is no signal for it; so it is looked at, ever less often. */
+static void
+tell_replayed(void)
+{
+	TimeLineID	timeline = PG_UINT32_MAX;
+	XLogRecPtr	lsn = PG_UINT64_MAX;
+
+	/* after a promotion executors say what is to be said */
+	if (RecoveryInProgress())
+		lsn = GetXLogReplayRecPtr(&timeline);
+	orion_frame_begin(&child.out, ORION_FRAME_REPLAYED, 0);
+	orion_frame_put_u64(&child.out, timeline);
+	orion_frame_put_u64(&child.out, lsn);
+	orion_frame_end(&child.out);
+	orion_buffer_flush(&child.out, child.fd);
+	look_ms = Min(look_ms * 2, LAST_LOOK_MS);
+}
+
 static void
 take_frame(OrionFrame *frame)
 {
@@ -357,6 +387,10 @@ take_frame(OrionFrame *frame)
 
 	if (frame->type == ORION_FRAME_ASK)
 		tell_metrics();
+	else if (frame->type == ORION_FRAME_AWAIT)
+		look_ms = FIRST_LOOK_MS;
+	else if (frame->type == ORION_FRAME_ENOUGH)
+		look_ms = 0;
 	else if (frame->type == ORION_FRAME_READY)
 	{
 		listening = true;
@@ -443,12 +477,17 @@ run(void)
 	while (orion_pool_continue())
 	{
 		long		timeout_ms = reconcile();
-		uint32		seen = orion_pool_wait(child.fd, orion_buffer_len(&child.out) > 0, timeout_ms);
+		uint32		seen;
 
+		if (look_ms > 0)
+			timeout_ms = timeout_ms < 0 ? look_ms : Min(timeout_ms, look_ms);
+		seen = orion_pool_wait(child.fd, orion_buffer_len(&child.out) > 0, timeout_ms);
 		if ((seen & WL_SOCKET_WRITEABLE))
 			orion_buffer_flush(&child.out, child.fd);
 		if ((seen & WL_SOCKET_READABLE) && !read_program())
 			program_ended();
+		if (look_ms > 0 && orion_buffer_len(&child.out) == 0)
+			tell_replayed();
 	}
 	orion_child_leave(&child, LEAVE_MS);
 	stop_program(NULL, 0);

@@ -32,7 +32,7 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 	int			tls_old,
 				metrics;
 
-	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i, s:i, s:i}",
+	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i, s:i, s:i, s:i}",
 					"version", &version,
 					"listen_addresses", &addresses,
 					"port", &config->port,
@@ -51,6 +51,7 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 					"idle_timeout", &idle_timeout,
 					"queue_size", &config->queue_size,
 					"queue_timeout", &queue_timeout,
+					"max_parked", &config->max_parked,
 					"max_connections", &config->max_connections,
 					"max_connections_per_address", &config->max_connections_per_address,
 					"process", &config->process,

@@ -54,6 +54,7 @@ typedef struct GatewayConfig
 	size_t		max_header;		/* bytes: request line and headers */
 	int64_t		idle_timeout;	/* milliseconds */
 	int			queue_size;
+	int			max_parked;		/* requests that wait for a standby's replay */
 	int64_t		queue_timeout;	/* milliseconds */
 	int			max_connections;
 	int			max_connections_per_address;	/* 0: no limit */
@@ -112,6 +113,8 @@ typedef enum RequestState
 	REQUEST_QUEUED,				/* in the queue; connection suspended */
 	REQUEST_OUT,				/* in the ring; connection suspended */
 	REQUEST_ASKING,				/* for metrics of the worker; likewise */
+	REQUEST_PARKED,				/* until a standby has replayed a position;
+								 * likewise */
 	REQUEST_ANSWERED,			/* response is set; connection resumed */
 	REQUEST_ABORTED,			/* no answer; connection to be closed */
 } RequestState;
@@ -148,6 +151,9 @@ typedef struct Request
 	size_t		body_at;		/* offset of the body's length field */
 	uint64_t	body_len;		/* bytes of body read */
 	uint64_t	held;			/* of them in memory */
+	int64_t		park_until;		/* 0: was never put aside */
+	uint64_t	park_timeline;
+	uint64_t	park_lsn;
 	uint64_t	answer_held;	/* bytes of a large answer in memory */
 	bool		safe;			/* GET or HEAD: may be given to another
 								 * executor */
@@ -342,6 +348,13 @@ extern void orion_gateway_telemetry_peer(Source *source);
 extern void orion_gateway_telemetry_expire(void);
 extern void orion_gateway_telemetry_observe(Request *request);
 extern void orion_gateway_telemetry_flush(void);
+
+/* park.c */
+extern int	orion_gateway_park_count(void);
+extern void orion_gateway_park(Request *request, uint64_t timeline, uint64_t lsn, int64_t ms);
+extern void orion_gateway_park_leave(Request *request);
+extern bool orion_gateway_park_replayed(uint64_t timeline, uint64_t lsn);
+extern void orion_gateway_park_expire(void);
 
 /* handoff.c */
 extern int	orion_gateway_handoff_busy(void);

@@ -336,6 +336,11 @@ orion_gateway_handoff_cancel(Request *request)
 	Executor   *executor = request->executor;
 	int			slot = request->slot;
 
+	if (request->state == REQUEST_PARKED)
+	{
+		orion_gateway_park_leave(request);
+		return;
+	}
 	orion_queue_remove(&orion_gateway.queue, &request->item);
 	if (slot < 0)
 		return;
@@ -496,6 +501,21 @@ answer(Request *request, OrionFrame *frame)
 	if (response)
 		MHD_destroy_response(response);
 	orion_gateway_server_refuse(request, &orion_http_bad_answer);
+}
+
+/* No answer: it is to come again. */
+static void
+put_aside(Request *request, OrionFrame *frame)
+{
+	uint64_t	timeline;
+	uint64_t	lsn;
+	uint64_t	ms;
+
+	if (orion_frame_get_u64(frame, &timeline) && orion_frame_get_u64(frame, &lsn) &&
+		orion_frame_get_u64(frame, &ms) && ms <= INT32_MAX)
+		orion_gateway_park(request, timeline, lsn, ms);
+	else
+		orion_gateway_server_refuse(request, &orion_http_bad_answer);
 }
 
 /* --- what executors say ---------------------------------------------------------- */
@@ -683,10 +703,12 @@ collect(Executor *executor)
 			!orion_ring_copy(orion_gateway.ring, slot, bytes, &len))
 			return false;
 		if (len > 0 && (orion_frame_parse(bytes, len, ORION_RING_ROOM, &frame) != len ||
-						frame.type != ORION_FRAME_RESPONSE || frame.id != slots[slot].id))
+						(frame.type != ORION_FRAME_RESPONSE && frame.type != ORION_FRAME_LATER) || frame.id != slots[slot].id))
 			return false;
 		request = take_out(slot);
-		if (request && len > 0)
+		if (request && len > 0 && frame.type == ORION_FRAME_LATER)
+			put_aside(request, &frame);
+		else if (request && len > 0)
 			answer(request, &frame);
 		else if (request)
 			orion_gateway_server_refuse(request, &orion_http_bad_answer);

@@ -218,6 +218,17 @@ leave(void)
 }
 
 static void
+take_replayed(OrionFrame *frame)
+{
+	uint64_t	timeline;
+	uint64_t	lsn;
+
+	if (orion_frame_get_u64(frame, &timeline) && orion_frame_get_u64(frame, &lsn) &&
+		!orion_gateway_park_replayed(timeline, lsn))
+		orion_gateway_ask_parent(ORION_FRAME_ENOUGH);
+}
+
+static void
 take_frame(OrionFrame *frame)
 {
 	char		why[512];
@@ -226,6 +237,8 @@ take_frame(OrionFrame *frame)
 
 	if (frame->type == ORION_FRAME_METRICS && orion_frame_get(frame, &text, &len))
 		orion_gateway_telemetry_answer(text, len);
+	else if (frame->type == ORION_FRAME_REPLAYED)
+		take_replayed(frame);
 	else if (take_config(frame, why, sizeof(why)))
 		tell_parent(ORION_FRAME_READY, "");
 	else
@@ -333,6 +346,7 @@ turn(void)
 	if (orion_gateway.now - swept >= SWEEP_MS)
 	{
 		swept = orion_gateway.now;
+		orion_gateway_park_expire();
 		orion_gateway_handoff_expire();
 		orion_gateway_telemetry_expire();
 		orion_gateway_server_sweep();

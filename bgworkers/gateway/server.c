@@ -143,7 +143,7 @@ static bool
 is_underway(const Request *request)
 {
 	return request && (request->state == REQUEST_QUEUED || request->state == REQUEST_OUT ||
-					   request->state == REQUEST_ASKING);
+					   request->state == REQUEST_ASKING || request->state == REQUEST_PARKED);
 }
 
 static void
@@ -822,6 +822,7 @@ orion_gateway_server_handle(void *cls, struct MHD_Connection *connection, const 
 		case REQUEST_QUEUED:
 		case REQUEST_OUT:
 		case REQUEST_ASKING:
+		case REQUEST_PARKED:
 			return MHD_YES;
 		case REQUEST_ABORTED:
 			return MHD_NO;

@@ -113,6 +113,7 @@ add_state(OrionBuffer *out)
 	orion_metrics_add(out, "orion_build_info{%sversion=\"%s\"} 1\n", orion_metrics_label(), orion_gateway.config.version);
 	gauge(out, "orion_http_connections", "Connections of clients.", orion_gateway.nclients);
 	gauge(out, "orion_http_queue_length", "Requests that wait for an executor.", orion_gateway_handoff_waiting());
+	gauge(out, "orion_http_requests_parked", "Requests that wait for a standby's replay.", orion_gateway_park_count());
 	gauge(out, "orion_executors_connected", "Executors that serve this gateway.", orion_gateway.nexecutors);
 	gauge(out, "orion_executors_busy", "Executors that run a request.", busy);
 	counter(out, "orion_http_connections_total", "Connections accepted.", orion_gateway.total_clients);

@@ -10,9 +10,12 @@
 
 #include <math.h>
 
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "replication/walreceiver.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -168,6 +171,20 @@ append_slot(StringInfo states, StringInfo restarts, StringInfo events, StringInf
 	append_sample(seconds, "orion_relay_lag_seconds", slot, NULL, lag_seconds(slot));
 }
 
+static void
+append_standby(StringInfo out)
+{
+	bool		standby = RecoveryInProgress();
+
+	appendStringInfo(out, "# HELP orion_standby Whether the server is a standby.\n# TYPE orion_standby gauge\norion_standby %d\n", standby);
+	if (!standby)
+		return;
+	appendStringInfo(out, "# HELP orion_standby_received_bytes Position of the log up to which it has been received.\n# TYPE orion_standby_received_bytes gauge\n"
+					 "orion_standby_received_bytes " UINT64_FORMAT "\n", (uint64) GetWalRcvFlushRecPtr(NULL, NULL));
+	appendStringInfo(out, "# HELP orion_standby_replayed_bytes Position of the log up to which it has been replayed.\n# TYPE orion_standby_replayed_bytes gauge\n"
+					 "orion_standby_replayed_bytes " UINT64_FORMAT "\n", (uint64) GetXLogReplayRecPtr(NULL));
+}
+
 void
 orion_workers_metrics(StringInfo out)
 {
@@ -186,6 +203,7 @@ orion_workers_metrics(StringInfo out)
 	appendStringInfo(out, "# HELP orion_worker_restarts_total Restarts of the worker or its program.\n# TYPE orion_worker_restarts_total counter\n%s", restarts.data);
 	appendStringInfo(out, "# HELP orion_relay_lag_events Events that a sink has not taken yet, as last seen.\n# TYPE orion_relay_lag_events gauge\n%s", events.data);
 	appendStringInfo(out, "# HELP orion_relay_lag_seconds Age of the oldest of them.\n# TYPE orion_relay_lag_seconds gauge\n%s", seconds.data);
+	append_standby(out);
 	pfree(copy);
 	pfree(restarts.data);
 	pfree(events.data);

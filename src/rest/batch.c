@@ -406,7 +406,7 @@ perform_alone(const Batch *batch, int at)
 		/* the client has left, or the time is over: of the whole batch */
 		if (geterrcode() == ERRCODE_QUERY_CANCELED)
 			PG_RE_THROW();
-		orion_error_answer_part(&operation->response, batch->call->authenticated, context);
+		orion_error_answer_part(batch->call, &operation->response, context);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);

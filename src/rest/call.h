@@ -83,6 +83,15 @@ typedef struct OrionMedia
 	const char *options;		/* of the plan, as given */
 } OrionMedia;
 
+/* What a client prefers to wait for; see position.h. */
+typedef struct OrionPosition
+{
+	const char *text;			/* as given; NULL: nothing */
+	uint32		timeline;		/* 0: not said */
+	uint64		lsn;
+	int			seconds;		/* no longer than that; -1: not said */
+} OrionPosition;
+
 typedef struct OrionCall
 {
 	const OrionRequest *request;
@@ -90,6 +99,9 @@ typedef struct OrionCall
 	OrionArena	arena;
 	OrionMethod method;
 	OrionPrefer prefer;			/* not for routes */
+	OrionPosition position;
+	const char *standby_allows; /* Allow of a standby that refuses this; NULL:
+								 * just OPTIONS */
 	const char *rpc;			/* name of the function called, or NULL */
 	bool		preflight;		/* a browser asks whether it may ask */
 	bool		upserts;		/* a row that exists already is no error */

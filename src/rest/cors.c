@@ -89,7 +89,7 @@ orion_cors_preflight(OrionCall *call)
 static const char *
 more_headers(const OrionResponse *response)
 {
-	static const char *const names[] = {"ETag", "Link", "Idempotency-Replayed"};
+	static const char *const names[] = {"ETag", "Link", "Idempotency-Replayed", "Orion-LSN", "Retry-After"};
 	char	   *more = "";
 
 	for (int i = 0; i < response->nheaders; i++)

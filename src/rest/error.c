@@ -20,9 +20,7 @@
 #include "rest/error.h"
 #include "rest/explain.h"
 #include "rest/response.h"
-
-#define RETRY_SECONDS	"5"		/* when the server lacks something, and may
-								 * have it soon */
+#include "rest/standby.h"
 
 /* Marks an ERROR whose answer is in "refusal"; never shown to anybody. */
 #define ERRCODE_REFUSED		MAKE_SQLSTATE('O','R','9','9','9')
@@ -76,6 +74,7 @@ typedef struct Refusal
 	char	   *details;
 	char	   *hint;
 	bool		token;			/* a bearer token is at fault */
+	bool		standby;		/* another server could */
 	int			retry_after;	/* seconds; 0: not said */
 	bool		as_is;			/* the answer is there already */
 } Refusal;
@@ -139,6 +138,13 @@ orion_refuse_later(int status, const char *code, const char *message, int retry_
 }
 
 void
+orion_refuse_standby(int status, const char *code, const char *message, const char *hint)
+{
+	refusal.standby = true;
+	orion_refuse(status, code, message, NULL, hint);
+}
+
+void
 orion_refuse_as_is(void)
 {
 	refusal.as_is = true;
@@ -194,8 +200,9 @@ status_of(const ErrorData *error, bool authenticated)
 	}
 	if (error->sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
 		return authenticated ? 403 : 401;
-	/* not the method is wrong, but the server: another one can */
-	if (error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION && RecoveryInProgress())
+	/* the replay needed what the statement read, or locked */
+	if ((error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
+		 error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED) && RecoveryInProgress())
 		return 503;
 
 	/*
@@ -308,7 +315,7 @@ answer_raised(OrionResponse *response, const ErrorData *error)
 }
 
 static void
-answer_refusal(OrionResponse *response, const Refusal *r)
+answer_refusal(const OrionCall *call, OrionResponse *response, const Refusal *r)
 {
 	orion_response_error(response, r->status, r->code, r->message, r->details, r->hint);
 	if (r->token)
@@ -318,6 +325,8 @@ answer_refusal(OrionResponse *response, const Refusal *r)
 		orion_response_header(response, "WWW-Authenticate", "Bearer");
 	if (r->retry_after > 0)
 		orion_response_header(response, "Retry-After", psprintf("%d", r->retry_after));
+	if (r->standby)
+		orion_standby_headers(call, response);
 }
 
 /* "Failing row contains" of tables of ours: with hashes and sealed keys. */
@@ -327,20 +336,32 @@ shows_private_row(const ErrorData *error)
 	return error->schema_name && strcmp(error->schema_name, "orion_private") == 0;
 }
 
+/* Not the request is wrong, but the server: another one can.  GET writes nowhere. */
+static bool
+cannot_write_here(const OrionCall *call, const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_READ_ONLY_SQL_TRANSACTION && RecoveryInProgress() && !orion_call_reads(call);
+}
+
 static void
-answer_error(OrionResponse *response, const ErrorData *error, bool authenticated)
+answer_error(const OrionCall *call, OrionResponse *response, const ErrorData *error)
 {
 	if (strcmp(unpack_sql_state(error->sqlerrcode), "PGRST") == 0)
 	{
 		answer_raised(response, error);
 		return;
 	}
-	orion_response_error(response, status_of(error, authenticated), unpack_sql_state(error->sqlerrcode),
+	if (cannot_write_here(call, error))
+	{
+		orion_standby_answer(call, response);
+		return;
+	}
+	orion_response_error(response, status_of(error, call->authenticated), unpack_sql_state(error->sqlerrcode),
 						 error->message, shows_private_row(error) ? NULL : error->detail, error->hint);
 	if (response->status == 401)
 		orion_response_header(response, "WWW-Authenticate", "Bearer");
 	else if (response->status == 503)
-		orion_response_header(response, "Retry-After", RETRY_SECONDS);
+		orion_response_header(response, "Retry-After", ORION_RETRY_SECONDS);
 }
 
 /* Whether it is the server's own trouble; raised by a function it is not. */
@@ -354,7 +375,7 @@ belongs_to_log(const ErrorData *error, bool authenticated)
 }
 
 static void
-answer(OrionResponse *response, bool authenticated, MemoryContext context, void (*roll_back) (void))
+answer(const OrionCall *call, OrionResponse *response, MemoryContext context, void (*roll_back) (void))
 {
 	ErrorData  *error;
 	Refusal		refused = refusal;
@@ -366,8 +387,8 @@ answer(OrionResponse *response, bool authenticated, MemoryContext context, void 
 	if (error->sqlerrcode != ERRCODE_REFUSED)
 		memset(&refused, 0, sizeof(refused));
 	if (refused.message)
-		answer_refusal(response, &refused);
-	else if (!refused.as_is && belongs_to_log(error, authenticated))
+		answer_refusal(call, response, &refused);
+	else if (!refused.as_is && belongs_to_log(error, call->authenticated))
 		EmitErrorReport();
 	memset(&refusal, 0, sizeof(refusal));
 	roll_back();
@@ -375,17 +396,17 @@ answer(OrionResponse *response, bool authenticated, MemoryContext context, void 
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 	if (refused.message == NULL && !refused.as_is)
-		answer_error(response, error, authenticated);
+		answer_error(call, response, error);
 }
 
 void
-orion_error_answer(OrionResponse *response, bool authenticated, MemoryContext context)
+orion_error_answer(OrionCall *call, MemoryContext context)
 {
-	answer(response, authenticated, context, AbortOutOfAnyTransaction);
+	answer(call, call->response, context, AbortOutOfAnyTransaction);
 }
 
 void
-orion_error_answer_part(OrionResponse *response, bool authenticated, MemoryContext context)
+orion_error_answer_part(const OrionCall *call, OrionResponse *response, MemoryContext context)
 {
-	answer(response, authenticated, context, RollbackAndReleaseCurrentSubTransaction);
+	answer(call, response, context, RollbackAndReleaseCurrentSubTransaction);
 }

@@ -35,6 +35,7 @@
 #include "core/plan.h"
 #include "rest/error.h"
 #include "rest/idempotency.h"
+#include "rest/position.h"
 #include "rest/response.h"
 #include "rest/session.h"
 #include "seal/seal.h"
@@ -339,6 +340,7 @@ replay(OrionCall *call, const bytea *id, const bytea *request)
 	if (answer == NULL)
 		refuse_busy();
 	unseal_answer(call->response, answer, id);
+	orion_position_of_replay(call->response);
 	orion_refuse_as_is();
 }
 

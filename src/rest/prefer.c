@@ -9,6 +9,7 @@
 
 #include "rest/call.h"
 #include "rest/error.h"
+#include "rest/position.h"
 #include "rest/prefer.h"
 #include "rest/response.h"
 #include "rest/settings.h"
@@ -74,14 +75,17 @@ read_max_affected(OrionPrefer *prefer, const char *text)
 }
 
 static void
-read_one(OrionPrefer *prefer, StringInfo unknown, char *text)
+read_one(OrionCall *call, StringInfo unknown, char *text)
 {
+	OrionPrefer *prefer = &call->prefer;
+
 	text	  +=strspn(text, " \t");
 
 	for (size_t len = strlen(text); len > 0 && strchr(" \t", text[len - 1]); len--)
 		text[		len - 1] = '\0';
 
-	if (text[0] == '\0' || read_word(prefer, text))
+	if (text[0] == '\0' || read_word(prefer, text) ||
+		(!call->operation && orion_position_is_preference(text)))
 		return;
 	if (strncmp(text, "timezone=", 9) == 0)
 	{
@@ -115,7 +119,7 @@ orion_prefer_read(OrionCall *call)
 			continue;
 		rest = pstrdup(call->request->headers[i].value);
 		while ((one = strsep(&rest, ",")) != NULL)
-			read_one(prefer, &unknown, one);
+			read_one(call, &unknown, one);
 	}
 	prefer->unknown = unknown.len > 0 ? unknown.data : NULL;
 }
@@ -168,6 +172,7 @@ void
 orion_prefer_applied(OrionCall *call)
 {
 	OrionPrefer *prefer = &call->prefer;
+	const char *position = orion_position_preference(call);
 	StringInfoData text;
 
 	initStringInfo(&text);
@@ -179,6 +184,8 @@ orion_prefer_applied(OrionCall *call)
 	if (prefer->max_affected >= 0 && prefer->handling == ORION_HANDLING_STRICT &&
 		(call->rpc || call->method == ORION_PATCH || call->method == ORION_DELETE))
 		appendStringInfo(&text, "%smax-affected=" INT64_FORMAT, text.len > 0 ? ", " : "", prefer->max_affected);
+	if (position)
+		appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "", position);
 	if (text.len > 0)
 		orion_response_header(call->response, "Preference-Applied", text.data);
 }

@@ -25,6 +25,7 @@
 #include "rest/idempotency.h"
 #include "rest/media.h"
 #include "rest/openapi.h"
+#include "rest/position.h"
 #include "rest/relation.h"
 #include "rest/response.h"
 #include "rest/rest.h"
@@ -32,6 +33,7 @@
 #include "rest/route.h"
 #include "rest/session.h"
 #include "rest/settings.h"
+#include "rest/standby.h"
 
 static void *
 arena_alloc(void *context, size_t size)
@@ -148,6 +150,11 @@ serve_resource(OrionCall *call, const char *path)
 	call->rpc = rpc ? name : NULL;
 	if (call->method == ORION_OTHER)
 		refuse_method(call);
+	if (!rpc && !orion_call_reads(call))
+	{
+		call->standby_allows = "OPTIONS,GET,HEAD";
+		orion_standby_refuse();
+	}
 	orion_prefer_read(call);
 	if (!root)
 		orion_media_read(call);
@@ -199,8 +206,10 @@ serve_batch(OrionCall *call)
 	orion_call_mark(call, ORION_STAGE_PLAN);
 	orion_session_assume(call, call->schema);
 	orion_call_serves(call, "", "", "/batch");
+	call->standby_allows = "OPTIONS,POST";	/* for one that reads */
 	orion_call_enter(call, NULL);
 	orion_batch_serve(call);
+	orion_position_applied(call);
 	orion_call_mark(call, ORION_STAGE_RESPONSE);
 }
 
@@ -249,7 +258,10 @@ serve(OrionCall *call)
 		refuse_path();
 	orion_response_settings(call->response);
 	orion_idempotency_store(call);
+	orion_position_before_commit();
 	orion_session_commit(call->schema && orion_prefer_rolls_back(call));
+	if (!orion_call_reads(call))
+		orion_position_committed(call->response);
 }
 
 /* What browsers and operators want of every answer, errors too. */
@@ -290,16 +302,18 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 	response->status = 200;
 	PG_TRY();
 	{
-		if (!orion_cors_preflight(&call))
+		if (!orion_cors_preflight(&call) && orion_position_reached(&call))
 			serve(&call);
 	}
 	PG_CATCH();
 	{
 		response->broken = true;
-		orion_error_answer(response, call.authenticated, context);
+		orion_error_answer(&call, context);
 		orion_batch_blame(&call);
 	}
 	PG_END_TRY();
+	if (response->wait_ms > 0)
+		return;
 	orion_api_key_record_use(request->peer, orion_call_header(&call, "user-agent"));
 	orion_session_end(response->status >= 400);
 	MemoryContextSwitchTo(context);
@@ -311,5 +325,7 @@ orion_rest_init(void)
 {
 	orion_session_init();
 	orion_rest_settings_init();
+	orion_standby_init();
+	orion_position_init();
 	orion_idempotency_init();
 }

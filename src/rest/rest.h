@@ -40,6 +40,7 @@ typedef struct OrionRequest
 	int			nheaders;
 	const OrionHeader *headers;
 	const OrionOutlet *sink;	/* NULL: answers are given in one piece */
+	bool		waited;			/* was put aside for as long as it may be */
 } OrionRequest;
 
 typedef struct OrionResponse
@@ -53,6 +54,12 @@ typedef struct OrionResponse
 	const char *role;			/* under which role; NULL: not known */
 	bool		streamed;		/* the sink has it all */
 	bool		broken;			/* an error came after that */
+	int			wait_ms;		/* more than 0: this is no answer.  The
+								 * request is to come again when the position
+								 * below is replayed, or, as one that has
+								 * waited, after that time. */
+	uint32		wait_timeline;
+	uint64		wait_lsn;
 } OrionResponse;
 
 /*

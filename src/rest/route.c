@@ -4,7 +4,8 @@
  *
  * The table is read as its owner, before the role of the request is taken and
  * under a restricted security context, and kept until
- * orion_shared->routes_generation moves or a function changes.  The function is called as the role of the request.  A transaction's
+ * orion_shared->routes_generation moves, an invalidation of the table comes (the
+ * replay of a change, on a standby) or a function changes.  The function is called as the role of the request.  A transaction's
  * abort restores the user, so an error cannot leave the owner's rights on.
  */
 #include "postgres.h"
@@ -12,6 +13,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -35,10 +37,12 @@
 #include "rest/body.h"
 #include "rest/error.h"
 #include "rest/idempotency.h"
+#include "rest/position.h"
 #include "rest/response.h"
 #include "rest/result.h"
 #include "rest/route.h"
 #include "rest/session.h"
+#include "rest/standby.h"
 
 PG_FUNCTION_INFO_V1(orion_routes_changed);
 
@@ -56,7 +60,8 @@ static MemoryContext routes_context = NULL;
 static Route *routes = NULL;
 static int	nroutes = 0;
 static uint32 routes_generation = 0;	/* of what is loaded; 0: nothing */
-static uint32 function_changes = 0;
+static Oid	routes_relid = InvalidOid;
+static uint32 function_changes = 0; /* or of the table */
 static uint32 loaded_changes = 0;
 
 /*
@@ -134,6 +139,13 @@ function_changed(Datum arg, int cache, uint32 hash)
 	function_changes++;
 }
 
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || relid == routes_relid)
+		function_changes++;
+}
+
 /* Loads the table anew when it changed. Without the extension there are no routes. */
 static void
 refresh(void)
@@ -149,11 +161,13 @@ refresh(void)
 	{
 		routes_context = AllocSetContextCreate(TopMemoryContext, "orion routes", ALLOCSET_SMALL_SIZES);
 		CacheRegisterSyscacheCallback(PROCOID, function_changed, 0);
+		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
 	}
 	nroutes = 0;
 	routes_generation = 0;
 	namespace = get_namespace_oid("orion_private", true);
 	relid = OidIsValid(namespace) ? get_relname_relid("routes", namespace) : InvalidOid;
+	routes_relid = relid;
 	if (OidIsValid(relid))
 		read_table(relid);
 	routes_generation = generation;
@@ -324,6 +338,24 @@ call_function(OrionCall *call, Oid function, const char *request)
 	}
 }
 
+/* One that is gone is answered as such. */
+static bool
+may_write(Oid function)
+{
+	return OidIsValid(function) && SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)) &&
+		func_volatile(function) == PROVOLATILE_VOLATILE;
+}
+
+/* Of this path; for a standby. */
+static const char *
+reading_methods(const OrionCall *call)
+{
+	for (int i = 0; i < nroutes; i++)
+		if (strcmp(routes[i].method, "GET") == 0 && matches(call, routes[i].pattern, call->request->path, NULL))
+			return "GET,HEAD";
+	return NULL;
+}
+
 bool
 orion_route_serve(OrionCall *call)
 {
@@ -334,6 +366,11 @@ orion_route_serve(OrionCall *call)
 	if (route == NULL)
 		return false;
 	orion_call_serves(call, "", "", route->pattern);
+	if (!orion_call_reads(call) && may_write(route->function))
+	{
+		call->standby_allows = reading_methods(call);
+		orion_standby_refuse();
+	}
 	orion_session_identify(call);
 	orion_session_assume(call, NULL);
 	orion_session_enter(NULL);
@@ -341,6 +378,7 @@ orion_route_serve(OrionCall *call)
 	call->unkeyed = route->unkeyed;
 	orion_idempotency_begin(call);
 	call_function(call, route->function, request_json(call, route));
+	orion_position_applied(call);
 	return true;
 }
 
@@ -353,5 +391,7 @@ orion_routes_changed(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("orion_routes_changed must be called as a trigger")));
 	orion_wake_at_commit(ORION_WAKE_ROUTES);
+	/* standbys know of no commit, but replay its invalidations */
+	CacheInvalidateRelcache(((TriggerData *) fcinfo->context)->tg_relation);
 	PG_RETURN_POINTER(NULL);
 }

@@ -23,6 +23,7 @@
 #include "rest/result.h"
 #include "rest/settings.h"
 #include "rest/session.h"
+#include "rest/standby.h"
 #include "rest/statement.h"
 
 typedef struct RpcCall
@@ -519,6 +520,8 @@ orion_rpc_serve(OrionCall *call, const char *name)
 	orion_call_serves(call, orion_rest_prefix, "/rpc/", name);
 	call->unkeyed = rpc.f.volatility != PROVOLATILE_VOLATILE;
 	call->function = rpc.f.oid;
+	if (rpc.f.volatility == PROVOLATILE_VOLATILE && !orion_call_reads(call))
+		orion_standby_refuse();
 	orion_call_enter(call, rpc.f.config);
 	if (rpc.f.volatility != PROVOLATILE_VOLATILE)
 		orion_session_read_only();
@@ -535,6 +538,6 @@ void
 orion_rpc_options(OrionCall *call, const char *name)
 {
 	orion_response_header(call->response, "Allow",
-						  orion_function_volatility(call, name) == PROVOLATILE_VOLATILE ?
-						  "OPTIONS,POST" : "OPTIONS,GET,HEAD,POST");
+						  orion_function_volatility(call, name) != PROVOLATILE_VOLATILE ?
+						  "OPTIONS,GET,HEAD,POST" : orion_standby_has_no_writes() ? "OPTIONS" : "OPTIONS,POST");
 }

@@ -21,6 +21,7 @@
 #include "rest/result.h"
 #include "rest/rows.h"
 #include "rest/settings.h"
+#include "rest/standby.h"
 #include "rest/stream.h"
 
 /* "SELECT 1 FROM ..." of the rows that count= counts; at most that many, -1: all */
@@ -213,7 +214,7 @@ orion_table_options(OrionCall *call, const char *name)
 	int			commands;
 
 	orion_relation_find(call->schema, name, &source);
-	commands = relation_is_updatable(source.relid, NIL, true, NULL);
+	commands = orion_standby_has_no_writes() ? 0 : relation_is_updatable(source.relid, NIL, true, NULL);
 	initStringInfo(&allow);
 	appendStringInfoString(&allow, "OPTIONS,GET,HEAD");
 	if (takes(commands, CMD_INSERT))

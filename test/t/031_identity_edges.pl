@@ -118,7 +118,7 @@ is("$health->{status} $health->{json}{status}", '503 read_only', 'health: 503');
 is($there->http('GET', '/api/user/health')->{json}{writable}, JSON::PP::false, 'and says so');
 is($there->http('GET', '/api/user/profile', token => $ann->{accessToken})->{status}, 200, 'an access token is good there');
 my $refused = $there->http('POST', '/api/auth/register', json => { email => 'no@example.com', password => $password });
-is(seen($refused), '503 unavailable', 'register: 503');
+is(seen($refused), '503 25006', 'register: 503');
 ok($refused->{headers}{'retry-after'}, 'with Retry-After');
 for my $case ([ 'login', { email => 'ann@example.com', password => $password } ], [ 'refresh', { refreshToken => $ann->{refreshToken} } ], [ 'logout', {} ])
 {

@@ -167,7 +167,7 @@ sub bytes
 	return "${text}Content-Length: " . length($body) . "\r\n\r\n$body";
 }
 
-# Reads one answer from the socket's buffer; returns its status.
+# Reads one answer from the socket's buffer; returns its status, and its body unless it came in parts.
 sub answer
 {
 	my ($socket, $buffer, $head_only) = @_;
@@ -176,6 +176,7 @@ sub answer
 	my $end = index($$buffer, "\r\n\r\n") + 4;
 	my $head = substr($$buffer, 0, $end, '');
 	my ($status) = $head =~ m{^HTTP/1\.1 (\d{3})};
+	my $body = '';
 	if ($head =~ /^Transfer-Encoding: chunked/mi && !$head_only)
 	{
 		for (;;)
@@ -192,9 +193,9 @@ sub answer
 	{
 		my $size = $1;
 		$more->() while length $$buffer < $size;
-		substr($$buffer, 0, $size, '');
+		$body = substr($$buffer, 0, $size, '');
 	}
-	return $status;
+	return wantarray ? ($status, $body) : $status;
 }
 
 # Sends so many requests, four at a time; returns the number of answers that were not expected.
@@ -221,9 +222,9 @@ sub send_some
 		}
 		for my $one (@sent)
 		{
-			my $status = answer($socket, \$buffer, $one->[1][0] eq 'HEAD');
+			my ($status, $body) = answer($socket, \$buffer, $one->[1][0] eq 'HEAD');
 			next if $status =~ /^(?:$one->[0][1])$/;
-			print STDERR "# $one->[1][0] $one->[1][1]: $status instead of $one->[0][1]\n" if $odd++ < 3;
+			print STDERR "# $one->[1][0] $one->[1][1]: $status instead of $one->[0][1]: @{[ substr($body, 0, 200) ]}\n" if $odd++ < 3;
 		}
 		$count -= $n;
 	}

@@ -148,10 +148,10 @@ COMMIT;
 \endif
 });
 
-sub write_for
+# Writers that go on until they are stopped, or the server is.
+sub start_writers
 {
-	my ($seconds) = @_;
-	return IPC::Run::start([ 'pgbench', '-n', '-c', 6, '-j', 2, '-T', $seconds, '-f', $script, $node->connstr('postgres') ],
+	return IPC::Run::start([ 'pgbench', '-n', '-c', 6, '-j', 2, '-T', 600, '-f', $script, $node->connstr('postgres') ],
 		'>', '/dev/null', '2>', \my $errors);
 }
 
@@ -166,7 +166,7 @@ sub all_seen
 }
 
 my $start = value('SELECT clock_timestamp()');
-my $writers = write_for(8);
+my $writers = start_writers();
 becomes("count(*) > 20 FROM published WHERE type = 'rare.made'", 'writers write');
 all_seen('rare', 'rare.%', $start, 'while others publish');
 for my $round (1 .. 3)
@@ -181,6 +181,8 @@ for my $round (1 .. 3)
 }
 my $since = value("SELECT orion_subscribe('later', 'rare.made', 'see_later(jsonb)'); SELECT clock_timestamp()");
 $since =~ s/.*\n//s;
+becomes("count(*) > 20 FROM published WHERE type = 'rare.made' AND at > '$since'", 'writers still write');
+$writers->signal('TERM');
 $writers->finish;
 all_seen('later', 'rare.%', $since, 'a sink created while events flow');
 all_seen('rare', 'rare.made', $since, 'the other one');
@@ -189,7 +191,7 @@ is(value("SELECT count(*) FROM seen WHERE type = 'rare.undone'"), 0, 'nothing th
 #---- and a crash of the whole server in the middle
 
 $start = value('SELECT clock_timestamp()');
-$writers = write_for(4);
+$writers = start_writers();
 $node->poll_query_until('postgres', "SELECT count(*) > 50 FROM published WHERE type = 'rare.made' AND at > '$start'");
 $node->stop('immediate');
 $writers->finish;

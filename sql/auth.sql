@@ -122,4 +122,8 @@ SELECT orion_private.email_valid(NULL), orion_private.email_valid(repeat('a.', 1
 SELECT orion_private.email_normalize('  A.B@C.DE  ') AS normal, orion_private.email_normalize(repeat(' ', 255)) IS NULL AS too_long, orion_private.email_normalize('   ') = '' AS empty;
 SELECT a, orion_private.address_network(a) AS network, text(orion_private.address_network(a)) AS counted_as
 	FROM unnest('{192.0.2.7,192.0.2.7/24,2001:db8:1:2:3:4:5:6,2001:db8:1:2:3:4:5:6/48,::ffff:192.0.2.7,::ffff:192.0.2.7/96,::ffff:192.0.2.0/95,::1}'::inet[]) AS a;
+SELECT peer, orion_private.request_address(jsonb_build_object('peer', peer)) AS address
+	FROM unnest('{192.0.2.1,192.0.2.1:40000,2001:db8::1,[2001:db8::1]:40000,[::ffff:192.0.2.1]:1,::1,"",unix:,x,999.1.1.1,[2001:db8::1,192.0.2.1/24}'::text[]) AS peer;
+SELECT orion_private.request_address(NULL) IS NULL AND orion_private.request_address('{"peer": 7}') IS NULL AND orion_private.request_address('[]') IS NULL
+	AND orion_private.request_address('{}') IS NULL AND orion_private.request_address(jsonb_build_object('peer', repeat('1', 1000))) IS NULL AS none;
 ROLLBACK;

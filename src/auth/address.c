@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include <arpa/inet.h>
 #include <sys/socket.h>
 
 #include "catalog/pg_collation.h"
@@ -15,6 +16,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inet.h"
+#include "utils/jsonb.h"
 
 #include "core/compat.h"
 
@@ -31,6 +33,7 @@
 PG_FUNCTION_INFO_V1(orion_email_normalize);
 PG_FUNCTION_INFO_V1(orion_email_valid);
 PG_FUNCTION_INFO_V1(orion_address_network);
+PG_FUNCTION_INFO_V1(orion_request_address);
 
 /*
  * orion_private.email_normalize(email text): lower case (ASCII, whatever the locale)
@@ -159,4 +162,50 @@ orion_address_network(PG_FUNCTION_ARGS)
 	}
 	SET_INET_VARSIZE(network);
 	PG_RETURN_INET_P(network);
+}
+
+static bool
+is_address(const char *given)
+{
+	struct in6_addr any;
+
+	return inet_pton(AF_INET, given, &any) == 1 || inet_pton(AF_INET6, given, &any) == 1;
+}
+
+/*
+ * orion_private.request_address(request jsonb): the address a request came from, of its
+ * member peer: "192.0.2.1", "192.0.2.1:40000", "2001:db8::1" or "[2001:db8::1]:40000".
+ * NULL when it is none of these.
+ */
+Datum
+orion_request_address(PG_FUNCTION_ARGS)
+{
+	char		given[INET6_ADDRSTRLEN + 8];
+	char	   *from = given;
+	char	   *end;
+	Jsonb	   *request;
+	JsonbValue	buffer;
+	JsonbValue *peer;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	request = PG_GETARG_JSONB_P(0);
+	peer = JB_ROOT_IS_OBJECT(request) ? getKeyJsonValueFromContainer(&request->root, "peer", strlen("peer"), &buffer) : NULL;
+	if (!peer || peer->type != jbvString || peer->val.string.len >= sizeof(given))
+		PG_RETURN_NULL();
+	memcpy(given, peer->val.string.val, peer->val.string.len);
+	given[peer->val.string.len] = '\0';
+	if (given[0] == '[')
+	{
+		from = given + 1;
+		end = strchr(from, ']');
+		if (!end)
+			PG_RETURN_NULL();
+		*end = '\0';
+	}
+	else if (strchr(given, ':') == strrchr(given, ':'))
+		given[strcspn(given, ":")] = '\0';
+	if (!is_address(from))
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(DirectFunctionCall1(inet_in, CStringGetDatum(from)));
 }

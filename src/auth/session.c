@@ -251,11 +251,11 @@ typedef struct Opening
 } Opening;
 
 static SPIPlanPtr
-keep(SPIPlanPtr *plan, const char *text, int nargs, Oid *types)
+keep(SPIPlanPtr *plan, const char *query, int nargs, Oid *types)
 {
 	if (!*plan)
 	{
-		SPIPlanPtr	made = SPI_prepare(text, nargs, types);
+		SPIPlanPtr	made = SPI_prepare(query, nargs, types);
 
 		if (!made || SPI_keepplan(made) != 0)
 			elog(ERROR, "could not prepare how to open a session");

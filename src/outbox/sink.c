@@ -111,6 +111,8 @@ orion_handler_problem(Oid function, Oid role)
 	if (proc->prokind != PROKIND_FUNCTION || proc->proretset || proc->pronargs != 1 ||
 		proc->proargtypes.values[0] != JSONBOID)
 		problem = "the function does not take one jsonb argument and return one value";
+	else if (isAnyTempNamespace(proc->pronamespace))
+		problem = "it is temporary: its schema is somebody else's the next time";
 	else if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(role)))
 		problem = "the role that it would run as does not exist";
 	else if (orion_acl_function(function, role) != ACLCHECK_OK)

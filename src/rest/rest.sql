@@ -57,6 +57,10 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'A route''s function takes the request as one jsonb argument and returns the body as jsonb.';
 	END IF;
+	IF called.pronamespace::regnamespace::text ~ '^pg_temp_' THEN
+		RAISE EXCEPTION 'function % is temporary', orion_route_add.function USING ERRCODE = 'invalid_parameter_value',
+			HINT = 'Its schema is somebody else''s the next time.';
+	END IF;
 	IF orion_route_add.path IS NULL OR orion_route_add.path !~ '^(/([A-Za-z0-9._~-]+|\{[A-Za-z_][A-Za-z0-9_]*\}))+$' THEN
 		RAISE EXCEPTION '"%" is not a path of a route', orion_route_add.path
 			USING ERRCODE = 'invalid_parameter_value',

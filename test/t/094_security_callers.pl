@@ -86,5 +86,13 @@ like($err, qr/\Q$no\E/, 'a superuser as the service opens none');
 is(value("SET ROLE boss; SELECT signing_secret ~ '^whsec_' FROM $open"), 't', 'an administrator does');
 is(value("SELECT signing_secret ~ '^whsec_' FROM $open"), 't', 'a superuser does');
 
+# functions of temporary schemas, whose names other sessions get
+for my $call (q{orion_subscribe('temporary', '#', 'pg_temp.h(jsonb)')}, q{orion_cache_rule_create('redis', 'r', '#', '{"set": {"key": "k"}}', 'pg_temp.h(jsonb)')},
+	q{orion_consume('temporary', '{"url": "amqp://127.0.0.1", "queue": "q"}', 'pg_temp.h(jsonb)')}, q{orion_route_add('GET', '/app', 'pg_temp.h(jsonb)')})
+{
+	($status, $out, $err) = $node->psql('postgres', "CREATE FUNCTION pg_temp.h(jsonb) RETURNS jsonb LANGUAGE sql AS 'SELECT \$1'; SELECT $call");
+	like($err, qr/is temporary/, 'no temporary function: ' . substr($call, 0, 20));
+}
+
 $node->stop;
 done_testing();

@@ -7,7 +7,7 @@
 ORION_MODULES = core codec seal token audit auth session rbac apikey profile account mfa record contract outbox operate cache track webhook inbound rest
 
 # These need no PostgreSQL to be installed yet, and know nothing of what follows.
-DEV_GOALS = up down check check-17 check-kafka try-clean bench fuzz soak indent
+DEV_GOALS = up down check check-17 check-kafka check-faults try-clean bench fuzz soak indent
 ifneq ($(filter $(DEV_GOALS),$(MAKECMDGOALS)),)
 $(DEV_GOALS):
 	@dev/$@

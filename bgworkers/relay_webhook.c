@@ -44,6 +44,8 @@
 #define QUEUE_SECOND	4		/* deliveries in memory, unsent, for a slow
 								 * endpoint */
 #define SPILL_MAX		2000	/* rows of one transaction, or a few more */
+#define BEHIND_MAX		2000	/* events read since the oldest that is under
+								 * way */
 #define GRACE_MS		50		/* for answers, before a window is closed
 								 * without them */
 #define FLUSH_MS		100		/* outcomes are recorded so soon */
@@ -55,6 +57,7 @@
 								 * before that is a failed attempt */
 #define HOLD_FREE		3		/* failures in a row without a pause */
 #define HOLD_MAX_MS		30000
+#define UNIX_TO_POSTGRES_MS ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000)
 #define MAX_FRAME		65536	/* the courier sends nothing longer */
 #define MAX_EXCERPT		1024
 
@@ -70,6 +73,9 @@ static TimestampTz loaded_at = 0;
 static TimestampTz flushed_at = 0;
 static int64 stored_seq = 0;
 static int	spilled = 0;		/* rows, in this transaction */
+static int64 reread_to = -1;	/* nothing is taken from the table until this
+								 * is read again; 0: nothing to wait for, -1:
+								 * not known yet */
 static int64 delivered = 0;		/* since the last flush */
 static bool events_wait = true; /* something was committed since the cursor
 								 * looked */
@@ -357,8 +363,22 @@ receive(void)
 
 /* ---- recording ---- */
 
+/*
+ * When what is read now was due first.  All of a window has the time when it was opened,
+ * which outlives a crash: what waits without an attempt is taken in the order of this time
+ * and seq, the order of the outbox, whichever of it came to the table first.
+ */
+static TimestampTz
+due_since(OrionCursor *cursor)
+{
+	TimestampTz opened_at = (orion_cursor_window(cursor) - UNIX_TO_POSTGRES_MS) * 1000;
+
+	return Min(opened_at, GetCurrentTimestamp());	/* unless the clock was
+													 * set back */
+}
+
 static OrionWebhookDelivery
-row_of(const OrionBookDelivery *delivery)
+row_of(const OrionBookDelivery *delivery, TimestampTz first_at)
 {
 	OrionWebhookDelivery row = {
 		.endpoint = delivery->endpoint->id,
@@ -367,6 +387,7 @@ row_of(const OrionBookDelivery *delivery)
 		.type = delivery->type,
 		.body = delivery->body->data,
 		.body_len = delivery->body->len,
+		.first_at = first_at,
 	};
 
 	return row;
@@ -381,9 +402,9 @@ without_nulls(OrionWebhookAttempt attempt)
 }
 
 static void
-record_settled(OrionBookDelivery *delivery)
+record_settled(OrionBookDelivery *delivery, TimestampTz first_at)
 {
-	OrionWebhookDelivery row = row_of(delivery);
+	OrionWebhookDelivery row = row_of(delivery, first_at);
 	OrionWebhookAttempt attempt = without_nulls(delivery->attempt);
 
 	if (attempt.number == 0)
@@ -434,10 +455,24 @@ is_ripe(const OrionBookDelivery *delivery, TimestampTz now)
 		 TimestampDifferenceExceeds(delivery->since, now, GRACE_MS));
 }
 
+/* All up to here is delivered or in the table. */
+static int64
+passed_seq(OrionCursor *cursor)
+{
+	if (!dlist_is_empty(&orion_book_window))
+		return dlist_head_element(OrionBookDelivery, in_window, &orion_book_window)->seq - 1;
+	return orion_cursor_read_seq(cursor);
+}
+
+/*
+ * A few deliveries that take long must not hold the cursor far behind: all that is read since
+ * would be read, and in part sent, again after a crash.
+ */
 static bool
 wants_to_go_on(OrionCursor *cursor)
 {
 	return orion_book_is_full() ||
+		(orion_cursor_is_open(cursor) && orion_cursor_read_seq(cursor) - passed_seq(cursor) > BEHIND_MAX) ||
 		(events_wait && orion_cursor_is_open(cursor) && orion_cursor_at_end(cursor));
 }
 
@@ -459,7 +494,7 @@ has_ripe(OrionCursor *cursor)
 }
 
 static void
-store_ripe(MemoryContext context)
+store_ripe(MemoryContext context, TimestampTz first_at)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	dlist_mutable_iter iter;
@@ -467,7 +502,7 @@ store_ripe(MemoryContext context)
 	dlist_foreach_modify(iter, &orion_book_window)
 	{
 		OrionBookDelivery *delivery = dlist_container(OrionBookDelivery, in_window, iter.cur);
-		OrionWebhookDelivery row = row_of(delivery);
+		OrionWebhookDelivery row = row_of(delivery, first_at);
 
 		if (!is_ripe(delivery, now))
 			continue;
@@ -475,15 +510,6 @@ store_ripe(MemoryContext context)
 		orion_webhook_keep(&row);
 		orion_book_mark_stored(delivery);
 	}
-}
-
-/* All up to here is delivered or in the table. */
-static int64
-passed_seq(OrionCursor *cursor)
-{
-	if (!dlist_is_empty(&orion_book_window))
-		return dlist_head_element(OrionBookDelivery, in_window, &orion_book_window)->seq - 1;
-	return orion_cursor_read_seq(cursor);
 }
 
 /*
@@ -496,6 +522,7 @@ flush(OrionCursor *cursor, bool go_on)
 	MemoryContext context;
 	MemoryContext old;
 	dlist_mutable_iter iter;
+	TimestampTz first_at = due_since(cursor);
 	int64		seq;
 
 	orion_pool_begin("orion: recording webhooks");
@@ -508,11 +535,11 @@ flush(OrionCursor *cursor, bool go_on)
 		OrionBookDelivery *delivery = dlist_container(OrionBookDelivery, in_queue, iter.cur);
 
 		MemoryContextReset(context);
-		record_settled(delivery);
+		record_settled(delivery, first_at);
 		orion_book_remove(delivery);
 	}
 	if (go_on)
-		store_ripe(context);
+		store_ripe(context, first_at);
 	record_endpoints();
 	MemoryContextSwitchTo(old);
 	seq = passed_seq(cursor);
@@ -631,7 +658,7 @@ place(OrionBookEndpoint *endpoint, Event *event)
 }
 
 static void
-spill(Event *event)
+spill(Event *event, TimestampTz first_at)
 {
 	for (int i = 0; i < lengthof(event->bodies); i++)
 	{
@@ -644,13 +671,14 @@ spill(Event *event)
 		row.type = event->event->type;
 		row.body = event->bodies[i]->data;
 		row.body_len = event->bodies[i]->len;
+		row.first_at = first_at;
 		orion_webhook_keep_many(&row, event->spilled[i], event->nspilled[i]);
 		spilled += event->nspilled[i];
 	}
 }
 
 static void
-take_event(HeapTuple row, TupleDesc desc, bool replayed)
+take_event(HeapTuple row, TupleDesc desc, bool replayed, TimestampTz first_at)
 {
 	Event		event = {.row = row,.desc = desc};
 	char	   *type = orion_event_type(row, desc);
@@ -667,7 +695,7 @@ take_event(HeapTuple row, TupleDesc desc, bool replayed)
 		if (passes_filter(endpoint->config, &event))
 			place(endpoint, &event);
 	}
-	spill(&event);
+	spill(&event, first_at);
 	orion_book_unref(event.bodies[0]);
 	orion_book_unref(event.bodies[1]);
 }
@@ -698,6 +726,7 @@ take_rows(OrionCursor *cursor, int n)
 	SPITupleTable *rows = SPI_tuptable;
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion event", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	TimestampTz first_at = due_since(cursor);
 
 	spilled = 0;
 	for (int i = 0; i < n; i++)
@@ -709,7 +738,7 @@ take_rows(OrionCursor *cursor, int n)
 		}
 		MemoryContextReset(context);
 		if (orion_cursor_wants(cursor, "#", rows->vals[i], rows->tupdesc))
-			take_event(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor));
+			take_event(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor), first_at);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
@@ -737,8 +766,12 @@ read_more(OrionCursor *cursor)
 		looked_at = now;
 	}
 	orion_pool_begin("orion: reading events");
-	if (orion_cursor_open(cursor))
+	if (!orion_cursor_open(cursor))
+		reread_to = 0;
+	else
 	{
+		if (reread_to < 0)
+			reread_to = orion_webhook_last_of(due_since(cursor));
 		n = orion_cursor_read(cursor, READ_ROWS);
 		if (n > 0)
 			take_rows(cursor, n);
@@ -767,7 +800,9 @@ load_row(OrionBookEndpoint *endpoint, HeapTuple row, TupleDesc desc)
 	char	   *type = SPI_getvalue(row, desc, 3);
 	OrionBody  *shared = orion_book_body(utf8, strlen(utf8));
 
-	orion_book_add(endpoint, DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull)), SPI_getvalue(row, desc, 2),
+	endpoint->loaded_at = DatumGetTimestampTz(SPI_getbinval(row, desc, 6, &isnull));
+	endpoint->loaded_seq = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+	orion_book_add(endpoint, endpoint->loaded_seq, SPI_getvalue(row, desc, 2),
 				   pg_server_to_any(type, strlen(type), PG_UTF8), shared,
 				   DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull)), true);
 	orion_book_unref(shared);
@@ -778,14 +813,14 @@ load_endpoint(OrionBookEndpoint *endpoint)
 {
 	int64	   *except = palloc(Max(endpoint->ndeliveries, 1) * sizeof(int64));
 	int			nexcept = 0;
-	int			max = Min(endpoint->window * 4, LOAD_MAX);
+	int			max = is_second_class(endpoint, GetCurrentTimestamp()) ? Min(endpoint->window * 4, LOAD_MAX) : LOAD_MAX;
 	SPITupleTable *rows;
 	dlist_iter	iter;
 	int			n;
 
 	dlist_foreach(iter, &endpoint->all)
 		except[nexcept++] = dlist_container(OrionBookDelivery, in_all, iter.cur)->seq;
-	n = orion_webhook_due(endpoint->id, max, except, nexcept);
+	n = orion_webhook_due(endpoint->id, max, endpoint->loaded_at, endpoint->loaded_seq, except, nexcept);
 	rows = SPI_tuptable;
 	for (int i = 0; i < n; i++)
 		load_row(endpoint, rows->vals[i], rows->tupdesc);
@@ -797,12 +832,27 @@ load_endpoint(OrionBookEndpoint *endpoint)
 	endpoint->next_due = orion_webhook_next(endpoint->id);
 }
 
+/*
+ * What a window that a crash interrupted has in the table already comes after what of
+ * it has to be read again.
+ */
+static bool
+has_to_read_first(OrionCursor *cursor)
+{
+	if (reread_to > 0 && (!orion_cursor_is_open(cursor) || orion_cursor_at_end(cursor) || orion_cursor_read_seq(cursor) >= reread_to))
+		reread_to = 0;
+	return reread_to != 0;
+}
+
 static void
-load_due(void)
+load_due(OrionCursor *cursor)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool		begun = false;
 	int			loaded = 0;
+
+	if (has_to_read_first(cursor))
+		return;
 
 	for (int i = 0; i < orion_book_nendpoints && loaded < LOAD_ENDPOINTS; i++)
 	{
@@ -1025,7 +1075,7 @@ orion_relay_webhook(OrionSink *sink, OrionCursor *cursor)
 		flush_if_due(cursor);
 		if (has_room())
 			more = read_more(cursor);
-		load_due();
+		load_due(cursor);
 		when = send_all();
 	}
 	if (problem == NULL && child.pid && !orion_buffer_flush(&child.out, child.fd))

@@ -188,6 +188,7 @@ orion_book_make_room(void)
 			orion_book_remove(delivery);
 			endpoint->spilled = true;
 			endpoint->next_due = now;
+			endpoint->loaded_at = 0;
 		}
 	}
 }
@@ -245,6 +246,7 @@ take_config(OrionBookEndpoint *endpoint, OrionWebhook *config)
 	orion_webhook_free(endpoint->config);
 	endpoint->config = config;
 	endpoint->next_due = config->next_at;
+	endpoint->loaded_at = 0;
 	endpoint->window = Min(endpoint->window, config->concurrency);
 }
 

@@ -43,6 +43,8 @@ typedef struct OrionBookEndpoint
 	TimestampTz progress_at;	/* last answer, or begin of the first attempt */
 	TimestampTz next_due;		/* of what waits in the table; DT_NOEND:
 								 * nothing */
+	TimestampTz loaded_at;		/* all that waited there up to this time, and */
+	int64		loaded_seq;		/* this event, was loaded; 0: not known */
 	bool		proven;			/* has had a success in this process */
 	bool		spilled;		/* first attempts wait there too, so newer
 								 * events go behind them */

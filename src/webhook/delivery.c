@@ -64,16 +64,17 @@ void
 orion_webhook_keep_many(const OrionWebhookDelivery *delivery, const int32 *endpoints, int n)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4ARRAYOID, INT8OID, UUIDOID, TEXTOID, TEXTOID};
+	Oid			types[] = {INT4ARRAYOID, INT8OID, UUIDOID, TEXTOID, TEXTOID, TIMESTAMPTZOID};
 	Datum	   *ids = palloc(n * sizeof(Datum));
 	Datum		values[] = {0, Int64GetDatum(delivery->seq), uuid_datum(delivery->message_id),
-	text_datum(delivery->type, strlen(delivery->type)), text_datum(delivery->body, delivery->body_len)};
+		text_datum(delivery->type, strlen(delivery->type)), text_datum(delivery->body, delivery->body_len),
+	TimestampTzGetDatum(delivery->first_at)};
 
 	for (int i = 0; i < n; i++)
 		ids[i] = Int32GetDatum(endpoints[i]);
 	values[0] = PointerGetDatum(construct_array(ids, n, INT4OID, 4, true, TYPALIGN_INT));
 	run(&plan, "INSERT INTO orion_private.webhook_pending (endpoint_id, seq, message_id, type, body, attempts, next_at)"
-		" SELECT e.id, $2, $3, $4, $5, 0, now() FROM orion_private.webhook_endpoints e WHERE e.id = ANY ($1) FOR KEY SHARE"
+		" SELECT e.id, $2, $3, $4, $5, 0, $6 FROM orion_private.webhook_endpoints e WHERE e.id = ANY ($1) FOR KEY SHARE"
 		" ON CONFLICT (endpoint_id, seq) DO NOTHING", lengthof(types), types, values, NULL, 0);
 }
 
@@ -156,21 +157,28 @@ orion_webhook_disable(int32 endpoint, const char *reason)
 	run(&plan, "SELECT orion_private.webhook_disable($1, $2)", lengthof(types), types, values, NULL, 0);
 }
 
+/*
+ * Rows that are gone stay in the index for as long as some transaction is open; a scan
+ * from the beginning would pass all of them each time.
+ */
 int
-orion_webhook_due(int32 endpoint, int max, const int64 *except, int nexcept)
+orion_webhook_due(int32 endpoint, int max, TimestampTz behind, int64 behind_seq, const int64 *except, int nexcept)
 {
 	static SPIPlanPtr plan = NULL;
-	Oid			types[] = {INT4OID, INT8ARRAYOID, INT4OID};
+	Oid			types[] = {INT4OID, INT8ARRAYOID, INT4OID, TIMESTAMPTZOID, INT8OID};
 	Datum	   *elements = palloc(Max(nexcept, 1) * sizeof(Datum));
-	Datum		values[3];
+	Datum		values[5];
 
 	for (int i = 0; i < nexcept; i++)
 		elements[i] = Int64GetDatum(except[i]);
 	values[0] = Int32GetDatum(endpoint);
 	values[1] = PointerGetDatum(construct_array(elements, nexcept, INT8OID, 8, true, TYPALIGN_DOUBLE));
 	values[2] = Int32GetDatum(max);
-	return run(&plan, "SELECT seq, message_id::text, type, body, attempts FROM orion_private.webhook_pending"
-			   " WHERE endpoint_id = $1 AND dead_at IS NULL AND next_at <= clock_timestamp() AND seq <> ALL ($2)"
+	values[3] = TimestampTzGetDatum(behind ? behind : DT_NOBEGIN);
+	values[4] = Int64GetDatum(behind_seq);
+	return run(&plan, "SELECT seq, message_id::text, type, body, attempts, next_at FROM orion_private.webhook_pending"
+			   " WHERE endpoint_id = $1 AND dead_at IS NULL AND (next_at, seq) > ($4, $5)"
+			   " AND next_at <= clock_timestamp() AND seq <> ALL ($2)"
 			   " ORDER BY endpoint_id, next_at, seq LIMIT $3", lengthof(types), types, values, NULL, max);
 }
 
@@ -187,6 +195,23 @@ orion_webhook_next(int32 endpoint)
 			lengthof(types), types, values, NULL, 1) == 0)
 		return DT_NOEND;
 	return DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+int64
+orion_webhook_last_of(TimestampTz first_at)
+{
+	Oid			types[] = {TIMESTAMPTZOID};
+	Datum		values[] = {TimestampTzGetDatum(first_at)};
+	bool		isnull;
+	Datum		seq;
+
+	if (SPI_execute_with_args("SELECT max(p.seq) FROM orion_private.webhook_endpoints e CROSS JOIN LATERAL"
+							  " (SELECT w.seq FROM orion_private.webhook_pending w WHERE w.endpoint_id = e.id AND w.dead_at IS NULL"
+							  "  AND w.next_at = $1 ORDER BY w.seq DESC LIMIT 1) p",
+							  1, types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for webhooks that wait");
+	seq = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	return isnull ? 0 : DatumGetInt64(seq);
 }
 
 /* In batches, so that no transaction is long; the next round is a minute away. */

@@ -74,6 +74,7 @@ typedef struct OrionWebhookDelivery
 	const char *type;
 	const char *body;
 	size_t		body_len;
+	TimestampTz first_at;		/* when it was due first: no attempt was made */
 } OrionWebhookDelivery;
 
 /* What became of an attempt; texts are in the server's encoding, "" for none. */
@@ -86,7 +87,7 @@ typedef struct OrionWebhookAttempt
 	const char *excerpt;
 } OrionWebhookAttempt;
 
-/* Lets a delivery wait, due now, unless it waits already or the endpoint is gone. */
+/* Lets a delivery wait, due since first_at, unless it waits already or the endpoint is gone. */
 extern void orion_webhook_keep(const OrionWebhookDelivery *delivery);
 
 /* The same for several endpoints. */
@@ -119,13 +120,17 @@ extern void orion_webhook_store_state(int32 endpoint, const OrionWebhookState *s
 extern void orion_webhook_disable(int32 endpoint, const char *reason);
 
 /*
- * Deliveries that are due, at most max, without those in except; they are in
- * SPI_tuptable: seq, message_id, type, body, attempts.
+ * Deliveries that are due, at most max, in the order of time and seq, behind these two and
+ * without those in except; they are in SPI_tuptable: seq, message_id, type, body, attempts,
+ * next_at.
  */
-extern int	orion_webhook_due(int32 endpoint, int max, const int64 *except, int nexcept);
+extern int	orion_webhook_due(int32 endpoint, int max, TimestampTz behind, int64 behind_seq, const int64 *except, int nexcept);
 
 /* When the next one that is not due yet will be, DT_NOEND: there is none. */
 extern TimestampTz orion_webhook_next(int32 endpoint);
+
+/* The last event that waits without an attempt since first_at, for any endpoint; 0: none. */
+extern int64 orion_webhook_last_of(TimestampTz first_at);
 
 /* For the maintenance worker: forgets what is older than the retention. */
 extern void orion_webhook_maintain(void);

@@ -1,31 +1,19 @@
-# Events to a real Apache Kafka: what arrives, in what order, and what faults cost.
+# Events to a real Apache Kafka: what arrives, and in what order. What kills cost: 071_faults_sinks.pl.
 #
 # Its jars come from Maven Central, by test/peers/kafka/pom.xml, and are kept beside the
 # results of the tests. Without a way there this test fails.
 use strict;
 use warnings;
-use File::Path ();
-use IPC::Open3 ();
 use JSON::PP;
 use OrionServices;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time sleep);
 
 # --- the broker --------------------------------------------------------------------------------
 
-my $cache = ($ENV{ORION_CACHE} // PostgreSQL::Test::Utils::tempdir()) . '/kafka';
-my $jars = "$cache/jars";
-unless (-e "$cache/complete")
-{
-	File::Path::make_path($cache);
-	my $said = qx(mvn -B -q -f '$ENV{ORION_TREE}/test/peers/kafka/pom.xml' -Dmaven.repo.local='$cache/repository' dependency:copy-dependencies -DoutputDirectory='$jars' -DincludeScope=runtime 2>&1);
-	if ($? != 0) { fail('maven fetches Apache Kafka (it needs a way to Maven Central)'); diag($said); done_testing(); exit 1; }
-	File::Path::remove_tree("$cache/repository");
-	open my $mark, '>', "$cache/complete" or die;
-	close $mark;
-}
+my $jars = eval { OrionServices::kafka_jars() };
+unless ($jars) { fail('maven fetches Apache Kafka'); diag($@); done_testing(); exit 1; }
 my $dir = PostgreSQL::Test::Utils::tempdir_short();
 system_or_bail('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=localhost',
 	'-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1', '-keyout', "$dir/key.pem", '-out', "$dir/cert.pem");
@@ -125,55 +113,13 @@ becomes(q{state = 'degraded' AND last_error LIKE 'kafka: %' FROM orion.sinks WHE
 unlike(value('SELECT string_agg(s::text, chr(10)) FROM orion.sinks s') . value('SELECT string_agg(w::text, chr(10)) FROM orion.workers w') . join('', grep { !/statement: / } split /^/, slurp_file($node->logfile)), qr/planted/, 'passwords show nowhere');
 value("SELECT orion_sink_drop(name) FROM unnest(ARRAY['distrust', 'stranger', 'secure']) name");
 
-# --- faults --------------------------------------------------------------------------------------
+# --- a broker that is away (what kills cost is in 071) ---------------------------------------------
 
-my $writers = 4;
-my $each = 1500;
-my @writing;
-for my $w (1 .. $writers)
-{
-	my $pid = fork // die;
-	if ($pid == 0)
-	{
-		my $sql = join '', map {
-			my $i = $_;
-			"BEGIN; SELECT orion_publish('order.load', '{\"w\":$w,\"i\":$i}', 'load', '$w'); " . ($i % 10 == 0 ? "ROLLBACK;\n" : "COMMIT;\n");
-		} 1 .. $each;
-		my ($in, $out) = ($sql, '');
-		IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr('postgres') ], '<', \$in, '>', \$out, '2>', '/dev/null');
-		POSIX::_exit(0);
-	}
-	push @writing, $pid;
-}
-my $kills = 0;
-while (grep { waitpid($_, POSIX::WNOHANG()) == 0 } @writing)
-{
-	sleep 0.4;
-	my $courier = value(q{SELECT program_pid FROM orion.workers WHERE kind = 'relay' AND name = 'main'});
-	$kills += kill 9, $courier if $courier;
-}
 $kafka->kill9;
 becomes(q{state = 'degraded' FROM orion.sinks WHERE name = 'main'}, 'a broker that is away shows', 60);
 value(q{SELECT orion_publish('order.waits', '{}', 'order', '1')});
 $kafka->start;
 becomes(q{state = 'running' AND lag_events = 0 FROM orion.sinks WHERE name = 'main'}, 'it comes back and all is delivered', 90);
-my $want = $writers * ($each - $each / 10);
-my %seen;
-my $doubles = 0;
-my $disorder = 0;
-my %last;
-for my $record (grep { $_->{headers}{ce_type} eq 'order.load' } @{ $kafka->records('orion.events') })
-{
-	my $payload = decode_json($record->{value})->{payload};
-	if ($seen{"$payload->{w}.$payload->{i}"}++) { $doubles++; next; }
-	$disorder++ if $payload->{i} < ($last{ $payload->{w} } // 0);
-	$last{ $payload->{w} } = $payload->{i};
-}
-is(scalar(keys %seen), $want, "of $want committed events none is lost, after $kills kills of the courier and one of the broker");
-is(scalar(grep { /0$/ && !/\.\d*[1-9]$/ } grep { my ($i) = /\.(\d+)$/; $i % 10 == 0 } keys %seen), 0, 'and none of those rolled back is there');
-is($disorder, 0, 'the order of each key is kept');
-cmp_ok($kills, '>', 0, 'the courier was killed');
-note("$doubles of them came twice");
-cmp_ok($doubles, '<', $want, 'few come twice');
+is(scalar(grep { $_->{headers}{ce_type} eq 'order.waits' } @{ $kafka->records('orion.events') }), 1, 'also what was published meanwhile');
 $node->stop('fast');
 done_testing();

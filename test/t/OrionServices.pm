@@ -20,6 +20,7 @@ use warnings;
 
 use File::Path ();
 use File::Temp ();
+use FindBin;
 use IO::Socket::INET;
 use POSIX ();
 use Time::HiRes qw(sleep time);
@@ -70,6 +71,23 @@ sub start_rabbitmq { my ($class, %options) = @_; return OrionServices::RabbitMQ-
 
 sub start_kafka { my ($class, %options) = @_; return OrionServices::Kafka->new(%options)->prepare->start; }
 
+# Where Apache Kafka's jars lie. They come from Maven Central, by test/peers/kafka/pom.xml, and
+# are kept beside the results of the tests. Dies where there is no way to get them.
+sub kafka_jars
+{
+	my $cache = ($ENV{ORION_CACHE} // File::Temp::tempdir('orion-XXXXXX', TMPDIR => 1, CLEANUP => 1)) . '/kafka';
+	my $pom = ($ENV{ORION_TREE} // "$FindBin::Bin/../..") . '/test/peers/kafka/pom.xml';
+	unless (-e "$cache/complete")
+	{
+		File::Path::make_path($cache);
+		my $said = qx(mvn -B -q -f '$pom' -Dmaven.repo.local='$cache/repository' dependency:copy-dependencies -DoutputDirectory='$cache/jars' -DincludeScope=runtime 2>&1);
+		die "maven does not fetch Apache Kafka (it needs a way to Maven Central): $said" if $? != 0;
+		File::Path::remove_tree("$cache/repository");
+		write_file("$cache/complete", '');
+	}
+	return "$cache/jars";
+}
+
 sub port { return $_[0]{port}; }
 sub pid { return $_[0]{pid}; }
 sub dir { return $_[0]{dir}; }
@@ -92,8 +110,10 @@ sub write_file
 
 sub log { return slurp("$_[0]{dir}/log"); }
 
-# Starts the server in a process group of its own, output to the log.
-sub start
+sub start { my ($self) = @_; return $self->launch->await; }
+
+# Starts the server in a process group of its own, output to the log; does not wait for it.
+sub launch
 {
 	my ($self) = @_;
 	die 'already running' if $self->{pid};
@@ -109,6 +129,13 @@ sub start
 		exec($self->command_line) or POSIX::_exit(127);
 	}
 	$self->{pid} = $pid;
+	return $self;
+}
+
+# Waits until a server that was launched is ready.
+sub await
+{
+	my ($self) = @_;
 	poll_until(sub { $self->is_ready or !$self->alive }, 90);
 	die ref($self) . " did not start:\n" . $self->log unless $self->alive && $self->is_ready;
 	return $self;

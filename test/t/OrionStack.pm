@@ -142,6 +142,21 @@ sub children_of
 	return @children;
 }
 
+# Kills a server with -9, waits until all its processes are gone, and starts it again.
+sub kill_and_start
+{
+	my ($node) = @_;
+	my ($server) = OrionServices::slurp($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	my @children = children_of($server);
+	$node->kill9;
+	OrionServices::poll_until(sub { !grep { !is_gone($_) } $server, @children }, 30) or die 'the server does not die';
+	# The next one asks whether a process has this number. A zombie has, and where
+	# process 1 takes no notice of zombies, as in some containers, it stays one.
+	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock'
+	  unless OrionServices::poll_until(sub { !kill(0, $server) }, 2);
+	$node->start;
+}
+
 # --- HTTP ------------------------------------------------------------------------
 
 # All that is answered to these bytes; undef when nobody listens.

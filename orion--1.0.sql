@@ -5414,6 +5414,40 @@ $fn$;
 COMMENT ON FUNCTION orion_private.pattern_check(text) IS 'Refuses what is no pattern of event types';
 REVOKE ALL ON FUNCTION orion_private.pattern_check(text) FROM PUBLIC;
 
+-- What is null is not looked at.
+CREATE FUNCTION orion_private.subscription_check(workers int, batch int, max_attempts int, timeout interval) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF workers NOT BETWEEN 1 AND 16 THEN
+		RAISE EXCEPTION 'the number of workers must be from 1 to 16, not %', workers USING ERRCODE = 'invalid_parameter_value';
+	ELSIF batch NOT BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'the size of a batch must be from 1 to 1000, not %', batch USING ERRCODE = 'invalid_parameter_value';
+	ELSIF max_attempts NOT BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION 'the number of attempts must be from 1 to 100, not %', max_attempts USING ERRCODE = 'invalid_parameter_value';
+	ELSIF timeout NOT BETWEEN interval '0' AND interval '1 day' THEN
+		RAISE EXCEPTION 'the timeout must be from 0 to one day, not %', timeout USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.subscription_check(int, int, int, interval) IS 'Refuses numbers that a subscription cannot have';
+REVOKE ALL ON FUNCTION orion_private.subscription_check(int, int, int, interval) FROM PUBLIC;
+
+-- The table of sinks is locked.
+CREATE FUNCTION orion_private.sinks_room(more int) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF (SELECT coalesce(sum(s.workers), 0) + more FROM orion_private.sinks s) > 64 THEN
+		RAISE EXCEPTION 'there may be 64 sinks, or workers of them' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.sinks_room(int) IS 'Refuses more sinks, or workers of them, than shared memory has room for';
+REVOKE ALL ON FUNCTION orion_private.sinks_room(int) FROM PUBLIC;
+
 -- The row and the cursor of a new sink, for orion_sink_create and orion_subscribe.
 CREATE FUNCTION orion_private.sink_add(name text, kind text, pattern text, config bytea, handler text, handler_role regrole,
 	workers int DEFAULT 1, batch int DEFAULT 100, max_attempts int DEFAULT NULL, timeout interval DEFAULT NULL)
@@ -5431,18 +5465,8 @@ BEGIN
 	END IF;
 	PERFORM orion_private.pattern_check(pattern);
 	LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
-	IF workers IS NULL OR workers NOT BETWEEN 1 AND 16 THEN
-		RAISE EXCEPTION 'the number of workers must be from 1 to 16, not %', workers USING ERRCODE = 'invalid_parameter_value';
-	ELSIF batch IS NULL OR batch NOT BETWEEN 1 AND 1000 THEN
-		RAISE EXCEPTION 'the size of a batch must be from 1 to 1000, not %', batch USING ERRCODE = 'invalid_parameter_value';
-	ELSIF max_attempts NOT BETWEEN 1 AND 100 THEN
-		RAISE EXCEPTION 'the number of attempts must be from 1 to 100, not %', max_attempts USING ERRCODE = 'invalid_parameter_value';
-	ELSIF timeout NOT BETWEEN interval '0' AND interval '1 day' THEN
-		RAISE EXCEPTION 'the timeout must be from 0 to one day, not %', timeout USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	IF (SELECT coalesce(sum(s.workers), 0) + sink_add.workers FROM orion_private.sinks s) > 64 THEN
-		RAISE EXCEPTION 'there may be 64 sinks, or workers of them' USING ERRCODE = 'program_limit_exceeded';
-	END IF;
+	PERFORM orion_private.subscription_check(coalesce(workers, 0), coalesce(batch, 0), max_attempts, timeout);
+	PERFORM orion_private.sinks_room(workers);
 	IF EXISTS (SELECT FROM orion_private.sinks s WHERE s.name = sink_add.name) THEN
 		RAISE EXCEPTION 'a sink named "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
@@ -5721,7 +5745,7 @@ BEGIN
 	END IF;
 	IF config IS NOT NULL AND sink.kind = 'sql' THEN
 		RAISE EXCEPTION 'a SQL handler has no configuration'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'End the subscription with orion_unsubscribe() and subscribe anew.';
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Subscriptions are changed with orion_subscribe_alter().';
 	ELSIF config IS NOT NULL THEN
 		PERFORM orion_private.sink_check(sink.kind, config);
 	END IF;
@@ -5876,6 +5900,19 @@ CREATE FUNCTION orion_private.parked_order(sink int, keys text[]) RETURNS void
 COMMENT ON FUNCTION orion_private.parked_order(int, text[]) IS 'Makes the first parked event of each of these keys due, and no other';
 REVOKE ALL ON FUNCTION orion_private.parked_order(int, text[]) FROM PUBLIC;
 
+-- As src/outbox/event.c makes it.
+CREATE FUNCTION orion_private.outbox_envelope(o orion_private.outbox) RETURNS jsonb
+	LANGUAGE sql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	SET timezone = 'UTC'
+	AS $fn$
+	SELECT jsonb_build_object('eventId', o.id, 'eventType', o.type, 'version', o.version, 'timestamp', o.occurred_at,
+		'correlationId', o.correlation_id, 'causationId', o.causation_id,
+		'aggregateType', o.aggregatetype, 'aggregateId', o.aggregateid, 'metadata', o.metadata, 'payload', o.payload)
+	$fn$;
+COMMENT ON FUNCTION orion_private.outbox_envelope(orion_private.outbox) IS 'What handlers and sinks get of an event';
+REVOKE ALL ON FUNCTION orion_private.outbox_envelope(orion_private.outbox) FROM PUBLIC;
+
 -- The event that a cursor would send next, as an envelope; null when there is none in its
 -- window.  Relays that work meanwhile are ahead of what is stored.
 CREATE FUNCTION orion_private.cursor_next(sink orion_private.sinks, c orion_private.cursors, OUT seq bigint, OUT event jsonb)
@@ -5892,9 +5929,7 @@ BEGIN
 			ORDER BY r.seq LIMIT 1;
 		RETURN;
 	END IF;
-	SELECT o.seq, jsonb_build_object('eventId', o.id, 'eventType', o.type, 'version', o.version, 'timestamp', o.occurred_at,
-			'correlationId', o.correlation_id, 'causationId', o.causation_id,
-			'aggregateType', o.aggregatetype, 'aggregateId', o.aggregateid, 'metadata', o.metadata, 'payload', o.payload)
+	SELECT o.seq, orion_private.outbox_envelope(o)
 		INTO cursor_next.seq, cursor_next.event
 		FROM orion_private.outbox o
 		WHERE o.seq > c.seq AND (c.kind = 0 OR o.seq <= c.last_seq)
@@ -6048,6 +6083,123 @@ $fn$;
 COMMENT ON FUNCTION @extschema@.orion_skip(text, text)
 	IS 'Skips the event that holds up a sink, which becomes a dead letter, and returns its id; or skips all up to a position, or up to "now"';
 
+-- Another number of workers for a SQL handler; its cursors are locked, and nobody replays.
+-- Snapshots of one server lie in one another, so the largest one that any of the cursors has
+-- takes in all that any of them has delivered.  It is where the new cursors begin.  What a
+-- worker has not handled before it is parked, in its order, with the worker that has the key
+-- now.  One cursor alone is just copied: nobody is behind it.
+CREATE FUNCTION orion_private.sink_divide(sink orion_private.sinks, new_workers int) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET timezone = 'UTC'
+	AS $fn$
+DECLARE
+	target pg_snapshot;
+	keys text[];
+BEGIN
+	IF sink.workers > 1 THEN
+		SELECT x.s INTO target
+			FROM orion_private.cursors c, LATERAL (SELECT coalesce(c.upto_snapshot, c.from_snapshot) AS s) x
+			WHERE c.sink_id = sink.id
+			ORDER BY pg_snapshot_xmax(x.s) DESC, (SELECT count(*) FROM pg_snapshot_xip(x.s)) LIMIT 1;
+		INSERT INTO orion_private.parked (sink_id, part, window_no, seq, key, event, attempts)
+			SELECT c.sink_id, c.part, CASE WHEN pg_visible_in_snapshot(o.xid, c.upto_snapshot) THEN c.window_no ELSE c.window_no + 1 END,
+				o.seq, k.key, orion_private.outbox_envelope(o), 0
+			FROM orion_private.cursors c
+			JOIN orion_private.outbox o ON o.xid >= pg_snapshot_xmin(c.from_snapshot) AND NOT pg_visible_in_snapshot(o.xid, c.from_snapshot)
+			CROSS JOIN LATERAL (SELECT coalesce(o.aggregatetype || '/' || o.aggregateid, '/' || o.aggregateid) AS key) k
+			WHERE c.sink_id = sink.id AND pg_visible_in_snapshot(o.xid, target)
+				AND NOT coalesce(o.seq <= c.seq AND pg_visible_in_snapshot(o.xid, c.upto_snapshot), false)
+				AND orion_private.topic_matches(sink.pattern, o.type)
+				AND orion_private.sink_part(coalesce(k.key, o.id::text), sink.workers) = c.part;
+	END IF;
+	UPDATE orion_private.parked p SET part = orion_private.sink_part(coalesce(p.key, p.event ->> 'eventId'), new_workers),
+		next_try_at = CASE WHEN p.key IS NULL THEN coalesce(p.next_try_at, now()) ELSE p.next_try_at END
+		WHERE p.sink_id = sink.id;
+	UPDATE orion_private.dead_letters d SET part = orion_private.sink_part(coalesce(d.key, d.event ->> 'eventId'), new_workers)
+		WHERE d.sink_id = sink.id;
+	-- a key whose first event waits for nothing but its turn
+	SELECT array_agg(DISTINCT p.key) INTO keys FROM orion_private.parked p WHERE p.sink_id = sink.id AND p.key IS NOT NULL
+		AND NOT EXISTS (SELECT FROM orion_private.parked f WHERE f.sink_id = p.sink_id AND f.key = p.key AND f.next_try_at IS NOT NULL);
+	PERFORM orion_private.parked_order(sink.id, keys);
+	WITH old AS (DELETE FROM orion_private.cursors c WHERE c.sink_id = sink.id RETURNING c.*)
+	INSERT INTO orion_private.cursors (sink_id, part, epoch, from_snapshot, upto_snapshot, window_no, tag, seq, passed_seq, delivered)
+		SELECT sink.id, p.part, max(o.epoch) + 1,
+			coalesce(target, (array_agg(o.from_snapshot))[1]),
+			CASE WHEN target IS NULL THEN (array_agg(o.upto_snapshot))[1] END,
+			max(o.window_no) + CASE WHEN target IS NULL THEN 0 ELSE 1 END,
+			max(o.tag), max(o.seq), max(o.passed_seq), CASE WHEN p.part = 0 THEN sum(o.delivered) ELSE 0 END
+		FROM old o, generate_series(0, new_workers - 1) AS p (part)
+		GROUP BY p.part;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.sink_divide(orion_private.sinks, int) IS 'Divides the keys of a SQL handler among another number of workers';
+REVOKE ALL ON FUNCTION orion_private.sink_divide(orion_private.sinks, int) FROM PUBLIC;
+
+-- For orion_subscribe_alter; what is null stays.  A relay holds its cursor's row when it parks an event, which
+-- refers to the sink: so no stronger lock than NO KEY UPDATE on the sink while the cursors are waited for.
+CREATE FUNCTION orion_private.subscription_alter(sink_id int, pattern text, handler text, handler_role regrole,
+	workers int, batch int, max_attempts int, timeout interval)
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	old orion_private.sinks;
+	new orion_private.sinks;
+BEGIN
+	IF pattern IS NOT NULL THEN
+		PERFORM orion_private.pattern_check(pattern);
+	END IF;
+	PERFORM orion_private.subscription_check(workers, batch, max_attempts, timeout);
+	SELECT * INTO STRICT old FROM orion_private.sinks s WHERE s.id = subscription_alter.sink_id FOR NO KEY UPDATE;
+	IF workers <> old.workers THEN
+		PERFORM FROM orion_private.cursors c WHERE c.sink_id = old.id ORDER BY c.part FOR UPDATE;
+		LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
+		PERFORM orion_private.sinks_room(workers - old.workers);
+		IF EXISTS (SELECT FROM orion_private.replays r WHERE r.sink_id = old.id AND r.next_seq <= r.to_seq)
+			OR EXISTS (SELECT FROM orion_private.cursors c WHERE c.sink_id = old.id AND c.kind <> 0 AND c.upto_snapshot IS NOT NULL) THEN
+			RAISE EXCEPTION 'a replay of "%" is under way', old.name USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = 'The number of workers can be changed when it is over; see orion.replays.';
+		END IF;
+	END IF;
+	UPDATE orion_private.sinks s SET
+		pattern = coalesce(subscription_alter.pattern, s.pattern),
+		handler = coalesce(subscription_alter.handler, s.handler),
+		handler_role = CASE WHEN subscription_alter.handler IS NULL THEN s.handler_role ELSE subscription_alter.handler_role END,
+		workers = coalesce(subscription_alter.workers, s.workers),
+		batch = coalesce(subscription_alter.batch, s.batch),
+		max_attempts = coalesce(subscription_alter.max_attempts, s.max_attempts),
+		timeout_ms = coalesce(extract(epoch FROM timeout) * 1000, s.timeout_ms)
+		WHERE s.id = old.id
+		RETURNING * INTO new;
+	IF new.workers <> old.workers THEN
+		-- by the new pattern, with the old division
+		new.workers := old.workers;
+		PERFORM orion_private.sink_divide(new, workers);
+		new.workers := workers;
+	END IF;
+	PERFORM orion_private.audit('sink.alter', 'sink', old.name,
+		old => jsonb_build_object('pattern', old.pattern, 'handler', old.handler, 'role', old.handler_role, 'workers', old.workers,
+			'batch', old.batch, 'maxAttempts', old.max_attempts, 'timeoutMs', old.timeout_ms),
+		new => jsonb_build_object('pattern', new.pattern, 'handler', new.handler, 'role', new.handler_role, 'workers', new.workers,
+			'batch', new.batch, 'maxAttempts', new.max_attempts, 'timeoutMs', new.timeout_ms));
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.subscription_alter(int, text, text, regrole, int, int, int, interval) IS 'Changes a subscription';
+REVOKE ALL ON FUNCTION orion_private.subscription_alter(int, text, text, regrole, int, int, int, interval) FROM PUBLIC;
+
+-- In C, because only there the immediate caller is known: a new handler runs as that role.
+CREATE FUNCTION @extschema@.orion_subscribe_alter(name text, pattern text DEFAULT NULL, handler regprocedure DEFAULT NULL,
+	workers int DEFAULT NULL, batch int DEFAULT NULL, max_attempts int DEFAULT NULL, timeout interval DEFAULT NULL)
+	RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_subscribe_alter';
+COMMENT ON FUNCTION @extschema@.orion_subscribe_alter(text, text, regprocedure, int, int, int, interval)
+	IS 'Changes what is given of a subscription of one''s own, or of anybody for members of orion_admin; it goes on from where it is. A new handler runs as the current role';
+REVOKE ALL ON FUNCTION @extschema@.orion_subscribe_alter(text, text, regprocedure, int, int, int, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_subscribe_alter(text, text, regprocedure, int, int, int, interval) TO orion_admin, orion_service;
+
 -- Dead letters, in the order in which they died, to their handlers or couriers.
 CREATE FUNCTION orion_private.redrive(sink orion_private.sinks, letters bigint[]) RETURNS bigint
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -6195,10 +6347,12 @@ GRANT SELECT (sink_id) ON orion_private.parked TO pg_monitor;
 -- Positions and lag come from the tables, so that they are right when no relay runs; a running
 -- relay knows more about a window in which late commits are, and whether what came since its
 -- position was stored is of interest to its sink at all.  Reading this costs a few index
--- look-ups a sink: numbers are drawn, not counted, and at most 1,000 rows are.
+-- look-ups a sink: numbers are drawn, not counted, and at most 1,000 rows are.  When no segment
+-- is free, those who hold some of them are not well, whatever their relay says.
 CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 	SELECT s.id, s.name, s.kind, s.pattern, s.paused, s.handler, s.handler_role, s.workers,
 		CASE WHEN s.paused THEN 'paused' WHEN pg_catalog.pg_is_in_recovery() THEN 'standby'
+			WHEN h.alarm IS NOT NULL AND w.state OPERATOR(pg_catalog.=) 'running' THEN 'degraded'
 			ELSE coalesce(w.state, 'stopped') END AS state,
 		pg_catalog.format('%s:%s', c.window_no, c.seq) AS position, c.window_no, c.seq, c.delivered, c.updated_at,
 		CASE WHEN o.seq IS NOT NULL AND w.caught_up IS NOT TRUE THEN greatest(w.lag_events, n.last_value OPERATOR(pg_catalog.-) c.passed_seq)
@@ -6206,13 +6360,13 @@ CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 		greatest(coalesce(CASE WHEN w.caught_up IS NOT TRUE THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.occurred_at END,
 				w.lag, pg_catalog.make_interval()),
 			pg_catalog.make_interval()) AS lag,
-		coalesce(w.rate, 0) AS rate, coalesce(w.attempts, 0) AS attempts, w.last_error,
+		coalesce(w.rate, 0) AS rate, coalesce(w.attempts, 0) AS attempts,
+		coalesce(h.alarm OPERATOR(pg_catalog.||) '; ' OPERATOR(pg_catalog.||) w.last_error, h.alarm, w.last_error) AS last_error,
 		(SELECT pg_catalog.count(*) FROM (SELECT FROM orion_private.parked p
 			WHERE p.sink_id OPERATOR(pg_catalog.=) s.id LIMIT 1000) x) AS parked,
 		(SELECT pg_catalog.count(*) FROM (SELECT FROM orion_private.dead_letters d
 			WHERE d.sink_id OPERATOR(pg_catalog.=) s.id LIMIT 1000) x) AS dead_letters,
-		(SELECT pg_catalog.count(*) FROM orion_private.outbox_state t
-			WHERE t.sealed_xid OPERATOR(pg_catalog.>) pg_catalog.pg_snapshot_xmin(f.from_snapshot)) AS segments_held
+		h.segments AS segments_held
 	FROM orion_private.sinks s
 	CROSS JOIN orion_private.outbox_seq n
 	JOIN LATERAL (SELECT pg_catalog.sum(x.delivered) AS delivered, pg_catalog.max(x.updated_at) AS updated_at,
@@ -6222,6 +6376,11 @@ CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 		FROM orion_private.cursors x WHERE x.sink_id OPERATOR(pg_catalog.=) s.id) c ON true
 	JOIN LATERAL (SELECT x.from_snapshot FROM orion_private.cursors x WHERE x.sink_id OPERATOR(pg_catalog.=) s.id
 		ORDER BY pg_catalog.pg_snapshot_xmin(x.from_snapshot) LIMIT 1) f ON true
+	JOIN LATERAL (SELECT x.segments, CASE WHEN x.segments OPERATOR(pg_catalog.>) 0 AND x.free OPERATOR(pg_catalog.=) 0
+				THEN pg_catalog.format('holds %s of the %s segments of the outbox, and none is free', x.segments, x.total) END AS alarm
+			FROM (SELECT pg_catalog.count(*) FILTER (WHERE t.sealed_xid OPERATOR(pg_catalog.>) pg_catalog.pg_snapshot_xmin(f.from_snapshot)) AS segments,
+				pg_catalog.count(*) FILTER (WHERE t.opened_at IS NULL) AS free, pg_catalog.count(*) AS total
+				FROM orion_private.outbox_state t) x) h ON true
 	LEFT JOIN LATERAL (SELECT e.seq, e.occurred_at FROM orion_private.outbox e
 		WHERE e.seq OPERATOR(pg_catalog.>) c.passed_seq ORDER BY e.seq LIMIT 1) o ON true
 	-- of several workers the one that is worst off
@@ -7183,10 +7342,15 @@ CREATE TABLE orion_private.inbox_dead_letters (
 	message jsonb NOT NULL,
 	attempts int NOT NULL,
 	error text NOT NULL,
-	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	redrive_at timestamptz,
+	tries int NOT NULL DEFAULT 0
 );
 CREATE INDEX inbox_dead_letters_consumer ON orion_private.inbox_dead_letters (consumer_id, id);
+CREATE INDEX inbox_dead_letters_redrive_at ON orion_private.inbox_dead_letters (consumer_id, redrive_at) WHERE redrive_at IS NOT NULL;
 COMMENT ON TABLE orion_private.inbox_dead_letters IS 'Messages that were given up';
+COMMENT ON COLUMN orion_private.inbox_dead_letters.redrive_at IS 'When it is given to the handler again; null: not at all';
+COMMENT ON COLUMN orion_private.inbox_dead_letters.tries IS 'Attempts since somebody asked for that; an attempt is counted before it begins';
 
 -- A low fillfactor keeps the updates, one a message, in their page.
 CREATE TABLE orion_private.consumer_counts (
@@ -7591,6 +7755,196 @@ $fn$;
 COMMENT ON FUNCTION orion_private.inbox_fail(int, orion_private.inbox_message, text, int, bool, bool) IS 'Counts a failed attempt to handle a message; after the last one it is a dead letter';
 REVOKE ALL ON FUNCTION orion_private.inbox_fail(int, orion_private.inbox_message, text, int, bool, bool) FROM PUBLIC;
 
+-- ---- dead letters once more ----
+
+-- Counts an attempt at the dead letter that is due, and returns it; 0 when none is.  Committed before
+-- the attempt begins, so that one that ends the worker is not made for ever.
+CREATE FUNCTION orion_private.inbox_redrive_next(consumer int, max_attempts int) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	letter orion_private.inbox_dead_letters;
+BEGIN
+	LOOP
+		SELECT * INTO letter FROM orion_private.inbox_dead_letters d WHERE d.consumer_id = consumer AND d.redrive_at <= now()
+			ORDER BY d.redrive_at, d.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+		IF NOT FOUND THEN
+			RETURN 0;
+		END IF;
+		EXIT WHEN letter.tries < max_attempts;
+		UPDATE orion_private.inbox_dead_letters d SET redrive_at = NULL, error = 'the worker ended while it handled the message'
+			WHERE d.id = letter.id;
+	END LOOP;
+	UPDATE orion_private.inbox_dead_letters d SET tries = tries + 1, attempts = attempts + 1,
+		redrive_at = now() + make_interval(secs => least(300, power(2, letter.tries)) * (0.5 + random()))
+		WHERE d.id = letter.id;
+	RETURN letter.id;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive_next(int, int) IS 'The dead letter to be given to its handler now; 0 when there is none';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive_next(int, int) FROM PUBLIC;
+
+-- In the transaction in which the handler works; null when somebody has dropped it meanwhile.
+CREATE FUNCTION orion_private.inbox_redrive_take(consumer int, letter bigint) RETURNS jsonb
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	WITH gone AS (DELETE FROM orion_private.inbox_dead_letters d WHERE d.id = letter AND d.consumer_id = consumer RETURNING d.message),
+	counted AS (UPDATE orion_private.consumer_counts n SET handled = handled + 1 WHERE n.consumer_id = consumer AND EXISTS (SELECT FROM gone))
+	SELECT g.message FROM gone g
+	$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive_take(int, bigint) IS 'Takes a dead letter away and returns its message; undone when the handler fails';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive_take(int, bigint) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.inbox_redrive_fail(consumer int, letter bigint, error text, max_attempts int) RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	UPDATE orion_private.inbox_dead_letters d SET error = inbox_redrive_fail.error,
+		redrive_at = CASE WHEN d.tries < max_attempts THEN d.redrive_at END
+		WHERE d.id = letter AND d.consumer_id = consumer;
+	UPDATE orion_private.consumer_counts n SET failures = failures + 1, last_error = inbox_redrive_fail.error, last_error_at = now()
+		WHERE n.consumer_id = consumer
+	$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive_fail(int, bigint, text, int) IS 'Notes why a dead letter could not be handled; after the last attempt it rests again';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive_fail(int, bigint, text, int) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.inbox_letter_consumer(letter bigint) RETURNS orion_private.consumers
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers;
+BEGIN
+	SELECT x.* INTO c FROM orion_private.inbox_dead_letters d JOIN orion_private.consumers x ON x.id = d.consumer_id WHERE d.id = letter;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no dead letter % of a consumer', letter USING ERRCODE = 'undefined_object';
+	END IF;
+	RETURN c;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_letter_consumer(bigint) IS 'The consumer of a dead letter; an error when there is none';
+REVOKE ALL ON FUNCTION orion_private.inbox_letter_consumer(bigint) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.consumer_named(name text) RETURNS orion_private.consumers
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers;
+BEGIN
+	SELECT * INTO c FROM orion_private.consumers x WHERE x.name = consumer_named.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no consumer named "%"', name USING ERRCODE = 'undefined_object';
+	END IF;
+	RETURN c;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.consumer_named(text) IS 'The consumer with this name; an error when there is none';
+REVOKE ALL ON FUNCTION orion_private.consumer_named(text) FROM PUBLIC;
+
+-- A message without its body (it was too long) is not the message.
+CREATE FUNCTION orion_private.inbox_redrive(c orion_private.consumers, letters bigint[]) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	redriven bigint;
+BEGIN
+	UPDATE orion_private.inbox_dead_letters d SET redrive_at = now(), tries = 0
+		WHERE d.consumer_id = c.id AND d.id = ANY (letters) AND d.message ->> 'encoding' IS NOT NULL;
+	GET DIAGNOSTICS redriven = ROW_COUNT;
+	-- the worker looks at it anew after the commit
+	UPDATE orion_private.consumers x SET paused = paused WHERE x.id = c.id;
+	PERFORM orion_private.audit('consumer.redrive', 'consumer', c.name,
+		metadata => jsonb_build_object('role', session_user, 'messages', redriven));
+	RETURN redriven;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive(orion_private.consumers, bigint[]) IS 'Has dead letters given to their handler again; returns how many';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive(orion_private.consumers, bigint[]) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_inbox_redrive(dead_letter bigint) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	redriven bigint := orion_private.inbox_redrive(orion_private.inbox_letter_consumer(dead_letter), ARRAY[dead_letter]);
+BEGIN
+	IF redriven = 0 THEN
+		RAISE EXCEPTION 'the body of dead letter % was not kept', dead_letter USING ERRCODE = 'object_not_in_prerequisite_state',
+			HINT = 'orion_inbox_drop() removes it.';
+	END IF;
+	RETURN redriven;
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_redrive(bigint) IS 'Gives a dead letter of a consumer to its handler again';
+
+CREATE FUNCTION @extschema@.orion_inbox_redrive(consumer text, max int DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers := orion_private.consumer_named(consumer);
+BEGIN
+	RETURN orion_private.inbox_redrive(c, ARRAY(SELECT d.id FROM orion_private.inbox_dead_letters d
+		WHERE d.consumer_id = c.id AND d.redrive_at IS NULL AND d.message ->> 'encoding' IS NOT NULL ORDER BY d.id LIMIT max));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_redrive(text, int)
+	IS 'Gives the dead letters of a consumer to its handler again, the oldest first and at most max; returns how many';
+
+CREATE FUNCTION orion_private.inbox_drop(c orion_private.consumers, letters bigint[]) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	dropped bigint;
+BEGIN
+	DELETE FROM orion_private.inbox_dead_letters d WHERE d.consumer_id = c.id AND d.id = ANY (letters);
+	GET DIAGNOSTICS dropped = ROW_COUNT;
+	PERFORM orion_private.audit('consumer.discard', 'consumer', c.name,
+		metadata => jsonb_build_object('role', session_user, 'messages', dropped));
+	RETURN dropped;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_drop(orion_private.consumers, bigint[]) IS 'Deletes dead letters; returns how many';
+REVOKE ALL ON FUNCTION orion_private.inbox_drop(orion_private.consumers, bigint[]) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_inbox_drop(dead_letter bigint) RETURNS bigint
+	LANGUAGE sql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$ SELECT orion_private.inbox_drop(orion_private.inbox_letter_consumer(dead_letter), ARRAY[dead_letter]) $fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_drop(bigint) IS 'Deletes a dead letter of a consumer; its message stays known as handled';
+
+CREATE FUNCTION @extschema@.orion_inbox_drop(consumer text, max int DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers := orion_private.consumer_named(consumer);
+BEGIN
+	RETURN orion_private.inbox_drop(c, ARRAY(SELECT d.id FROM orion_private.inbox_dead_letters d
+		WHERE d.consumer_id = c.id ORDER BY d.id LIMIT max));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_drop(text, int)
+	IS 'Deletes the dead letters of a consumer, the oldest first and at most max; returns how many';
+
+REVOKE ALL ON FUNCTION
+	@extschema@.orion_inbox_redrive(bigint),
+	@extschema@.orion_inbox_redrive(text, int),
+	@extschema@.orion_inbox_drop(bigint),
+	@extschema@.orion_inbox_drop(text, int)
+	FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	@extschema@.orion_inbox_redrive(bigint),
+	@extschema@.orion_inbox_redrive(text, int),
+	@extschema@.orion_inbox_drop(bigint),
+	@extschema@.orion_inbox_drop(text, int)
+	TO orion_admin;
+
 CREATE FUNCTION orion_private.inbox_maintain(retention interval) RETURNS void
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -7626,10 +7980,10 @@ COMMENT ON VIEW orion.consumers IS 'Consumers of queues: state, messages receive
 GRANT SELECT ON orion.consumers TO orion_admin, pg_monitor;
 
 CREATE VIEW orion.inbox_dead_letters WITH (security_invoker = true) AS
-	SELECT d.id, c.name AS consumer, d.message_id, d.message, d.attempts, d.error, d.dead_at
+	SELECT d.id, c.name AS consumer, d.message_id, d.message, d.attempts, d.error, d.dead_at, d.redrive_at
 	FROM orion_private.inbox_dead_letters d
 	JOIN orion_private.consumers c ON c.id OPERATOR(pg_catalog.=) d.consumer_id;
-COMMENT ON VIEW orion.inbox_dead_letters IS 'Messages whose handler failed too often, or that could not be given to it, with the reason';
+COMMENT ON VIEW orion.inbox_dead_letters IS 'Messages whose handler failed too often, or that could not be given to it, with the reason; redrive_at: it is given to the handler again, then';
 GRANT SELECT ON orion.inbox_dead_letters TO orion_admin;
 
 -- src/rest/rest.sql

@@ -13,6 +13,9 @@
  * that ends the process (it does not let itself be stopped) fails as well: after such an
  * end, attempts at messages that come again are counted before they begin.
  *
+ * Dead letters that somebody asked for (orion_inbox_redrive) are given to the function between
+ * messages, each in a transaction that takes it away; when that fails it is there again.
+ *
  * What the courier sends is checked as if it were hostile; nonsense ends it.  Any other
  * error ends this process; the launcher starts another.
  */
@@ -42,6 +45,7 @@ PGDLLEXPORT void orion_consumer_main(Datum arg);
 										 * AMQP frame as JSON */
 
 #define MAX_MESSAGE	1000		/* bytes kept of an error */
+#define REDRIVES_A_TURN	20		/* dead letters, then it is the queue's turn */
 
 static OrionChild child = {.fd = -1};
 static OrionConsumer *consumer = NULL;
@@ -50,6 +54,7 @@ static TimestampTz not_before = 0;	/* no start of a courier earlier */
 static bool ready = false;
 static uint32 generation = 0;	/* of the consumers, when ours was read */
 static TimestampTz loaded_at = 0;
+static bool fresh = false;		/* it has just been read */
 
 static OrionWorkerState reported_state = ORION_STATE_STOPPED;	/* nothing yet */
 static char reported_text[ORION_ERROR_LEN] = "";
@@ -77,24 +82,34 @@ roll_back(void)
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
-/* In a transaction; *error is what the handler said, in memory of the transaction. */
-static OrionInboundVerdict
-take(const OrionInboundMessage *message, int64 *pause_ms, char **error)
+/* What one transaction is about: a message, or a dead letter. */
+typedef struct Work
+{
+	const OrionInboundMessage *message; /* NULL: letter */
+	int64		letter;
+	OrionInboundVerdict verdict;
+	int64		pause_ms;
+} Work;
+
+/* In a transaction; returns what the handler said when it failed, in memory of the transaction. */
+static char *
+take(Work *work)
 {
 	OrionHandlerCall call = {consumer->handler, consumer->handler_role, consumer->timeout_ms, false};
-	OrionInboundVerdict verdict;
 	Datum		event;
 
 	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not make constraints immediate");
-	verdict = orion_inbound_take(consumer, message, &event, pause_ms);
-	*error = verdict == ORION_INBOUND_CALL ? orion_handler_call(&call, event, NULL) : NULL;
-	return verdict;
+	if (work->message)
+		work->verdict = orion_inbound_take(consumer, work->message, &event, &work->pause_ms);
+	else
+		work->verdict = orion_inbound_redrive_take(consumer, work->letter, &event) ? ORION_INBOUND_CALL : ORION_INBOUND_SETTLED;
+	return work->verdict == ORION_INBOUND_CALL ? orion_handler_call(&call, event, NULL) : NULL;
 }
 
 /* NULL when it is committed, else what went wrong, in message_context. */
 static char *
-try_message(const OrionInboundMessage *message, OrionInboundVerdict *verdict, int64 *pause_ms)
+try_work(Work *work)
 {
 	char	   *volatile failure = NULL;
 
@@ -103,7 +118,7 @@ try_message(const OrionInboundMessage *message, OrionInboundVerdict *verdict, in
 		char	   *error;
 
 		orion_pool_begin("orion: handling a message");
-		*verdict = take(message, pause_ms, &error);
+		error = take(work);
 		if (error == NULL)
 			orion_pool_commit();
 		else
@@ -153,8 +168,8 @@ static void
 handle_message(uint64 number, const OrionInboundMessage *message)
 {
 	bool		ahead = message->redelivered && orion_my_slot->failures > 0;
-	OrionInboundVerdict verdict;
-	int64		pause_ms = 0;
+	Work		work = {.message = message};
+	int64		pause_ms;
 	char	   *error;
 
 	if (ahead && count_attempt(message, "the worker ended while it handled the message", true, false) < 0)
@@ -162,16 +177,54 @@ handle_message(uint64 number, const OrionInboundMessage *message)
 		answer(ORION_FRAME_DONE, number, 0);
 		return;
 	}
-	error = try_message(message, &verdict, &pause_ms);
+	error = try_work(&work);
 	if (error)
 	{
 		pause_ms = count_attempt(message, error, !ahead, true);
 		answer(pause_ms < 0 ? ORION_FRAME_DONE : ORION_FRAME_RETRY, number, pause_ms);
 	}
-	else if (verdict == ORION_INBOUND_WAIT)
-		answer(ORION_FRAME_RETRY, number, pause_ms);
+	else if (work.verdict == ORION_INBOUND_WAIT)
+		answer(ORION_FRAME_RETRY, number, work.pause_ms);
 	else
-		answer(verdict == ORION_INBOUND_REFUSE ? ORION_FRAME_REFUSE : ORION_FRAME_DONE, number, 0);
+		answer(work.verdict == ORION_INBOUND_REFUSE ? ORION_FRAME_REFUSE : ORION_FRAME_DONE, number, 0);
+}
+
+/* ---- dead letters ---- */
+
+/* One that is due; false when there is none. */
+static bool
+redrive_one(void)
+{
+	Work		work = {0};
+	char	   *error;
+
+	orion_pool_begin("orion: looking for dead letters");
+	work.letter = orion_inbound_redrive_next(consumer);
+	orion_pool_commit();
+	if (work.letter == 0)
+		return false;
+	error = try_work(&work);
+	if (error == NULL)
+		return true;
+	orion_pool_begin("orion: noting why a message failed");
+	orion_inbound_redrive_failed(consumer, work.letter, error);
+	orion_pool_commit();
+	return true;
+}
+
+/* True when there may be more that are due now. */
+static bool
+redrive(void)
+{
+	for (int i = 0; i < REDRIVES_A_TURN; i++)
+	{
+		MemoryContextReset(message_context);
+		MemoryContextSwitchTo(message_context);
+		CHECK_FOR_INTERRUPTS();
+		if (!redrive_one())
+			return false;
+	}
+	return true;
 }
 
 /* ---- the courier ---- */
@@ -323,8 +376,13 @@ receive(bool *more)
 static void
 serve(void)
 {
+	static bool letters = false;	/* some are due */
 	const char *problem = NULL;
 	bool		more = false;
+
+	if (fresh || letters)
+		letters = redrive();
+	fresh = false;
 
 	if (child.pid == 0 && GetCurrentTimestamp() >= not_before)
 		start_courier();
@@ -334,7 +392,7 @@ serve(void)
 		problem = "";
 	if (problem)
 		lose_courier(problem);
-	if (more && problem == NULL)
+	if ((more && problem == NULL) || letters)
 		return;
 	orion_pool_wait(child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0,
 					child.pid ? ORION_SAFETY_POLL_MS :
@@ -353,6 +411,7 @@ load(void)
 	orion_pool_begin("orion: reading the consumer");
 	consumer = orion_consumer_load(orion_my_slot->index);
 	orion_pool_commit();
+	fresh = true;
 	if (old && (consumer == NULL || strcmp(old->config, consumer->config) != 0))
 		stop_courier();
 	orion_consumer_free(old);

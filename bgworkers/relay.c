@@ -142,6 +142,15 @@ load(void)
 		cursor = orion_cursor_load(sink->id, sink->part);
 	if (cursor && (old == NULL || sink == NULL || strcmp(old->pattern, sink->pattern) != 0))
 		orion_cursor_must_read(cursor);
+
+	/*
+	 * what a worker of a handler may do with a cursor depends on how many
+	 * workers there are
+	 */
+	if (sink && cursor && sink->epoch != orion_cursor_epoch(cursor))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the position was changed by an administrator")));
 	if (cursor)
 		orion_cursor_look_again(cursor);
 	orion_handler_look_again();

@@ -446,6 +446,20 @@ record_endpoints(void)
 	}
 }
 
+/* What orion.sinks shows: the failures in a row of the endpoint that has most of them. */
+static void
+report_attempts(void)
+{
+	int			most = 0;
+
+	for (int i = 0; i < orion_book_nendpoints; i++)
+	{
+		if (orion_book_endpoints[i]->config)
+			most = Max(most, orion_book_endpoints[i]->failures);
+	}
+	orion_relay_attempts(most);
+}
+
 /* A window at its end waits a moment for answers; not for those who are never so fast. */
 static bool
 is_ripe(const OrionBookDelivery *delivery, TimestampTz now)
@@ -545,6 +559,7 @@ flush(OrionCursor *cursor, bool go_on)
 	seq = passed_seq(cursor);
 	orion_cursor_count(cursor, delivered);
 	orion_relay_progress(delivered);
+	report_attempts();
 	delivered = 0;
 	if (orion_cursor_is_dirty(cursor) || (orion_cursor_is_open(cursor) && seq != stored_seq))
 		orion_cursor_store(cursor, seq);
@@ -1017,6 +1032,7 @@ reload_if_stale(OrionCursor *cursor)
 	orion_pool_begin("orion: reading webhooks");
 	orion_book_reload();
 	orion_pool_commit();
+	report_attempts();
 	if (rotor >= orion_book_nendpoints)
 		rotor = 0;
 }

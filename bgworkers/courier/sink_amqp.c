@@ -33,7 +33,7 @@
 #define UNWRITTEN_MAX	(1024 * 1024)	/* bytes encoded ahead of the socket */
 #define NACK_LIMIT		5
 #define NACK_PAUSE		100		/* ms, doubled with each try */
-#define SLOW_AFTER		15000	/* ms without a confirm: tell the operator */
+#define SLOW_AFTER		5000	/* ms without a confirm: tell the operator */
 #define FRAMES_A_TURN	10000	/* then it is the relay's turn */
 
 typedef struct AmqpState

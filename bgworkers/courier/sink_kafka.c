@@ -32,7 +32,7 @@
 #define BUFFERED_MESSAGES	"20000" /* more than the queue holds */
 #define BUFFERED_KB			"65536"
 #define LARGEST_MESSAGE		"1000000000"	/* the broker's own limit decides */
-#define SLOW_AFTER			15000	/* ms without a confirmation: tell the
+#define SLOW_AFTER			5000	/* ms without a confirmation: tell the
 									 * operator */
 #define TOPIC_MAX			249 /* bytes, as Kafka's own limit */
 #define LOG_EVERY			10000	/* ms between two lines of the library's */

@@ -258,6 +258,50 @@ orion_inbound_failed(const OrionConsumer *consumer, const OrionInboundMessage *m
 	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
+/* ---- dead letters once more ---- */
+
+int64
+orion_inbound_redrive_next(const OrionConsumer *consumer)
+{
+	Oid			types[] = {INT4OID, INT4OID};
+	Datum		values[] = {Int32GetDatum(consumer->id), Int32GetDatum(consumer->max_attempts)};
+	bool		isnull;
+
+	if (SPI_execute_with_args("SELECT orion_private.inbox_redrive_next($1, $2)",
+							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for dead letters");
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+bool
+orion_inbound_redrive_take(const OrionConsumer *consumer, int64 letter, Datum *event)
+{
+	Oid			types[] = {INT4OID, INT8OID};
+	Datum		values[] = {Int32GetDatum(consumer->id), Int64GetDatum(letter)};
+	bool		isnull;
+	Datum		message;
+
+	if (SPI_execute_with_args("SELECT orion_private.inbox_redrive_take($1, $2)",
+							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not take a dead letter");
+	message = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!isnull)
+		*event = PointerGetDatum(PG_DETOAST_DATUM_COPY(message));
+	return !isnull;
+}
+
+void
+orion_inbound_redrive_failed(const OrionConsumer *consumer, int64 letter, const char *error)
+{
+	Oid			types[] = {INT4OID, INT8OID, TEXTOID, INT4OID};
+	Datum		values[] = {Int32GetDatum(consumer->id), Int64GetDatum(letter), CStringGetTextDatum(error),
+	Int32GetDatum(consumer->max_attempts)};
+
+	if (SPI_execute_with_args("SELECT orion_private.inbox_redrive_fail($1, $2, $3, $4)",
+							  lengthof(types), types, values, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not note the error of a dead letter");
+}
+
 /* ---- maintenance and settings ---- */
 
 void

@@ -74,6 +74,15 @@ extern OrionInboundVerdict orion_inbound_take(const OrionConsumer *consumer, con
 extern int64 orion_inbound_failed(const OrionConsumer *consumer, const OrionInboundMessage *message,
 								  const char *error, bool count, bool over);
 
+/*
+ * A dead letter that somebody wants to be handled once more.  next: which one, 0 for none;
+ * commit it before the attempt, which it counts.  take: *event is the handler's argument,
+ * false when it is gone; commit that with the handler's work, or abort both and say why.
+ */
+extern int64 orion_inbound_redrive_next(const OrionConsumer *consumer);
+extern bool orion_inbound_redrive_take(const OrionConsumer *consumer, int64 letter, Datum *event);
+extern void orion_inbound_redrive_failed(const OrionConsumer *consumer, int64 letter, const char *error);
+
 /* For the maintenance worker: forgets what is older than the retention. */
 extern void orion_inbound_maintain(void);
 

@@ -51,10 +51,15 @@ CREATE TABLE orion_private.inbox_dead_letters (
 	message jsonb NOT NULL,
 	attempts int NOT NULL,
 	error text NOT NULL,
-	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+	dead_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	redrive_at timestamptz,
+	tries int NOT NULL DEFAULT 0
 );
 CREATE INDEX inbox_dead_letters_consumer ON orion_private.inbox_dead_letters (consumer_id, id);
+CREATE INDEX inbox_dead_letters_redrive_at ON orion_private.inbox_dead_letters (consumer_id, redrive_at) WHERE redrive_at IS NOT NULL;
 COMMENT ON TABLE orion_private.inbox_dead_letters IS 'Messages that were given up';
+COMMENT ON COLUMN orion_private.inbox_dead_letters.redrive_at IS 'When it is given to the handler again; null: not at all';
+COMMENT ON COLUMN orion_private.inbox_dead_letters.tries IS 'Attempts since somebody asked for that; an attempt is counted before it begins';
 
 -- A low fillfactor keeps the updates, one a message, in their page.
 CREATE TABLE orion_private.consumer_counts (
@@ -459,6 +464,196 @@ $fn$;
 COMMENT ON FUNCTION orion_private.inbox_fail(int, orion_private.inbox_message, text, int, bool, bool) IS 'Counts a failed attempt to handle a message; after the last one it is a dead letter';
 REVOKE ALL ON FUNCTION orion_private.inbox_fail(int, orion_private.inbox_message, text, int, bool, bool) FROM PUBLIC;
 
+-- ---- dead letters once more ----
+
+-- Counts an attempt at the dead letter that is due, and returns it; 0 when none is.  Committed before
+-- the attempt begins, so that one that ends the worker is not made for ever.
+CREATE FUNCTION orion_private.inbox_redrive_next(consumer int, max_attempts int) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	letter orion_private.inbox_dead_letters;
+BEGIN
+	LOOP
+		SELECT * INTO letter FROM orion_private.inbox_dead_letters d WHERE d.consumer_id = consumer AND d.redrive_at <= now()
+			ORDER BY d.redrive_at, d.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+		IF NOT FOUND THEN
+			RETURN 0;
+		END IF;
+		EXIT WHEN letter.tries < max_attempts;
+		UPDATE orion_private.inbox_dead_letters d SET redrive_at = NULL, error = 'the worker ended while it handled the message'
+			WHERE d.id = letter.id;
+	END LOOP;
+	UPDATE orion_private.inbox_dead_letters d SET tries = tries + 1, attempts = attempts + 1,
+		redrive_at = now() + make_interval(secs => least(300, power(2, letter.tries)) * (0.5 + random()))
+		WHERE d.id = letter.id;
+	RETURN letter.id;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive_next(int, int) IS 'The dead letter to be given to its handler now; 0 when there is none';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive_next(int, int) FROM PUBLIC;
+
+-- In the transaction in which the handler works; null when somebody has dropped it meanwhile.
+CREATE FUNCTION orion_private.inbox_redrive_take(consumer int, letter bigint) RETURNS jsonb
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	WITH gone AS (DELETE FROM orion_private.inbox_dead_letters d WHERE d.id = letter AND d.consumer_id = consumer RETURNING d.message),
+	counted AS (UPDATE orion_private.consumer_counts n SET handled = handled + 1 WHERE n.consumer_id = consumer AND EXISTS (SELECT FROM gone))
+	SELECT g.message FROM gone g
+	$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive_take(int, bigint) IS 'Takes a dead letter away and returns its message; undone when the handler fails';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive_take(int, bigint) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.inbox_redrive_fail(consumer int, letter bigint, error text, max_attempts int) RETURNS void
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+	UPDATE orion_private.inbox_dead_letters d SET error = inbox_redrive_fail.error,
+		redrive_at = CASE WHEN d.tries < max_attempts THEN d.redrive_at END
+		WHERE d.id = letter AND d.consumer_id = consumer;
+	UPDATE orion_private.consumer_counts n SET failures = failures + 1, last_error = inbox_redrive_fail.error, last_error_at = now()
+		WHERE n.consumer_id = consumer
+	$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive_fail(int, bigint, text, int) IS 'Notes why a dead letter could not be handled; after the last attempt it rests again';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive_fail(int, bigint, text, int) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.inbox_letter_consumer(letter bigint) RETURNS orion_private.consumers
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers;
+BEGIN
+	SELECT x.* INTO c FROM orion_private.inbox_dead_letters d JOIN orion_private.consumers x ON x.id = d.consumer_id WHERE d.id = letter;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no dead letter % of a consumer', letter USING ERRCODE = 'undefined_object';
+	END IF;
+	RETURN c;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_letter_consumer(bigint) IS 'The consumer of a dead letter; an error when there is none';
+REVOKE ALL ON FUNCTION orion_private.inbox_letter_consumer(bigint) FROM PUBLIC;
+
+CREATE FUNCTION orion_private.consumer_named(name text) RETURNS orion_private.consumers
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers;
+BEGIN
+	SELECT * INTO c FROM orion_private.consumers x WHERE x.name = consumer_named.name;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'there is no consumer named "%"', name USING ERRCODE = 'undefined_object';
+	END IF;
+	RETURN c;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.consumer_named(text) IS 'The consumer with this name; an error when there is none';
+REVOKE ALL ON FUNCTION orion_private.consumer_named(text) FROM PUBLIC;
+
+-- A message without its body (it was too long) is not the message.
+CREATE FUNCTION orion_private.inbox_redrive(c orion_private.consumers, letters bigint[]) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	redriven bigint;
+BEGIN
+	UPDATE orion_private.inbox_dead_letters d SET redrive_at = now(), tries = 0
+		WHERE d.consumer_id = c.id AND d.id = ANY (letters) AND d.message ->> 'encoding' IS NOT NULL;
+	GET DIAGNOSTICS redriven = ROW_COUNT;
+	-- the worker looks at it anew after the commit
+	UPDATE orion_private.consumers x SET paused = paused WHERE x.id = c.id;
+	PERFORM orion_private.audit('consumer.redrive', 'consumer', c.name,
+		metadata => jsonb_build_object('role', session_user, 'messages', redriven));
+	RETURN redriven;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_redrive(orion_private.consumers, bigint[]) IS 'Has dead letters given to their handler again; returns how many';
+REVOKE ALL ON FUNCTION orion_private.inbox_redrive(orion_private.consumers, bigint[]) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_inbox_redrive(dead_letter bigint) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	redriven bigint := orion_private.inbox_redrive(orion_private.inbox_letter_consumer(dead_letter), ARRAY[dead_letter]);
+BEGIN
+	IF redriven = 0 THEN
+		RAISE EXCEPTION 'the body of dead letter % was not kept', dead_letter USING ERRCODE = 'object_not_in_prerequisite_state',
+			HINT = 'orion_inbox_drop() removes it.';
+	END IF;
+	RETURN redriven;
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_redrive(bigint) IS 'Gives a dead letter of a consumer to its handler again';
+
+CREATE FUNCTION @extschema@.orion_inbox_redrive(consumer text, max int DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers := orion_private.consumer_named(consumer);
+BEGIN
+	RETURN orion_private.inbox_redrive(c, ARRAY(SELECT d.id FROM orion_private.inbox_dead_letters d
+		WHERE d.consumer_id = c.id AND d.redrive_at IS NULL AND d.message ->> 'encoding' IS NOT NULL ORDER BY d.id LIMIT max));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_redrive(text, int)
+	IS 'Gives the dead letters of a consumer to its handler again, the oldest first and at most max; returns how many';
+
+CREATE FUNCTION orion_private.inbox_drop(c orion_private.consumers, letters bigint[]) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	dropped bigint;
+BEGIN
+	DELETE FROM orion_private.inbox_dead_letters d WHERE d.consumer_id = c.id AND d.id = ANY (letters);
+	GET DIAGNOSTICS dropped = ROW_COUNT;
+	PERFORM orion_private.audit('consumer.discard', 'consumer', c.name,
+		metadata => jsonb_build_object('role', session_user, 'messages', dropped));
+	RETURN dropped;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.inbox_drop(orion_private.consumers, bigint[]) IS 'Deletes dead letters; returns how many';
+REVOKE ALL ON FUNCTION orion_private.inbox_drop(orion_private.consumers, bigint[]) FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.orion_inbox_drop(dead_letter bigint) RETURNS bigint
+	LANGUAGE sql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$ SELECT orion_private.inbox_drop(orion_private.inbox_letter_consumer(dead_letter), ARRAY[dead_letter]) $fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_drop(bigint) IS 'Deletes a dead letter of a consumer; its message stays known as handled';
+
+CREATE FUNCTION @extschema@.orion_inbox_drop(consumer text, max int DEFAULT NULL) RETURNS bigint
+	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	c orion_private.consumers := orion_private.consumer_named(consumer);
+BEGIN
+	RETURN orion_private.inbox_drop(c, ARRAY(SELECT d.id FROM orion_private.inbox_dead_letters d
+		WHERE d.consumer_id = c.id ORDER BY d.id LIMIT max));
+END
+$fn$;
+COMMENT ON FUNCTION @extschema@.orion_inbox_drop(text, int)
+	IS 'Deletes the dead letters of a consumer, the oldest first and at most max; returns how many';
+
+REVOKE ALL ON FUNCTION
+	@extschema@.orion_inbox_redrive(bigint),
+	@extschema@.orion_inbox_redrive(text, int),
+	@extschema@.orion_inbox_drop(bigint),
+	@extschema@.orion_inbox_drop(text, int)
+	FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION
+	@extschema@.orion_inbox_redrive(bigint),
+	@extschema@.orion_inbox_redrive(text, int),
+	@extschema@.orion_inbox_drop(bigint),
+	@extschema@.orion_inbox_drop(text, int)
+	TO orion_admin;
+
 CREATE FUNCTION orion_private.inbox_maintain(retention interval) RETURNS void
 	LANGUAGE sql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -494,8 +689,8 @@ COMMENT ON VIEW orion.consumers IS 'Consumers of queues: state, messages receive
 GRANT SELECT ON orion.consumers TO orion_admin, pg_monitor;
 
 CREATE VIEW orion.inbox_dead_letters WITH (security_invoker = true) AS
-	SELECT d.id, c.name AS consumer, d.message_id, d.message, d.attempts, d.error, d.dead_at
+	SELECT d.id, c.name AS consumer, d.message_id, d.message, d.attempts, d.error, d.dead_at, d.redrive_at
 	FROM orion_private.inbox_dead_letters d
 	JOIN orion_private.consumers c ON c.id OPERATOR(pg_catalog.=) d.consumer_id;
-COMMENT ON VIEW orion.inbox_dead_letters IS 'Messages whose handler failed too often, or that could not be given to it, with the reason';
+COMMENT ON VIEW orion.inbox_dead_letters IS 'Messages whose handler failed too often, or that could not be given to it, with the reason; redrive_at: it is given to the handler again, then';
 GRANT SELECT ON orion.inbox_dead_letters TO orion_admin;

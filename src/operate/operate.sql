@@ -56,6 +56,19 @@ CREATE FUNCTION orion_private.parked_order(sink int, keys text[]) RETURNS void
 COMMENT ON FUNCTION orion_private.parked_order(int, text[]) IS 'Makes the first parked event of each of these keys due, and no other';
 REVOKE ALL ON FUNCTION orion_private.parked_order(int, text[]) FROM PUBLIC;
 
+-- As src/outbox/event.c makes it.
+CREATE FUNCTION orion_private.outbox_envelope(o orion_private.outbox) RETURNS jsonb
+	LANGUAGE sql STABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	SET timezone = 'UTC'
+	AS $fn$
+	SELECT jsonb_build_object('eventId', o.id, 'eventType', o.type, 'version', o.version, 'timestamp', o.occurred_at,
+		'correlationId', o.correlation_id, 'causationId', o.causation_id,
+		'aggregateType', o.aggregatetype, 'aggregateId', o.aggregateid, 'metadata', o.metadata, 'payload', o.payload)
+	$fn$;
+COMMENT ON FUNCTION orion_private.outbox_envelope(orion_private.outbox) IS 'What handlers and sinks get of an event';
+REVOKE ALL ON FUNCTION orion_private.outbox_envelope(orion_private.outbox) FROM PUBLIC;
+
 -- The event that a cursor would send next, as an envelope; null when there is none in its
 -- window.  Relays that work meanwhile are ahead of what is stored.
 CREATE FUNCTION orion_private.cursor_next(sink orion_private.sinks, c orion_private.cursors, OUT seq bigint, OUT event jsonb)
@@ -72,9 +85,7 @@ BEGIN
 			ORDER BY r.seq LIMIT 1;
 		RETURN;
 	END IF;
-	SELECT o.seq, jsonb_build_object('eventId', o.id, 'eventType', o.type, 'version', o.version, 'timestamp', o.occurred_at,
-			'correlationId', o.correlation_id, 'causationId', o.causation_id,
-			'aggregateType', o.aggregatetype, 'aggregateId', o.aggregateid, 'metadata', o.metadata, 'payload', o.payload)
+	SELECT o.seq, orion_private.outbox_envelope(o)
 		INTO cursor_next.seq, cursor_next.event
 		FROM orion_private.outbox o
 		WHERE o.seq > c.seq AND (c.kind = 0 OR o.seq <= c.last_seq)
@@ -228,6 +239,123 @@ $fn$;
 COMMENT ON FUNCTION @extschema@.orion_skip(text, text)
 	IS 'Skips the event that holds up a sink, which becomes a dead letter, and returns its id; or skips all up to a position, or up to "now"';
 
+-- Another number of workers for a SQL handler; its cursors are locked, and nobody replays.
+-- Snapshots of one server lie in one another, so the largest one that any of the cursors has
+-- takes in all that any of them has delivered.  It is where the new cursors begin.  What a
+-- worker has not handled before it is parked, in its order, with the worker that has the key
+-- now.  One cursor alone is just copied: nobody is behind it.
+CREATE FUNCTION orion_private.sink_divide(sink orion_private.sinks, new_workers int) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	SET timezone = 'UTC'
+	AS $fn$
+DECLARE
+	target pg_snapshot;
+	keys text[];
+BEGIN
+	IF sink.workers > 1 THEN
+		SELECT x.s INTO target
+			FROM orion_private.cursors c, LATERAL (SELECT coalesce(c.upto_snapshot, c.from_snapshot) AS s) x
+			WHERE c.sink_id = sink.id
+			ORDER BY pg_snapshot_xmax(x.s) DESC, (SELECT count(*) FROM pg_snapshot_xip(x.s)) LIMIT 1;
+		INSERT INTO orion_private.parked (sink_id, part, window_no, seq, key, event, attempts)
+			SELECT c.sink_id, c.part, CASE WHEN pg_visible_in_snapshot(o.xid, c.upto_snapshot) THEN c.window_no ELSE c.window_no + 1 END,
+				o.seq, k.key, orion_private.outbox_envelope(o), 0
+			FROM orion_private.cursors c
+			JOIN orion_private.outbox o ON o.xid >= pg_snapshot_xmin(c.from_snapshot) AND NOT pg_visible_in_snapshot(o.xid, c.from_snapshot)
+			CROSS JOIN LATERAL (SELECT coalesce(o.aggregatetype || '/' || o.aggregateid, '/' || o.aggregateid) AS key) k
+			WHERE c.sink_id = sink.id AND pg_visible_in_snapshot(o.xid, target)
+				AND NOT coalesce(o.seq <= c.seq AND pg_visible_in_snapshot(o.xid, c.upto_snapshot), false)
+				AND orion_private.topic_matches(sink.pattern, o.type)
+				AND orion_private.sink_part(coalesce(k.key, o.id::text), sink.workers) = c.part;
+	END IF;
+	UPDATE orion_private.parked p SET part = orion_private.sink_part(coalesce(p.key, p.event ->> 'eventId'), new_workers),
+		next_try_at = CASE WHEN p.key IS NULL THEN coalesce(p.next_try_at, now()) ELSE p.next_try_at END
+		WHERE p.sink_id = sink.id;
+	UPDATE orion_private.dead_letters d SET part = orion_private.sink_part(coalesce(d.key, d.event ->> 'eventId'), new_workers)
+		WHERE d.sink_id = sink.id;
+	-- a key whose first event waits for nothing but its turn
+	SELECT array_agg(DISTINCT p.key) INTO keys FROM orion_private.parked p WHERE p.sink_id = sink.id AND p.key IS NOT NULL
+		AND NOT EXISTS (SELECT FROM orion_private.parked f WHERE f.sink_id = p.sink_id AND f.key = p.key AND f.next_try_at IS NOT NULL);
+	PERFORM orion_private.parked_order(sink.id, keys);
+	WITH old AS (DELETE FROM orion_private.cursors c WHERE c.sink_id = sink.id RETURNING c.*)
+	INSERT INTO orion_private.cursors (sink_id, part, epoch, from_snapshot, upto_snapshot, window_no, tag, seq, passed_seq, delivered)
+		SELECT sink.id, p.part, max(o.epoch) + 1,
+			coalesce(target, (array_agg(o.from_snapshot))[1]),
+			CASE WHEN target IS NULL THEN (array_agg(o.upto_snapshot))[1] END,
+			max(o.window_no) + CASE WHEN target IS NULL THEN 0 ELSE 1 END,
+			max(o.tag), max(o.seq), max(o.passed_seq), CASE WHEN p.part = 0 THEN sum(o.delivered) ELSE 0 END
+		FROM old o, generate_series(0, new_workers - 1) AS p (part)
+		GROUP BY p.part;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.sink_divide(orion_private.sinks, int) IS 'Divides the keys of a SQL handler among another number of workers';
+REVOKE ALL ON FUNCTION orion_private.sink_divide(orion_private.sinks, int) FROM PUBLIC;
+
+-- For orion_subscribe_alter; what is null stays.  A relay holds its cursor's row when it parks an event, which
+-- refers to the sink: so no stronger lock than NO KEY UPDATE on the sink while the cursors are waited for.
+CREATE FUNCTION orion_private.subscription_alter(sink_id int, pattern text, handler text, handler_role regrole,
+	workers int, batch int, max_attempts int, timeout interval)
+	RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+DECLARE
+	old orion_private.sinks;
+	new orion_private.sinks;
+BEGIN
+	IF pattern IS NOT NULL THEN
+		PERFORM orion_private.pattern_check(pattern);
+	END IF;
+	PERFORM orion_private.subscription_check(workers, batch, max_attempts, timeout);
+	SELECT * INTO STRICT old FROM orion_private.sinks s WHERE s.id = subscription_alter.sink_id FOR NO KEY UPDATE;
+	IF workers <> old.workers THEN
+		PERFORM FROM orion_private.cursors c WHERE c.sink_id = old.id ORDER BY c.part FOR UPDATE;
+		LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
+		PERFORM orion_private.sinks_room(workers - old.workers);
+		IF EXISTS (SELECT FROM orion_private.replays r WHERE r.sink_id = old.id AND r.next_seq <= r.to_seq)
+			OR EXISTS (SELECT FROM orion_private.cursors c WHERE c.sink_id = old.id AND c.kind <> 0 AND c.upto_snapshot IS NOT NULL) THEN
+			RAISE EXCEPTION 'a replay of "%" is under way', old.name USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = 'The number of workers can be changed when it is over; see orion.replays.';
+		END IF;
+	END IF;
+	UPDATE orion_private.sinks s SET
+		pattern = coalesce(subscription_alter.pattern, s.pattern),
+		handler = coalesce(subscription_alter.handler, s.handler),
+		handler_role = CASE WHEN subscription_alter.handler IS NULL THEN s.handler_role ELSE subscription_alter.handler_role END,
+		workers = coalesce(subscription_alter.workers, s.workers),
+		batch = coalesce(subscription_alter.batch, s.batch),
+		max_attempts = coalesce(subscription_alter.max_attempts, s.max_attempts),
+		timeout_ms = coalesce(extract(epoch FROM timeout) * 1000, s.timeout_ms)
+		WHERE s.id = old.id
+		RETURNING * INTO new;
+	IF new.workers <> old.workers THEN
+		-- by the new pattern, with the old division
+		new.workers := old.workers;
+		PERFORM orion_private.sink_divide(new, workers);
+		new.workers := workers;
+	END IF;
+	PERFORM orion_private.audit('sink.alter', 'sink', old.name,
+		old => jsonb_build_object('pattern', old.pattern, 'handler', old.handler, 'role', old.handler_role, 'workers', old.workers,
+			'batch', old.batch, 'maxAttempts', old.max_attempts, 'timeoutMs', old.timeout_ms),
+		new => jsonb_build_object('pattern', new.pattern, 'handler', new.handler, 'role', new.handler_role, 'workers', new.workers,
+			'batch', new.batch, 'maxAttempts', new.max_attempts, 'timeoutMs', new.timeout_ms));
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.subscription_alter(int, text, text, regrole, int, int, int, interval) IS 'Changes a subscription';
+REVOKE ALL ON FUNCTION orion_private.subscription_alter(int, text, text, regrole, int, int, int, interval) FROM PUBLIC;
+
+-- In C, because only there the immediate caller is known: a new handler runs as that role.
+CREATE FUNCTION @extschema@.orion_subscribe_alter(name text, pattern text DEFAULT NULL, handler regprocedure DEFAULT NULL,
+	workers int DEFAULT NULL, batch int DEFAULT NULL, max_attempts int DEFAULT NULL, timeout interval DEFAULT NULL)
+	RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE
+	AS 'MODULE_PATHNAME', 'orion_subscribe_alter';
+COMMENT ON FUNCTION @extschema@.orion_subscribe_alter(text, text, regprocedure, int, int, int, interval)
+	IS 'Changes what is given of a subscription of one''s own, or of anybody for members of orion_admin; it goes on from where it is. A new handler runs as the current role';
+REVOKE ALL ON FUNCTION @extschema@.orion_subscribe_alter(text, text, regprocedure, int, int, int, interval) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION @extschema@.orion_subscribe_alter(text, text, regprocedure, int, int, int, interval) TO orion_admin, orion_service;
+
 -- Dead letters, in the order in which they died, to their handlers or couriers.
 CREATE FUNCTION orion_private.redrive(sink orion_private.sinks, letters bigint[]) RETURNS bigint
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
@@ -375,10 +503,12 @@ GRANT SELECT (sink_id) ON orion_private.parked TO pg_monitor;
 -- Positions and lag come from the tables, so that they are right when no relay runs; a running
 -- relay knows more about a window in which late commits are, and whether what came since its
 -- position was stored is of interest to its sink at all.  Reading this costs a few index
--- look-ups a sink: numbers are drawn, not counted, and at most 1,000 rows are.
+-- look-ups a sink: numbers are drawn, not counted, and at most 1,000 rows are.  When no segment
+-- is free, those who hold some of them are not well, whatever their relay says.
 CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 	SELECT s.id, s.name, s.kind, s.pattern, s.paused, s.handler, s.handler_role, s.workers,
 		CASE WHEN s.paused THEN 'paused' WHEN pg_catalog.pg_is_in_recovery() THEN 'standby'
+			WHEN h.alarm IS NOT NULL AND w.state OPERATOR(pg_catalog.=) 'running' THEN 'degraded'
 			ELSE coalesce(w.state, 'stopped') END AS state,
 		pg_catalog.format('%s:%s', c.window_no, c.seq) AS position, c.window_no, c.seq, c.delivered, c.updated_at,
 		CASE WHEN o.seq IS NOT NULL AND w.caught_up IS NOT TRUE THEN greatest(w.lag_events, n.last_value OPERATOR(pg_catalog.-) c.passed_seq)
@@ -386,13 +516,13 @@ CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 		greatest(coalesce(CASE WHEN w.caught_up IS NOT TRUE THEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.occurred_at END,
 				w.lag, pg_catalog.make_interval()),
 			pg_catalog.make_interval()) AS lag,
-		coalesce(w.rate, 0) AS rate, coalesce(w.attempts, 0) AS attempts, w.last_error,
+		coalesce(w.rate, 0) AS rate, coalesce(w.attempts, 0) AS attempts,
+		coalesce(h.alarm OPERATOR(pg_catalog.||) '; ' OPERATOR(pg_catalog.||) w.last_error, h.alarm, w.last_error) AS last_error,
 		(SELECT pg_catalog.count(*) FROM (SELECT FROM orion_private.parked p
 			WHERE p.sink_id OPERATOR(pg_catalog.=) s.id LIMIT 1000) x) AS parked,
 		(SELECT pg_catalog.count(*) FROM (SELECT FROM orion_private.dead_letters d
 			WHERE d.sink_id OPERATOR(pg_catalog.=) s.id LIMIT 1000) x) AS dead_letters,
-		(SELECT pg_catalog.count(*) FROM orion_private.outbox_state t
-			WHERE t.sealed_xid OPERATOR(pg_catalog.>) pg_catalog.pg_snapshot_xmin(f.from_snapshot)) AS segments_held
+		h.segments AS segments_held
 	FROM orion_private.sinks s
 	CROSS JOIN orion_private.outbox_seq n
 	JOIN LATERAL (SELECT pg_catalog.sum(x.delivered) AS delivered, pg_catalog.max(x.updated_at) AS updated_at,
@@ -402,6 +532,11 @@ CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 		FROM orion_private.cursors x WHERE x.sink_id OPERATOR(pg_catalog.=) s.id) c ON true
 	JOIN LATERAL (SELECT x.from_snapshot FROM orion_private.cursors x WHERE x.sink_id OPERATOR(pg_catalog.=) s.id
 		ORDER BY pg_catalog.pg_snapshot_xmin(x.from_snapshot) LIMIT 1) f ON true
+	JOIN LATERAL (SELECT x.segments, CASE WHEN x.segments OPERATOR(pg_catalog.>) 0 AND x.free OPERATOR(pg_catalog.=) 0
+				THEN pg_catalog.format('holds %s of the %s segments of the outbox, and none is free', x.segments, x.total) END AS alarm
+			FROM (SELECT pg_catalog.count(*) FILTER (WHERE t.sealed_xid OPERATOR(pg_catalog.>) pg_catalog.pg_snapshot_xmin(f.from_snapshot)) AS segments,
+				pg_catalog.count(*) FILTER (WHERE t.opened_at IS NULL) AS free, pg_catalog.count(*) AS total
+				FROM orion_private.outbox_state t) x) h ON true
 	LEFT JOIN LATERAL (SELECT e.seq, e.occurred_at FROM orion_private.outbox e
 		WHERE e.seq OPERATOR(pg_catalog.>) c.passed_seq ORDER BY e.seq LIMIT 1) o ON true
 	-- of several workers the one that is worst off

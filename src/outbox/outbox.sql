@@ -364,6 +364,40 @@ $fn$;
 COMMENT ON FUNCTION orion_private.pattern_check(text) IS 'Refuses what is no pattern of event types';
 REVOKE ALL ON FUNCTION orion_private.pattern_check(text) FROM PUBLIC;
 
+-- What is null is not looked at.
+CREATE FUNCTION orion_private.subscription_check(workers int, batch int, max_attempts int, timeout interval) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF workers NOT BETWEEN 1 AND 16 THEN
+		RAISE EXCEPTION 'the number of workers must be from 1 to 16, not %', workers USING ERRCODE = 'invalid_parameter_value';
+	ELSIF batch NOT BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'the size of a batch must be from 1 to 1000, not %', batch USING ERRCODE = 'invalid_parameter_value';
+	ELSIF max_attempts NOT BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION 'the number of attempts must be from 1 to 100, not %', max_attempts USING ERRCODE = 'invalid_parameter_value';
+	ELSIF timeout NOT BETWEEN interval '0' AND interval '1 day' THEN
+		RAISE EXCEPTION 'the timeout must be from 0 to one day, not %', timeout USING ERRCODE = 'invalid_parameter_value';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.subscription_check(int, int, int, interval) IS 'Refuses numbers that a subscription cannot have';
+REVOKE ALL ON FUNCTION orion_private.subscription_check(int, int, int, interval) FROM PUBLIC;
+
+-- The table of sinks is locked.
+CREATE FUNCTION orion_private.sinks_room(more int) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $fn$
+BEGIN
+	IF (SELECT coalesce(sum(s.workers), 0) + more FROM orion_private.sinks s) > 64 THEN
+		RAISE EXCEPTION 'there may be 64 sinks, or workers of them' USING ERRCODE = 'program_limit_exceeded';
+	END IF;
+END
+$fn$;
+COMMENT ON FUNCTION orion_private.sinks_room(int) IS 'Refuses more sinks, or workers of them, than shared memory has room for';
+REVOKE ALL ON FUNCTION orion_private.sinks_room(int) FROM PUBLIC;
+
 -- The row and the cursor of a new sink, for orion_sink_create and orion_subscribe.
 CREATE FUNCTION orion_private.sink_add(name text, kind text, pattern text, config bytea, handler text, handler_role regrole,
 	workers int DEFAULT 1, batch int DEFAULT 100, max_attempts int DEFAULT NULL, timeout interval DEFAULT NULL)
@@ -381,18 +415,8 @@ BEGIN
 	END IF;
 	PERFORM orion_private.pattern_check(pattern);
 	LOCK TABLE orion_private.sinks IN SHARE ROW EXCLUSIVE MODE;
-	IF workers IS NULL OR workers NOT BETWEEN 1 AND 16 THEN
-		RAISE EXCEPTION 'the number of workers must be from 1 to 16, not %', workers USING ERRCODE = 'invalid_parameter_value';
-	ELSIF batch IS NULL OR batch NOT BETWEEN 1 AND 1000 THEN
-		RAISE EXCEPTION 'the size of a batch must be from 1 to 1000, not %', batch USING ERRCODE = 'invalid_parameter_value';
-	ELSIF max_attempts NOT BETWEEN 1 AND 100 THEN
-		RAISE EXCEPTION 'the number of attempts must be from 1 to 100, not %', max_attempts USING ERRCODE = 'invalid_parameter_value';
-	ELSIF timeout NOT BETWEEN interval '0' AND interval '1 day' THEN
-		RAISE EXCEPTION 'the timeout must be from 0 to one day, not %', timeout USING ERRCODE = 'invalid_parameter_value';
-	END IF;
-	IF (SELECT coalesce(sum(s.workers), 0) + sink_add.workers FROM orion_private.sinks s) > 64 THEN
-		RAISE EXCEPTION 'there may be 64 sinks, or workers of them' USING ERRCODE = 'program_limit_exceeded';
-	END IF;
+	PERFORM orion_private.subscription_check(coalesce(workers, 0), coalesce(batch, 0), max_attempts, timeout);
+	PERFORM orion_private.sinks_room(workers);
 	IF EXISTS (SELECT FROM orion_private.sinks s WHERE s.name = sink_add.name) THEN
 		RAISE EXCEPTION 'a sink named "%" already exists', name USING ERRCODE = 'duplicate_object';
 	END IF;
@@ -671,7 +695,7 @@ BEGIN
 	END IF;
 	IF config IS NOT NULL AND sink.kind = 'sql' THEN
 		RAISE EXCEPTION 'a SQL handler has no configuration'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'End the subscription with orion_unsubscribe() and subscribe anew.';
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Subscriptions are changed with orion_subscribe_alter().';
 	ELSIF config IS NOT NULL THEN
 		PERFORM orion_private.sink_check(sink.kind, config);
 	END IF;

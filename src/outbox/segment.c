@@ -354,12 +354,13 @@ follow_shared(int shared)
  * passed, and in all later ones.  NULL when none holds a sealed segment.
  */
 static char *
-greatest_holder(int64 *held_bytes)
+greatest_holder(int64 *held_bytes, int *held_segments)
 {
 	bool		isnull;
 
 	if (SPI_execute("SELECT s.name, pg_catalog.sum(pg_catalog.pg_total_relation_size("
-					"pg_catalog.format('orion_private.outbox_%s', t.segment)::pg_catalog.regclass))::pg_catalog.int8"
+					"pg_catalog.format('orion_private.outbox_%s', t.segment)::pg_catalog.regclass))::pg_catalog.int8,"
+					" (pg_catalog.count(*) FILTER (WHERE t.sealed_xid > pg_catalog.pg_snapshot_xmin(c.from_snapshot)))::pg_catalog.int4"
 					" FROM orion_private.sinks s JOIN orion_private.cursors c ON c.sink_id = s.id"
 					" JOIN orion_private.outbox_state t ON t.opened_at >="
 					" (SELECT pg_catalog.min(f.opened_at) FROM orion_private.outbox_state f"
@@ -369,6 +370,7 @@ greatest_holder(int64 *held_bytes)
 	if (SPI_processed == 0)
 		return NULL;
 	*held_bytes = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull));
+	*held_segments = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &isnull));
 	return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
 }
 
@@ -377,13 +379,16 @@ static void
 look_for_alarm(char *alarm, size_t size)
 {
 	int64		held = 0;
-	char	   *holder = greatest_holder(&held);
+	int			segments = 0;
+	char	   *holder = greatest_holder(&held, &segments);
 	int64		limit = (int64) orion_outbox_hold_limit * 1024 * 1024;
 
 	alarm[0] = '\0';
-	if (is_full)
-		snprintf(alarm, size, "all segments of the outbox are in use: %s%s%s",
-				 holder ? "sink \"" : "a transaction", holder ? holder : "", holder ? "\" is furthest behind" : " is open for long, or the retention is not over");
+	if (is_full && holder)
+		snprintf(alarm, size, "all segments of the outbox are in use: sink \"%s\" is furthest behind and holds %d of %d",
+				 holder, segments, ORION_OUTBOX_SEGMENTS);
+	else if (is_full)
+		strlcpy(alarm, "all segments of the outbox are in use: a transaction is open for long, or the retention is not over", size);
 	else if (holder && limit > 0 && held > limit)
 		snprintf(alarm, size, "sink \"%s\" holds " INT64_FORMAT " MB of the outbox, the limit is %d MB",
 				 holder, held / (1024 * 1024), orion_outbox_hold_limit);

@@ -39,6 +39,7 @@ PG_FUNCTION_INFO_V1(orion_topic_pattern_error_sql);
 PG_FUNCTION_INFO_V1(orion_topic_matches);
 PG_FUNCTION_INFO_V1(orion_sink_part);
 PG_FUNCTION_INFO_V1(orion_subscribe);
+PG_FUNCTION_INFO_V1(orion_subscribe_alter);
 PG_FUNCTION_INFO_V1(orion_unsubscribe);
 
 Datum
@@ -150,10 +151,22 @@ add_subscription(FunctionCallInfo fcinfo, const char *signature, Oid role, Datum
 	SPI_finish();
 }
 
+/* May the caller have it called for events? */
+static void
+check_handler(Oid handler)
+{
+	const char *problem = orion_handler_problem(handler, GetUserId());
+
+	if (problem)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot subscribe %s", format_procedure(handler)),
+				 errdetail_internal("%s", problem)));
+}
+
 Datum
 orion_subscribe(PG_FUNCTION_ARGS)
 {
-	const char *problem;
 	OrionUser	caller;
 	Datum		id;
 
@@ -161,64 +174,96 @@ orion_subscribe(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the handler must not be null")));
-	problem = orion_handler_problem(PG_GETARG_OID(2), GetUserId());
-	if (problem)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot subscribe %s", format_procedure(PG_GETARG_OID(2))),
-				 errdetail_internal("%s", problem)));
+	check_handler(PG_GETARG_OID(2));
 	caller = orion_become_owner();
 	add_subscription(fcinfo, format_procedure_qualified(PG_GETARG_OID(2)), caller.user, &id);
 	orion_become_again(caller);
 	return id;
 }
 
-/* The subscriber, InvalidOid when there is no such subscription. */
-static Oid
-find_subscriber(Datum name)
-{
-	Oid			types[] = {TEXTOID};
-	bool		isnull;
-
-	if (SPI_execute_with_args("SELECT handler_role::pg_catalog.oid FROM orion_private.sinks"
-							  " WHERE name OPERATOR(pg_catalog.=) $1 AND kind OPERATOR(pg_catalog.=) 'sql'",
-							  1, types, &name, NULL, false, 1) != SPI_OK_SELECT)
-		elog(ERROR, "could not read the sinks");
-	if (SPI_processed == 0)
-		return InvalidOid;
-	return DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-}
-
 static bool
-may_unsubscribe(Oid caller, Oid subscriber)
+may_change(Oid caller, Oid subscriber)
 {
 	Oid			admin = get_role_oid("orion_admin", true);
 
-	return OidIsValid(subscriber) &&
-		(has_privs_of_role(caller, subscriber) ||
-		 (OidIsValid(admin) && has_privs_of_role(caller, admin)));
+	return has_privs_of_role(caller, subscriber) ||
+		(OidIsValid(admin) && has_privs_of_role(caller, admin));
 }
 
-Datum
-orion_unsubscribe(PG_FUNCTION_ARGS)
+/* The subscription with the name that is the first argument, if the caller may change it. */
+static int32
+find_subscription(FunctionCallInfo fcinfo, Oid caller)
 {
 	Oid			types[] = {TEXTOID};
 	Datum		name;
-	OrionUser	caller;
+	bool		isnull;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("the name of a subscription must not be null")));
 	name = PG_GETARG_DATUM(0);
-	caller = orion_become_owner();
-	SPI_connect();
-	if (!may_unsubscribe(caller.user, find_subscriber(name)))
+	if (SPI_execute_with_args("SELECT id, handler_role::pg_catalog.oid FROM orion_private.sinks"
+							  " WHERE name OPERATOR(pg_catalog.=) $1 AND kind OPERATOR(pg_catalog.=) 'sql'",
+							  1, types, &name, NULL, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the sinks");
+	if (SPI_processed == 0 ||
+		!may_change(caller, DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &isnull))))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("there is no subscription named \"%s\" of yours", TextDatumGetCString(name))));
-	if (SPI_execute_with_args("DELETE FROM orion_private.sinks WHERE name OPERATOR(pg_catalog.=) $1",
-							  1, types, &name, NULL, false, 0) != SPI_OK_DELETE)
+	return DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
+
+/*
+ * A handler that is given here runs as the caller, as with orion_subscribe: else who may
+ * change a subscription could have a function of theirs run as who subscribed.
+ */
+Datum
+orion_subscribe_alter(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {INT4OID, TEXTOID, TEXTOID, OIDOID, INT4OID, INT4OID, INT4OID, INTERVALOID};
+	Datum		values[lengthof(types)];
+	char		nulls[lengthof(types)];
+	OrionUser	caller;
+
+	if (!PG_ARGISNULL(2))
+		check_handler(PG_GETARG_OID(2));
+	caller = orion_become_owner();
+	SPI_connect();
+	memset(nulls, ' ', sizeof(nulls));
+	values[0] = Int32GetDatum(find_subscription(fcinfo, caller.user));
+	for (int i = 1; i < lengthof(types); i++)
+	{
+		int			arg = i < 3 ? i : i - 1;
+
+		nulls[i] = PG_ARGISNULL(arg) ? 'n' : ' ';
+		values[i] = PG_GETARG_DATUM(arg);
+	}
+	if (!PG_ARGISNULL(2))
+		values[2] = CStringGetTextDatum(format_procedure_qualified(PG_GETARG_OID(2)));
+	values[3] = ObjectIdGetDatum(caller.user);
+	nulls[3] = ' ';
+	if (SPI_execute_with_args("SELECT orion_private.subscription_alter($1, $2, $3, $4::pg_catalog.regrole, $5, $6, $7, $8)",
+							  lengthof(types), types, values, nulls, false, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not alter a sink");
+	SPI_finish();
+	orion_become_again(caller);
+	PG_RETURN_VOID();
+}
+
+Datum
+orion_unsubscribe(PG_FUNCTION_ARGS)
+{
+	Oid			types[] = {INT4OID};
+	Datum		id;
+	OrionUser	caller;
+
+	caller = orion_become_owner();
+	SPI_connect();
+	id = Int32GetDatum(find_subscription(fcinfo, caller.user));
+	if (SPI_execute_with_args("DELETE FROM orion_private.sinks WHERE id OPERATOR(pg_catalog.=) $1",
+							  1, types, &id, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete a sink");
 	SPI_finish();
 	orion_become_again(caller);

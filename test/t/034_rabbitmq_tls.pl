@@ -100,8 +100,16 @@ subtest 'events' => sub {
 	my $messages = $rabbit->drain('audit.queue', 3001);
 	is(scalar @$messages . ' ' . $messages->[-1]{size}, '3001 10000000', 'all there');
 
-	$courier->send_event(event($_ - 8001)) foreach 8002 .. 18001;
-	$courier->until(sub { $_[0]{acked} > 9000 });
+	kill 'STOP', $rabbit->pid;
+	$courier->send_event(event(2));
+	ok($courier->until(sub { $_[0]->last_trouble =~ /does not confirm messages/ }, 40), 'a frozen broker shows long before it is given up');
+	kill 'CONT', $rabbit->pid;
+	ok($courier->all_acked, 'and goes on when it is not frozen any more');
+	ok($courier->until(sub { $_[0]->last_trouble eq '' }, 10), 'well again');
+	is(scalar @{ $rabbit->drain('audit.queue', 1) }, 1, 'one message');
+
+	$courier->send_event(event($_ - 8002)) foreach 8003 .. 18002;
+	$courier->until(sub { $_[0]{acked} > 9001 });
 	$rabbit->kill9;
 	cmp_ok($courier->{acked}, '<', $courier->{sent}, "killed at $courier->{acked}");
 	ok($courier->until(sub { $_[0]->last_trouble ne '' }), 'trouble: ' . $courier->last_trouble);

@@ -220,7 +220,8 @@ for (3 .. 12)
 	last if value("SELECT state FROM orion.workers WHERE kind = 'maintenance'") eq 'degraded';
 }
 is(value("SELECT count(*) FROM orion.outbox WHERE state = 'empty'"), '0', 'all segments are full');
-like(value("SELECT last_error FROM orion.workers WHERE kind = 'maintenance'"), qr/all segments of the outbox are in use: sink "late" is furthest behind/, 'which the view says');
+like(value("SELECT last_error FROM orion.workers WHERE kind = 'maintenance'"), qr/all segments of the outbox are in use: sink "late" is furthest behind and holds [4-7] of 8$/, 'which the view says');
+like(value("SELECT last_error FROM orion.sinks WHERE name = 'late'"), qr/^holds [4-7] of the 8 segments of the outbox, and none is free$/, 'and that of the sinks');
 fill();
 my $published = value("SELECT count(*) FROM orion_private.outbox WHERE type = 'fill.x'");
 value("TRUNCATE seen; SELECT orion_sink_resume('late')");

@@ -228,10 +228,12 @@ subtest 'retries' => sub {
 	publish('broken', 1);
 	becomes("count(*) = 1 AND bool_and(state = 'dead' AND attempts = 4 AND last_status = 500 AND last_excerpt = 'status 500') FROM orion.webhook_deliveries WHERE endpoint_id = $id", 'given up after four attempts');
 	is(row('state', $id), 'failing', 'the endpoint fails');
+	becomes("attempts = 4 FROM orion.sinks WHERE name = 'webhooks'", 'which the view of the sinks says, too');
 	value("SELECT orion_webhook_alter($id, url => '$http/ok/mended')");
 	is(value("SELECT orion_webhook_redrive($id)"), '1', 'redriven');
 	ok(within(10, sub { got('/ok/mended') == 1 }), 'and delivered');
 	becomes("state = 'working' AND failing_since IS NULL FROM orion.webhooks WHERE id = $id", 'it works again');
+	becomes("attempts = 0 AND rate > 0 FROM orion.sinks WHERE name = 'webhooks'", 'and so does the sink');
 	drop($id);
 
 	foreach my $kind ('seconds', 'date')

@@ -112,6 +112,32 @@ ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'm
 publish('orders', { message_id => 'fail', type => 'fail', body => '{}' });
 becomes("duplicates = 2 FROM orion.consumers WHERE name = 'orders'", 'a dead letter that comes again is known');
 
+# dead letters once more
+my ($status, $out, $error) = $node->psql('postgres', "SET ROLE app; SELECT orion_inbox_redrive(id) FROM orion.inbox_dead_letters WHERE message_id = 'long'");
+like($error, qr/the body of dead letter \d+ was not kept/, 'a message that is not whole is not given to anybody');
+my $messages = value("SELECT md5(string_agg(message::text, '' ORDER BY message_id)) FROM orion.inbox_dead_letters WHERE message_id <> 'long'");
+is(value("SET ROLE app; SELECT orion_inbox_redrive('orders')"), '3', 'the others are, again');
+becomes("count(*) = 3 FROM orion.inbox_dead_letters WHERE attempts = 4 AND redrive_at IS NULL", 'and rest when they have failed as often as before');
+is(value("SELECT error FROM orion.inbox_dead_letters WHERE message_id = 'fail'"), 'P0001: broken', 'with the reason');
+is(value("SELECT count(*) FROM effects WHERE id IN ('fail', 'sleep', 'role', 'long')"), '0', 'without effect');
+is(consumer("dead || ' ' || failures"), '4 13', 'counted');
+value('ALTER FUNCTION handle(jsonb) RENAME TO handle_badly; CREATE FUNCTION handle(message jsonb) RETURNS void LANGUAGE sql AS
+	$$ INSERT INTO public.effects VALUES (message ->> \'messageId\', current_user, message) $$; GRANT EXECUTE ON FUNCTION handle(jsonb) TO app');
+is(value("SET ROLE app; SELECT orion_inbox_redrive('orders', 1)"), '1', 'the oldest first');
+becomes("count(*) = 1 FROM effects WHERE id = (SELECT id FROM effects WHERE id IN ('fail', 'sleep', 'role') LIMIT 1)", 'when the function is mended it has effect');
+is(value("SET ROLE app; SELECT orion_inbox_redrive('orders')"), '2', 'and the rest');
+becomes("count(*) = 3 FROM effects WHERE id IN ('fail', 'sleep', 'role')", 'have effect');
+is(value("SELECT md5(string_agg(message::text, '' ORDER BY id)) FROM effects WHERE id IN ('fail', 'sleep', 'role')"),
+	$messages, 'with the same messages, as who made the consumer');
+publish('orders', map { { message_id => $_, type => $_, body => '{}' } } qw(fail sleep role));
+becomes("duplicates = 5 FROM orion.consumers WHERE name = 'orders'", 'once: they are still known');
+is(value("SELECT string_agg(message_id, ' ') FROM orion.inbox_dead_letters"), 'long', 'and dead letters no more');
+is(value("SET ROLE app; SELECT orion_inbox_drop(id) FROM orion.inbox_dead_letters"), '1', 'one is dropped');
+is(value("SET ROLE app; SELECT orion_inbox_drop('orders')"), '0', 'and all that are left');
+is(value("SELECT string_agg(action || ' ' || (metadata ->> 'messages'), ', ' ORDER BY id) FROM orion_private.audit_log WHERE action IN ('consumer.redrive', 'consumer.discard')"),
+	'consumer.redrive 3, consumer.redrive 1, consumer.redrive 2, consumer.discard 1, consumer.discard 0', 'all of it is on record');
+value('DROP FUNCTION handle(jsonb); ALTER FUNCTION handle_badly(jsonb) RENAME TO handle');
+
 # pause and resume
 value("SELECT orion_consume_pause('orders')");
 becomes("state = 'paused' AND program_pid IS NULL FROM orion.workers WHERE kind = 'consumer' AND name = 'orders'", 'a paused consumer has no courier');
@@ -164,6 +190,9 @@ becomes("state = 'degraded' AND last_error LIKE 'rabbitmq%' FROM orion.consumers
 unlike(consumer('last_error'), qr/guest/, 'without the password');
 $rabbit->start;
 becomes("state = 'running' FROM orion.consumers WHERE name = 'orders'", 'and that all is well again');
+value("SET ROLE app; SELECT orion_inbox_redrive('stubborn')");
+becomes("count(*) = 1 FROM orion.inbox_dead_letters WHERE consumer = 'stubborn' AND attempts = 2 AND redrive_at IS NULL AND error LIKE 'the worker ended%'",
+	'also when it is given to it again');
 
 # retention and the end
 value("UPDATE orion_private.inbox SET handled_at = handled_at - interval '8 days' WHERE message_id LIKE 'courier%'");

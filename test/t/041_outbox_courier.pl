@@ -79,7 +79,8 @@ $redis->stop;
 publish(5000);
 ok($node->poll_query_until('postgres', "SELECT state = 'degraded' AND last_error <> '' FROM orion.sinks"), 'orion.sinks says that Redis is gone');
 unlike(value('SELECT last_error FROM orion.sinks'), qr/pass-word/, 'without the password');
-ok($node->poll_query_until('postgres', 'SELECT lag_events >= 5000 AND lag IS NOT NULL FROM orion.sinks'), 'and how many events wait');
+publish(100);	# of those before, some may have been drawn and not committed when the relay last looked: they are not counted
+ok($node->poll_query_until('postgres', 'SELECT lag_events >= 100 AND lag IS NOT NULL FROM orion.sinks'), 'and how many events wait');
 $redis->start;
 all_arrive('Redis was stopped');
 ok($node->poll_query_until('postgres', "SELECT state = 'running' AND lag_events = 0 FROM orion.sinks"), 'and that all is well again');

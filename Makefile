@@ -37,7 +37,8 @@ PROGRAM_FLAGS = -std=gnu11 -O1 -g $(WARNINGS) -fsanitize=address,undefined -fno-
 endif
 
 PG_CPPFLAGS  = -I$(srcdir)/src -I$(srcdir)/bgworkers $(WARNINGS) $(if $(ASSERT),-DUSE_ASSERT_CHECKING)
-SHLIB_LINK   = -lsodium -lcrypt -lcrypto -lz -loath -lqrencode -ldl
+# libsodium is linked statically for the sake of src/auth/hash_pages.c
+SHLIB_LINK   = -Wl,-Bstatic -lsodium -Wl,-Bdynamic -Wl,--exclude-libs,libsodium.a -Wl,--wrap=mmap -lcrypt -lcrypto -lz -loath -lqrencode -ldl
 EXTRA_CLEAN  = $(PROGRAMS)
 with_llvm    = no	# bitcode doubles the build and no function of ours is inlined
 

@@ -136,6 +136,27 @@ diag(sprintf('300 logins over 60 connections: at most %.1f MB more', $kb / 1024)
 # a connection takes a few megabytes of its own before it hashes anything
 cmp_ok($kb, '<=', $hash_kb * $hashes + 60 * 8 * 1024, 'within the bound and what connections take');
 
+# --- the memory of a hash comes in huge pages, where the machine has any to give
+
+SKIP:
+{
+	my $setting = eval { OrionServices::slurp('/sys/kernel/mm/transparent_hugepage/enabled') } // '[never]';
+	skip('no huge pages on this machine', 1) if $setting =~ /\[never\]/;
+	my $session = $stack->node->background_psql('postgres');
+	my $pid = $session->query_safe('SELECT pg_backend_pid()') =~ s/\s//gr;
+	my $faults = sub { return (split / /, OrionServices::slurp("/proc/$pid/stat") =~ s/^.*\) //sr)[7] };
+	my $least;
+	foreach (1 .. 10)    # memory may be fragmented for a moment
+	{
+		my $before = $faults->();
+		$session->query_safe("SELECT orion_hash_password('$password')");
+		my $taken = $faults->() - $before;
+		$least = $taken if !defined $least || $taken < $least;
+	}
+	$session->quit;
+	cmp_ok($least, '<', $hash_kb / 4 / 2, 'a hash takes less than half as many page faults as its memory has small pages');
+}
+
 # --- past the deadline: told to come again, and nothing else goes wrong
 
 $stack->sql("ALTER SYSTEM SET $_") for q{orion.auth_hash_timeout = '20ms'}, q{orion.auth_hash_memory_limit = '8MB'}, q{orion.auth_password_time = 10};

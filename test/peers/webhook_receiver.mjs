@@ -59,7 +59,7 @@ const serve = (req, res) => {
 		const id = req.headers['webhook-id'];
 		const count = (seen.get(req.url + id) ?? 0) + 1;
 		seen.set(req.url + id, count);
-		say({ url: req.url, at: Date.now(), together, secure: !!req.socket.encrypted, port: req.socket.remotePort,
+		say({ url: req.url, at: Date.now(), together, switched, secure: !!req.socket.encrypted, port: req.socket.remotePort,
 			headers: req.headers, body: Buffer.concat(chunks).toString() });
 		(behaviours[what] ?? behaviours.ok)(res, Number(value), count);
 	});

@@ -667,10 +667,14 @@ our @ISA = ('OrionFaults::Sink');
 sub prepare { my ($self) = @_; $self->{broker} = OrionServices::Kafka->new(jars => OrionServices::kafka_jars())->prepare->launch; }
 sub sql { my ($self) = @_; return $self->create('kafka', { brokers => $self->{broker}->brokers }); }
 
+# One partition after the other: kcat takes what comes first, so that between two records of a
+# partition there may be thousands of others that were written long before or after.
 sub parts
 {
 	my ($self) = @_;
-	return [ 'kafka', [ map { $_->{headers}{ce_id} // '' } @{ $self->{broker}->records('orion.events') } ], order => 1 ];
+	my %partitions;
+	push @{ $partitions{ $_->{partition} } }, $_->{headers}{ce_id} // '' foreach @{ $self->{broker}->records('orion.events') };
+	return [ 'kafka', [ map { @{ $partitions{$_} } } sort keys %partitions ], order => 1 ];
 }
 
 #---------------------------------------------------------------------------

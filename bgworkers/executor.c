@@ -34,6 +34,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "utils/acl.h"
@@ -512,10 +513,12 @@ serve(OrionFrame *frame)
 	{
 		request.sink = &sink;
 		request.waited = (frame->flags & ORION_REQUEST_WAITED) != 0;
+		QueryCancelPending = false; /* was meant for an earlier request */
+		RESUME_CANCEL_INTERRUPTS();
 		enable_timeout_every(peek_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PEEK_MS), PEEK_MS);
 		serve_guarded(&request, &response);
 		disable_timeout(peek_timeout, false);
-		QueryCancelPending = false;
+		HOLD_CANCEL_INTERRUPTS();
 		put_answer(slot_id, &response);
 		ok = send_answer();
 		restore_session();
@@ -543,7 +546,19 @@ serve_slot(void)
 	wanted = true;
 	orion_frame_begin(&at->out, ORION_FRAME_WANT, slot_id);
 	orion_frame_end(&at->out);
-	return orion_buffer_flush(&at->out, at->fd) && orion_buffer_len(&at->out) == 0;
+	return flush_out();			/* a long answer may fill the socket still */
+}
+
+/* Before the process leaves, however it does: what it waits for others may serve. */
+static void
+give_back(int code, Datum arg)
+{
+	if (!wanted)
+		return;
+	wanted = false;
+	orion_frame_begin(&at->out, ORION_FRAME_GIVE_BACK, slot_id);
+	orion_frame_end(&at->out);
+	(void) orion_buffer_flush(&at->out, at->fd);
 }
 
 /* A frame that came over the socket. */
@@ -718,11 +733,15 @@ run(void)
 	request_context = AllocSetContextCreate(TopMemoryContext, "orion request", ALLOCSET_DEFAULT_SIZES);
 	peek_timeout = RegisterTimeout(USER_TIMEOUT, peek);
 	RegisterXactCallback(note_transaction, NULL);
+	before_shmem_exit(give_back, 0);
+	HOLD_CANCEL_INTERRUPTS();	/* there is nothing to cancel between two
+								 * requests */
 	while (orion_pool_continue() && !old_age)
 	{
 		if (!take_turns())
 			rest_a_while();
 	}
+	give_back(0, 0);
 	for (at = links; at < links + ORION_MAX_GATEWAYS; at++)
 		disconnect();
 }

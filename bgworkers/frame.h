@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define ORION_FRAME_HEADER	16
-#define ORION_PROTOCOL		5	/* raised with any change of a frame's fields */
+#define ORION_PROTOCOL		6	/* raised with any change of a frame's fields */
 
 /*
  * Where executors find a gateway, below the data directory; the directory has mode
@@ -54,6 +54,8 @@ typedef enum OrionFrameType
 								 * u64 ms to wait at most */
 	ORION_FRAME_WANT = 14,		/* send the claimed request id, too long for
 								 * the ring */
+	ORION_FRAME_GIVE_BACK = 37, /* the sender leaves and has not begun the
+								 * request id that it wanted */
 	/* gateway -> executor */
 	ORION_FRAME_RING = 15,		/* the first: id = lane; brings the ring's
 								 * memory and bell */

@@ -213,6 +213,8 @@ struct Executor
 	bool		dead;			/* to be freed at the end of this turn */
 	bool		want_write;		/* epoll watches for writability */
 	bool		paused;			/* and not for anything to read */
+	bool		deaf;			/* it has closed its end; what it said before
+								 * is still to be read */
 	int			lane;			/* of the ring, once greeted */
 	uint32_t	done_head;		/* answers taken from the lane */
 	Request    *request;		/* goes, or went, over the socket */

@@ -8,8 +8,9 @@
  * socket: it says WANT once it has claimed the request.  The gateway knows at every
  * moment who owns a slot.  An executor whose socket breaks is dropped at once,
  * which gives its requests to others or refuses them, and freed at the end of the
- * turn, for an event about it may still be in the list at hand.  One that talks
- * nonsense may still write to the ring: its lane and slots are not used again.
+ * turn, for an event about it may still be in the list at hand.  A socket that takes nothing
+ * any more is not broken yet: it may still hold answers, and is read to its end.
+ * An executor that talks nonsense may still write to the ring: its lane and slots are not used again.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -160,18 +161,27 @@ orion_gateway_handoff_pause(Executor *executor, bool pause)
 	watch(executor);
 }
 
-/* Its executor is lost: a safe request gets a second try. */
+/* To another executor; it has waited long enough to be the first. */
+static void
+requeue(Request *request)
+{
+	request->state = REQUEST_QUEUED;
+	orion_queue_push_front(&orion_gateway.queue, &request->item);
+}
+
+/* Its executor is lost: a safe request gets a second try, one that it did not have whole any number. */
 static void
 lose(Request *request)
 {
-	if (request->safe && !request->retried)
+	bool		begun = request->frame.end <= ORION_RING_ROOM || request->sent == request->frame.end;
+
+	if (begun && (!request->safe || request->retried))
 	{
-		request->retried = true;
-		request->state = REQUEST_QUEUED;
-		orion_queue_push_front(&orion_gateway.queue, &request->item);
-	}
-	else
 		orion_gateway_server_refuse(request, &orion_http_executor_lost);
+		return;
+	}
+	request->retried |= begun;
+	requeue(request);
 }
 
 static void
@@ -258,16 +268,21 @@ send_request(Executor *executor, Request *request)
 	return true;
 }
 
-/* Writes what is due; true unless the socket is broken. */
+/* Writes what is due; false when that cannot be done though the other end is there. */
 static bool
 push(Executor *executor)
 {
 	Request    *request = executor->request;
 
-	if (!orion_buffer_flush(&executor->out, executor->source.fd))
-		return false;
-	if (request && orion_buffer_len(&executor->out) == 0 && !send_request(executor, request))
-		return false;
+	if (executor->deaf)
+		return true;
+	if (!orion_buffer_flush(&executor->out, executor->source.fd) ||
+		(request && orion_buffer_len(&executor->out) == 0 && !send_request(executor, request)))
+	{
+		executor->deaf = errno == EPIPE || errno == ECONNRESET;
+		want_write(executor, false);
+		return executor->deaf;
+	}
 	want_write(executor, (request && request->sent < request->frame.end) || orion_buffer_len(&executor->out) > 0);
 	return true;
 }
@@ -363,10 +378,8 @@ orion_gateway_handoff_cancel(Request *request)
 			   request->frame.end - request->sent);
 		executor->out.end += request->frame.end - request->sent;
 	}
-	if (executor->out.failed)
+	if (executor->out.failed || !push(executor))
 		drop(executor, false);
-	else if (!push(executor))
-		drop(executor, true);
 }
 
 static void
@@ -421,7 +434,7 @@ orion_gateway_handoff_wake(void)
 	for (Executor *executor = orion_gateway.executors; executor; executor = next)
 	{
 		next = executor->next;
-		if (!executor->greeted || executor->request || orion_buffer_len(&executor->out) > 0 ||
+		if (!executor->greeted || executor->deaf || executor->request || orion_buffer_len(&executor->out) > 0 ||
 			!orion_ring_is_asleep(orion_gateway.ring, executor->lane))
 			continue;
 		if (woken)
@@ -431,7 +444,7 @@ orion_gateway_handoff_wake(void)
 		}
 		woken = true;
 		if (orion_ring_wake(orion_gateway.ring, executor->lane) && !tell(executor, ORION_FRAME_WAKE, 0))
-			drop(executor, true);
+			drop(executor, false);
 	}
 }
 
@@ -582,6 +595,18 @@ take_want(Executor *executor, OrionFrame *frame)
 	executor->request = slots[slot].request;
 	executor->request->executor = executor;
 	return push(executor);
+}
+
+/* It leaves and never got what it wanted, or never looked at it. */
+static bool
+take_give_back(Executor *executor, OrionFrame *frame)
+{
+	int			slot = slot_of(executor, frame->id);
+	Request    *request = slot < 0 ? NULL : take_out(slot);
+
+	if (request)
+		requeue(request);
+	return slot >= 0;
 }
 
 /* An answer over the socket, being too long for the ring. */
@@ -773,6 +798,8 @@ take_frames(Executor *executor)
 			ok = take_response(executor, &frame);
 		else if (frame.type == ORION_FRAME_WANT && executor->greeted)
 			ok = take_want(executor, &frame);
+		else if (frame.type == ORION_FRAME_GIVE_BACK && executor->greeted)
+			ok = take_give_back(executor, &frame);
 		else if (frame.type == ORION_FRAME_STREAM && executor->greeted)
 			ok = take_stream(executor, &frame);
 		else if (frame.type == ORION_FRAME_CHUNK && executor->greeted)
@@ -794,7 +821,7 @@ orion_gateway_handoff_event(Executor *executor, uint32_t events)
 	if (executor->dead)
 		return;
 	if ((events & EPOLLOUT) && !push(executor))
-		drop(executor, true);
+		drop(executor, false);
 	if (!executor->dead && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
 	{
 		long		n = orion_buffer_fill(&executor->in, executor->source.fd);

@@ -697,7 +697,7 @@ COMMENT ON FUNCTION orion_private.password_stale(text) IS 'Whether a new hash wo
 CREATE FUNCTION orion_private.refresh_key(session uuid) RETURNS bytea
 	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_key';
-COMMENT ON FUNCTION orion_private.refresh_key(uuid) IS 'A new key for the refresh tokens of a session, sealed';
+COMMENT ON FUNCTION orion_private.refresh_key(uuid) IS 'A new key for the refresh tokens of a session, sealed; for tests, sign-ins make it in C';
 CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter bigint) RETURNS text
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_token';
@@ -829,6 +829,24 @@ COMMENT ON FUNCTION orion_private.password_message(text) IS 'What an answer says
 REVOKE ALL ON FUNCTION orion_private.one_time_token(uuid, text, text, interval), orion_private.password_problem(text, text),
 	orion_private.password_message(text) FROM PUBLIC;
 
+-- Nobody's mailbox is flooded. What led to a mail is in the audit log.
+CREATE FUNCTION orion_private.mail_wait(user_id uuid, action text, outcome text) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	oldest timestamptz := clock_timestamp() - interval '15 minutes';
+	fifth timestamptz := (SELECT a.occurred_at FROM orion_private.audit_log AS a
+		WHERE a.target_type = 'user' AND a.target_id = mail_wait.user_id::text AND a.occurred_at > oldest
+			AND a.action = mail_wait.action AND a.outcome = mail_wait.outcome
+		ORDER BY a.occurred_at DESC OFFSET 4 LIMIT 1);
+BEGIN
+	RETURN coalesce(ceil(extract(epoch FROM fifth - oldest))::int, 0);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.mail_wait(uuid, text, text) IS 'Seconds until another mail may go out for this action of, or upon, a user; 0: now. Five in 15 minutes may';
+REVOKE ALL ON FUNCTION orion_private.mail_wait(uuid, text, text) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.register(email text, password text, display_name text, user_metadata jsonb,
 	address inet, user_agent text,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
@@ -857,8 +875,10 @@ BEGIN
 	IF u.id IS NOT NULL AND s.uniform_answers THEN
 		-- the same answer and work; the owner of the address is told
 		new_hash := @extschema@.orion_hash_password(password);
-		PERFORM orion_private.publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
-			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		IF orion_private.mail_wait(u.id, 'user.created', 'email_exists') = 0 THEN
+			PERFORM orion_private.publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
+				'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		END IF;
 		PERFORM orion_private.audit('user.created', 'user', u.id::text, 'email_exists', address => register.address, user_agent => register.user_agent);
 		status := 'accepted';
 		RETURN;
@@ -1037,7 +1057,8 @@ DECLARE
 	normalized text := orion_private.email_normalize(email);
 	from_address inet := coalesce(address, inet_client_addr());
 	network inet := orion_private.address_network(from_address);
-	-- what is no address may be a mistyped password: it is neither counted nor kept
+	-- what is no address may be a mistyped password: it is not kept, only counted, by a digest
+	-- (throttle.c), for somebody may have imported users who have no address
 	account text := CASE WHEN orion_private.email_valid(normalized) THEN normalized END;
 	agent text := left(user_agent, 512);
 	new_hash text;
@@ -1047,7 +1068,7 @@ DECLARE
 	current orion_private.users;
 	opened record;
 BEGIN
-	retry_after := orion_private.login_wait(account, network, false);
+	retry_after := orion_private.login_wait(normalized, network, false);
 	IF retry_after > 0 THEN
 		-- the password is not even looked at
 		status := 'locked';
@@ -1059,7 +1080,7 @@ BEGIN
 		SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
 		status := orion_private.password_status(u, password);
 		-- others may have used the limit up meanwhile: then this answer tells nothing either
-		retry_after := orion_private.login_wait(account, network, status <> 'ok');
+		retry_after := orion_private.login_wait(normalized, network, status <> 'ok');
 		IF retry_after > 0 THEN
 			status := 'locked';
 		END IF;
@@ -1097,12 +1118,12 @@ BEGIN
 	ELSIF status <> 'ok' THEN
 		IF status <> 'locked' THEN
 			retry_after := NULL;
-			PERFORM orion_private.login_locked(u, account, network, from_address, agent);
+			PERFORM orion_private.login_locked(u, normalized, network, from_address, agent);
 		END IF;
 		RETURN;
 	END IF;
 	retry_after := NULL;
-	PERFORM orion_private.throttle_clear(account, network::text);
+	PERFORM orion_private.throttle_clear(normalized, network::text);
 	IF second_factor THEN
 		-- aal1: the second factor was not shown in this session
 		opened := orion_private.session_open(current, 'trusted_device', left(device, 200), from_address, agent,
@@ -1244,17 +1265,17 @@ $function$;
 COMMENT ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) IS 'What is wrong with the fields of a request, or null';
 REVOKE ALL ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) FROM PUBLIC;
 
-CREATE FUNCTION orion_private.route_locked(retry_after int) RETURNS jsonb
+CREATE FUNCTION orion_private.route_locked(retry_after int, message text DEFAULT 'too many failed attempts') RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
 	PERFORM set_config('response.headers', format('[{"Retry-After": "%s"}]', retry_after), true);
-	RETURN orion_private.route_error(429, 'locked', 'too many failed attempts', format('Try again in %s seconds.', retry_after));
+	RETURN orion_private.route_error(429, 'locked', message, format('Try again in %s seconds.', retry_after));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_locked(int) IS 'The answer after too many failures: 429';
-REVOKE ALL ON FUNCTION orion_private.route_locked(int) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.route_locked(int, text) IS 'The answer after too many failures, or mails: 429';
+REVOKE ALL ON FUNCTION orion_private.route_locked(int, text) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.request_address(request jsonb) RETURNS inet
 	LANGUAGE c STABLE PARALLEL UNSAFE
@@ -2372,6 +2393,14 @@ CREATE POLICY api_keys_own ON orion_private.api_keys FOR SELECT TO orion_user
 	USING (user_id = @extschema@.orion_uid());
 CREATE POLICY api_keys_trusted ON orion_private.api_keys FOR SELECT TO orion_service, orion_admin
 	USING (true);
+-- What an API key may not ask for over HTTP it does not see in views either. The
+-- policies of mfa.sql say the same of second factors.
+CREATE POLICY api_keys_session ON orion_private.api_keys AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
+CREATE POLICY sessions_session ON orion_private.sessions AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
+CREATE POLICY devices_session ON orion_private.devices AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
 CREATE VIEW orion.api_keys WITH (security_invoker = true) AS
 	SELECT id, user_id, name, prefix, scopes, rate_limit, expires_at, last_used_at, created_at, revoked_at
 	FROM orion_private.api_keys;
@@ -2763,13 +2792,14 @@ COMMENT ON FUNCTION orion_private.account_audit() IS 'Adds ended sessions, bans 
 REVOKE ALL ON FUNCTION orion_private.account_audit() FROM PUBLIC;
 
 -- Attempts are written by who makes them or, when that may roll back, by the
--- maintenance worker. What COPY brings was on record when it was dumped.
+-- maintenance worker. What COPY brings was on record when it was dumped; it names the
+-- table, or COPY (SELECT orion_login(...)) would leave no trace.
 CREATE FUNCTION orion_private.login_audit() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF coalesce(current_query(), '') !~* '^\s*copy\M' THEN
+	IF coalesce(current_query(), '') !~* '^\s*copy\s+orion_private\.login_attempts\M' THEN
 		PERFORM orion_private.audit('auth.login', 'user', a.user_id::text, a.outcome, actor => a.user_id,
 			address => a.address, user_agent => a.user_agent)
 		FROM added AS a WHERE a.outcome <> 'invalid_token';
@@ -2888,13 +2918,30 @@ COMMENT ON FUNCTION @extschema@.orion_email_confirm(text) IS 'Makes the mail add
 REVOKE ALL ON FUNCTION @extschema@.orion_email_confirm(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_email_confirm(text) TO orion_service, orion_admin;
 
+CREATE FUNCTION orion_private.scope_allows(scope text) RETURNS boolean
+	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	RETURN orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') <> '{}';
+END
+$function$;
+COMMENT ON FUNCTION orion_private.scope_allows(text) IS 'Whether the token has no scopes, or this one among them';
+REVOKE ALL ON FUNCTION orion_private.scope_allows(text) FROM PUBLIC;
+-- for the policies, which users evaluate
+GRANT EXECUTE ON FUNCTION orion_private.scope_allows(text) TO orion_user;
+CREATE POLICY users_scope_read ON orion_private.users AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (orion_private.scope_allows('profile:read'));
+CREATE POLICY users_scope_write ON orion_private.users AS RESTRICTIVE FOR UPDATE TO orion_user
+	USING (orion_private.scope_allows('profile:write'));
+
 -- The routes answer before they call; this is for /rpc and SQL.
 CREATE FUNCTION orion_private.require_scope(scope text) RETURNS void
 	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
+	IF NOT orion_private.scope_allows(scope) THEN
 		RAISE EXCEPTION 'this needs the scope "%"', scope USING ERRCODE = 'PT403';
 	END IF;
 END
@@ -3031,7 +3078,7 @@ BEGIN
 	IF orion_private.uid() IS NULL THEN
 		PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 		RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
-	ELSIF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
+	ELSIF NOT orion_private.scope_allows(scope) THEN
 		RETURN orion_private.route_error(403, 'insufficient_scope', format('this needs the scope "%s"', scope));
 	ELSIF NOT EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = orion_private.uid()) THEN
 		RETURN orion_private.route_error(404, 'not_found', 'the user does not exist any more');
@@ -3120,6 +3167,7 @@ DECLARE
 	u orion_private.users;
 	asked record;
 	new_email text;
+	wait int;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN problem;
@@ -3159,6 +3207,13 @@ BEGIN
 		RETURN orion_private.route_error(409, 'version_conflict', 'the profile was changed meanwhile')
 			|| jsonb_build_object('currentVersion', u.version);
 	END IF;
+	new_email := orion_private.email_normalize(body ->> 'email');
+	IF new_email <> u.email THEN
+		wait := orion_private.mail_wait(u.id, 'user.email_change_requested', 'ok');
+		IF wait > 0 THEN
+			RETURN orion_private.route_locked(wait, 'too many other addresses were asked for');
+		END IF;
+	END IF;
 	IF body ?| '{displayName,avatarUrl,userMetadata}' THEN
 		UPDATE orion_private.users AS known SET
 			display_name = CASE WHEN body ? 'displayName' THEN body ->> 'displayName' ELSE known.display_name END,
@@ -3166,7 +3221,6 @@ BEGIN
 			user_metadata = CASE WHEN body ? 'userMetadata' THEN body -> 'userMetadata' ELSE known.user_metadata END
 		WHERE known.id = u.id;
 	END IF;
-	new_email := orion_private.email_normalize(body ->> 'email');
 	IF new_email = u.email THEN
 		DELETE FROM orion_private.email_changes AS c WHERE c.user_id = u.id;
 	ELSIF new_email IS NOT NULL THEN
@@ -3462,6 +3516,19 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.token_take(text, text) IS 'Uses a token up; nulls when it is unknown, used or expired';
 
+CREATE FUNCTION orion_private.token_email(token text, purpose text) RETURNS text
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	sent bytea := sha256(convert_to(token, 'UTF8'));
+BEGIN
+	RETURN (SELECT t.email FROM orion_private.one_time_tokens AS t WHERE t.digest = sent AND t.purpose = token_email.purpose);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.token_email(text, text) IS 'The mail address that a token was sent to; null when there is no such token';
+REVOKE ALL ON FUNCTION orion_private.token_email(text, text) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.orion_verify_email(token text, OUT status text, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -3550,7 +3617,7 @@ DECLARE
 	new_hash text;
 BEGIN
 	-- before the token: it is not used up by a password that is refused
-	status := orion_private.password_problem(new_password, NULL);
+	status := orion_private.password_problem(new_password, orion_private.token_email(token, 'reset_password'));
 	IF status IS NOT NULL THEN
 		RETURN;
 	END IF;
@@ -4622,6 +4689,11 @@ CREATE POLICY two_factors_trusted ON orion_private.two_factors FOR SELECT TO ori
 ALTER TABLE orion_private.trusted_devices ENABLE ROW LEVEL SECURITY;
 CREATE POLICY trusted_devices_self ON orion_private.trusted_devices FOR SELECT TO orion_user USING (user_id = @extschema@.orion_uid());
 CREATE POLICY trusted_devices_trusted ON orion_private.trusted_devices FOR SELECT TO orion_service, orion_admin USING (true);
+-- no API key sees them (apikey.sql)
+CREATE POLICY two_factors_session ON orion_private.two_factors AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
+CREATE POLICY trusted_devices_session ON orion_private.trusted_devices AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
 
 CREATE VIEW orion.two_factors WITH (security_invoker = true) AS
 	SELECT user_id, confirmed_at AS enabled_at, last_used_at FROM orion_private.two_factors WHERE confirmed_at IS NOT NULL;

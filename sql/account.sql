@@ -79,6 +79,7 @@ SELECT status FROM orion_password_reset(:'newer', 'short');
 SELECT status FROM orion_password_reset(:'newer', 'password1');
 SELECT status FROM orion_password_reset(:'newer', repeat('x', 1025));
 SELECT status FROM orion_password_reset(:'newer', NULL);
+SELECT status FROM orion_password_reset(:'newer', 'Ann@Example.com');
 SELECT status, user_id = :'ann' AS ann FROM orion_password_reset(:'newer', 'the second horse');
 SELECT status FROM orion_password_reset(:'newer', 'the third horse');
 SELECT status FROM orion_password_reset(:'older', 'the third horse');

@@ -97,6 +97,27 @@ SET LOCAL ROLE orion_anon;
 SELECT count(*) FROM orion.api_keys;
 ROLLBACK;
 
+-- a key sees no sessions, devices, keys or factors, and of the profile what its scopes say
+SELECT key FROM orion_api_key_create(:'ann', 'docs', '{docs:read}') \gset docs_
+SELECT key FROM orion_api_key_create(:'ann', 'reads', '{profile:read}') \gset reads_
+SELECT key FROM orion_api_key_create(:'ann', 'all') \gset any_
+BEGIN;
+INSERT INTO orion_private.two_factors (user_id, secret, confirmed_at) VALUES (:'ann', '', now());
+INSERT INTO orion_private.trusted_devices (user_id, device_id, digest, expires_at) SELECT user_id, id, sha256(''), 'infinity' FROM orion_private.devices WHERE user_id = :'ann' LIMIT 1;
+SELECT orion_authenticate(orion_jwt_sign(jsonb_build_object('sub', :'ann'))) IS NOT NULL AS ann;
+SET LOCAL ROLE orion_user;
+SELECT (SELECT count(*) FROM orion.two_factors) AS factors, (SELECT count(*) FROM orion.trusted_devices) AS trusted, (SELECT count(*) FROM orion.profile) AS profiles;
+SELECT orion_api_key_authenticate(:'docs_key') IS NOT NULL AS docs;
+SELECT (SELECT count(*) FROM orion.profile) AS profiles, (SELECT count(*) FROM orion.sessions) AS sessions, (SELECT count(*) FROM orion.devices) AS devices,
+	(SELECT count(*) FROM orion.api_keys) AS keys, (SELECT count(*) FROM orion.two_factors) AS factors, (SELECT count(*) FROM orion.trusted_devices) AS trusted;
+SELECT orion_api_key_authenticate(:'reads_key') IS NOT NULL AS reads;
+SELECT count(*) FROM orion.profile;
+UPDATE orion.profile SET display_name = 'x' RETURNING display_name;
+SELECT orion_api_key_authenticate(:'any_key') IS NOT NULL AS any_scope;
+UPDATE orion.profile SET display_name = 'x' RETURNING display_name;
+SELECT (SELECT count(*) FROM orion.sessions) AS sessions, (SELECT count(*) FROM orion.api_keys) AS keys;
+ROLLBACK;
+
 -- a hundred are enough
 SELECT status, count(*) FROM generate_series(1, 102) AS i, LATERAL orion_api_key_create(:'bob', 'key ' || i) GROUP BY status ORDER BY 2;
 DELETE FROM orion_private.users WHERE id IN (:'ann', :'bob');

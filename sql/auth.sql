@@ -104,6 +104,19 @@ SELECT current_setting('response.headers', true);
 SELECT outcome, address FROM orion_private.login_attempts WHERE email = 'dan@example.com' ORDER BY id;
 SELECT address, user_agent FROM orion_private.sessions ORDER BY created_at DESC, address LIMIT 1;
 
+-- each column of users is in the lists of its triggers, or is said here to be none of the profile's
+SELECT attname AS neither_counted_nor_excepted FROM pg_attribute, pg_trigger
+	WHERE attrelid = 'orion_private.users'::regclass AND attnum > 0 AND NOT attisdropped AND tgrelid = attrelid AND tgname = 'users_version'
+		AND attnum <> ALL (tgattr) AND '!' || attname <> ALL (string_to_array(encode(tgargs, 'escape'), '\000'));
+SELECT tgname, (SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute WHERE attrelid = tgrelid AND attnum > 0 AND NOT attisdropped AND attnum <> ALL (tgattr)
+		AND attname <> ALL ('{id,password_hash,last_login_at,banned_until,version,created_at,updated_at}')) AS forgotten,
+	(SELECT array_agg(attname ORDER BY attnum) FROM pg_attribute WHERE attrelid = tgrelid AND attnum = ANY (tgattr) AND prosrc !~ format('\m%s\M', attname)) AS not_in_the_function
+	FROM pg_trigger JOIN pg_proc AS f ON f.oid = tgfoid WHERE tgrelid = 'orion_private.users'::regclass AND tgname IN ('users_updated', 'users_audit') ORDER BY tgname;
+
+-- no way of calling it keeps an attempt out of the audit log
+COPY (SELECT status FROM orion_login('dan@example.com', 'wrong')) TO STDOUT;
+SELECT count(*) FROM orion.audit_log WHERE action = 'auth.login' AND outcome = 'invalid_credentials' AND target_id = (SELECT id::text FROM orion_private.users WHERE email = 'dan@example.com');
+
 -- what C checks is what the regular expression says: many tries of all characters that matter
 SELECT setseed(0.5);
 CREATE TEMP TABLE tried AS

@@ -22,6 +22,19 @@ END
 $function$;
 COMMENT ON FUNCTION orion_private.token_take(text, text) IS 'Uses a token up; nulls when it is unknown, used or expired';
 
+CREATE FUNCTION orion_private.token_email(token text, purpose text) RETURNS text
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	sent bytea := sha256(convert_to(token, 'UTF8'));
+BEGIN
+	RETURN (SELECT t.email FROM orion_private.one_time_tokens AS t WHERE t.digest = sent AND t.purpose = token_email.purpose);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.token_email(text, text) IS 'The mail address that a token was sent to; null when there is no such token';
+REVOKE ALL ON FUNCTION orion_private.token_email(text, text) FROM PUBLIC;
+
 CREATE FUNCTION @extschema@.orion_verify_email(token text, OUT status text, OUT user_id uuid)
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
@@ -110,7 +123,7 @@ DECLARE
 	new_hash text;
 BEGIN
 	-- before the token: it is not used up by a password that is refused
-	status := orion_private.password_problem(new_password, NULL);
+	status := orion_private.password_problem(new_password, orion_private.token_email(token, 'reset_password'));
 	IF status IS NOT NULL THEN
 		RETURN;
 	END IF;

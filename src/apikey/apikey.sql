@@ -28,6 +28,14 @@ CREATE POLICY api_keys_own ON orion_private.api_keys FOR SELECT TO orion_user
 	USING (user_id = @extschema@.orion_uid());
 CREATE POLICY api_keys_trusted ON orion_private.api_keys FOR SELECT TO orion_service, orion_admin
 	USING (true);
+-- What an API key may not ask for over HTTP it does not see in views either. The
+-- policies of mfa.sql say the same of second factors.
+CREATE POLICY api_keys_session ON orion_private.api_keys AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
+CREATE POLICY sessions_session ON orion_private.sessions AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
+CREATE POLICY devices_session ON orion_private.devices AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
 CREATE VIEW orion.api_keys WITH (security_invoker = true) AS
 	SELECT id, user_id, name, prefix, scopes, rate_limit, expires_at, last_used_at, created_at, revoked_at
 	FROM orion_private.api_keys;

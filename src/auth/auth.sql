@@ -109,7 +109,7 @@ COMMENT ON FUNCTION orion_private.password_stale(text) IS 'Whether a new hash wo
 CREATE FUNCTION orion_private.refresh_key(session uuid) RETURNS bytea
 	LANGUAGE c VOLATILE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_key';
-COMMENT ON FUNCTION orion_private.refresh_key(uuid) IS 'A new key for the refresh tokens of a session, sealed';
+COMMENT ON FUNCTION orion_private.refresh_key(uuid) IS 'A new key for the refresh tokens of a session, sealed; for tests, sign-ins make it in C';
 CREATE FUNCTION orion_private.refresh_token(session uuid, key bytea, counter bigint) RETURNS text
 	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
 	AS 'MODULE_PATHNAME', 'orion_refresh_token';
@@ -241,6 +241,24 @@ COMMENT ON FUNCTION orion_private.password_message(text) IS 'What an answer says
 REVOKE ALL ON FUNCTION orion_private.one_time_token(uuid, text, text, interval), orion_private.password_problem(text, text),
 	orion_private.password_message(text) FROM PUBLIC;
 
+-- Nobody's mailbox is flooded. What led to a mail is in the audit log.
+CREATE FUNCTION orion_private.mail_wait(user_id uuid, action text, outcome text) RETURNS int
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+DECLARE
+	oldest timestamptz := clock_timestamp() - interval '15 minutes';
+	fifth timestamptz := (SELECT a.occurred_at FROM orion_private.audit_log AS a
+		WHERE a.target_type = 'user' AND a.target_id = mail_wait.user_id::text AND a.occurred_at > oldest
+			AND a.action = mail_wait.action AND a.outcome = mail_wait.outcome
+		ORDER BY a.occurred_at DESC OFFSET 4 LIMIT 1);
+BEGIN
+	RETURN coalesce(ceil(extract(epoch FROM fifth - oldest))::int, 0);
+END
+$function$;
+COMMENT ON FUNCTION orion_private.mail_wait(uuid, text, text) IS 'Seconds until another mail may go out for this action of, or upon, a user; 0: now. Five in 15 minutes may';
+REVOKE ALL ON FUNCTION orion_private.mail_wait(uuid, text, text) FROM PUBLIC;
+
 CREATE FUNCTION orion_private.register(email text, password text, display_name text, user_metadata jsonb,
 	address inet, user_agent text,
 	OUT status text, OUT access_token text, OUT refresh_token text, OUT token_type text, OUT expires_in int, OUT user_id uuid)
@@ -269,8 +287,10 @@ BEGIN
 	IF u.id IS NOT NULL AND s.uniform_answers THEN
 		-- the same answer and work; the owner of the address is told
 		new_hash := @extschema@.orion_hash_password(password);
-		PERFORM orion_private.publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
-			'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		IF orion_private.mail_wait(u.id, 'user.created', 'email_exists') = 0 THEN
+			PERFORM orion_private.publish('auth.registration_repeated', jsonb_build_object('id', u.id, 'email', u.email,
+				'address', host(address), 'userAgent', user_agent), 'user', u.id::text);
+		END IF;
 		PERFORM orion_private.audit('user.created', 'user', u.id::text, 'email_exists', address => register.address, user_agent => register.user_agent);
 		status := 'accepted';
 		RETURN;
@@ -449,7 +469,8 @@ DECLARE
 	normalized text := orion_private.email_normalize(email);
 	from_address inet := coalesce(address, inet_client_addr());
 	network inet := orion_private.address_network(from_address);
-	-- what is no address may be a mistyped password: it is neither counted nor kept
+	-- what is no address may be a mistyped password: it is not kept, only counted, by a digest
+	-- (throttle.c), for somebody may have imported users who have no address
 	account text := CASE WHEN orion_private.email_valid(normalized) THEN normalized END;
 	agent text := left(user_agent, 512);
 	new_hash text;
@@ -459,7 +480,7 @@ DECLARE
 	current orion_private.users;
 	opened record;
 BEGIN
-	retry_after := orion_private.login_wait(account, network, false);
+	retry_after := orion_private.login_wait(normalized, network, false);
 	IF retry_after > 0 THEN
 		-- the password is not even looked at
 		status := 'locked';
@@ -471,7 +492,7 @@ BEGIN
 		SELECT known.* INTO u FROM orion_private.users AS known WHERE known.email = normalized;
 		status := orion_private.password_status(u, password);
 		-- others may have used the limit up meanwhile: then this answer tells nothing either
-		retry_after := orion_private.login_wait(account, network, status <> 'ok');
+		retry_after := orion_private.login_wait(normalized, network, status <> 'ok');
 		IF retry_after > 0 THEN
 			status := 'locked';
 		END IF;
@@ -509,12 +530,12 @@ BEGIN
 	ELSIF status <> 'ok' THEN
 		IF status <> 'locked' THEN
 			retry_after := NULL;
-			PERFORM orion_private.login_locked(u, account, network, from_address, agent);
+			PERFORM orion_private.login_locked(u, normalized, network, from_address, agent);
 		END IF;
 		RETURN;
 	END IF;
 	retry_after := NULL;
-	PERFORM orion_private.throttle_clear(account, network::text);
+	PERFORM orion_private.throttle_clear(normalized, network::text);
 	IF second_factor THEN
 		-- aal1: the second factor was not shown in this session
 		opened := orion_private.session_open(current, 'trusted_device', left(device, 200), from_address, agent,
@@ -656,17 +677,17 @@ $function$;
 COMMENT ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) IS 'What is wrong with the fields of a request, or null';
 REVOKE ALL ON FUNCTION orion_private.body_problem(jsonb, text[], text[]) FROM PUBLIC;
 
-CREATE FUNCTION orion_private.route_locked(retry_after int) RETURNS jsonb
+CREATE FUNCTION orion_private.route_locked(retry_after int, message text DEFAULT 'too many failed attempts') RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
 	PERFORM set_config('response.headers', format('[{"Retry-After": "%s"}]', retry_after), true);
-	RETURN orion_private.route_error(429, 'locked', 'too many failed attempts', format('Try again in %s seconds.', retry_after));
+	RETURN orion_private.route_error(429, 'locked', message, format('Try again in %s seconds.', retry_after));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_locked(int) IS 'The answer after too many failures: 429';
-REVOKE ALL ON FUNCTION orion_private.route_locked(int) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.route_locked(int, text) IS 'The answer after too many failures, or mails: 429';
+REVOKE ALL ON FUNCTION orion_private.route_locked(int, text) FROM PUBLIC;
 
 CREATE FUNCTION orion_private.request_address(request jsonb) RETURNS inet
 	LANGUAGE c STABLE PARALLEL UNSAFE

@@ -83,19 +83,6 @@ encode_token(const pg_uuid_t *session, uint64 counter, const unsigned char *key)
 	return cstring_to_text(encoded);
 }
 
-/* orion_private.refresh_key(session uuid): a new key, sealed for this session. */
-Datum
-orion_refresh_key(PG_FUNCTION_ARGS)
-{
-	unsigned char key[crypto_auth_hmacsha256_KEYBYTES];
-	bytea	   *sealed;
-
-	randombytes_buf(key, sizeof(key));
-	sealed = orion_seal(key, sizeof(key), refresh_context(PG_GETARG_DATUM(0)));
-	explicit_bzero(key, sizeof(key));
-	PG_RETURN_BYTEA_P(sealed);
-}
-
 bytea *
 orion_refresh_start(const pg_uuid_t *session, text **token)
 {
@@ -107,6 +94,18 @@ orion_refresh_start(const pg_uuid_t *session, text **token)
 	*token = encode_token(session, 1, key);
 	explicit_bzero(key, sizeof(key));
 	return sealed;
+}
+
+/*
+ * orion_private.refresh_key(session uuid): another key for a session. Tests need it, to see
+ * its tokens refused.
+ */
+Datum
+orion_refresh_key(PG_FUNCTION_ARGS)
+{
+	text	   *token;
+
+	PG_RETURN_BYTEA_P(orion_refresh_start(PG_GETARG_UUID_P(0), &token));
 }
 
 /* orion_private.refresh_token(session uuid, key bytea, counter bigint) */

@@ -876,6 +876,11 @@ CREATE POLICY two_factors_trusted ON orion_private.two_factors FOR SELECT TO ori
 ALTER TABLE orion_private.trusted_devices ENABLE ROW LEVEL SECURITY;
 CREATE POLICY trusted_devices_self ON orion_private.trusted_devices FOR SELECT TO orion_user USING (user_id = @extschema@.orion_uid());
 CREATE POLICY trusted_devices_trusted ON orion_private.trusted_devices FOR SELECT TO orion_service, orion_admin USING (true);
+-- no API key sees them (apikey.sql)
+CREATE POLICY two_factors_session ON orion_private.two_factors AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
+CREATE POLICY trusted_devices_session ON orion_private.trusted_devices AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (NOT coalesce(@extschema@.orion_claims() ? 'api_key_id', false));
 
 CREATE VIEW orion.two_factors WITH (security_invoker = true) AS
 	SELECT user_id, confirmed_at AS enabled_at, last_used_at FROM orion_private.two_factors WHERE confirmed_at IS NOT NULL;

@@ -81,13 +81,14 @@ COMMENT ON FUNCTION orion_private.account_audit() IS 'Adds ended sessions, bans 
 REVOKE ALL ON FUNCTION orion_private.account_audit() FROM PUBLIC;
 
 -- Attempts are written by who makes them or, when that may roll back, by the
--- maintenance worker. What COPY brings was on record when it was dumped.
+-- maintenance worker. What COPY brings was on record when it was dumped; it names the
+-- table, or COPY (SELECT orion_login(...)) would leave no trace.
 CREATE FUNCTION orion_private.login_audit() RETURNS trigger
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF coalesce(current_query(), '') !~* '^\s*copy\M' THEN
+	IF coalesce(current_query(), '') !~* '^\s*copy\s+orion_private\.login_attempts\M' THEN
 		PERFORM orion_private.audit('auth.login', 'user', a.user_id::text, a.outcome, actor => a.user_id,
 			address => a.address, user_agent => a.user_agent)
 		FROM added AS a WHERE a.outcome <> 'invalid_token';
@@ -206,13 +207,30 @@ COMMENT ON FUNCTION @extschema@.orion_email_confirm(text) IS 'Makes the mail add
 REVOKE ALL ON FUNCTION @extschema@.orion_email_confirm(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION @extschema@.orion_email_confirm(text) TO orion_service, orion_admin;
 
+CREATE FUNCTION orion_private.scope_allows(scope text) RETURNS boolean
+	LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED
+	SET search_path = pg_catalog, pg_temp
+	AS $function$
+BEGIN
+	RETURN orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') <> '{}';
+END
+$function$;
+COMMENT ON FUNCTION orion_private.scope_allows(text) IS 'Whether the token has no scopes, or this one among them';
+REVOKE ALL ON FUNCTION orion_private.scope_allows(text) FROM PUBLIC;
+-- for the policies, which users evaluate
+GRANT EXECUTE ON FUNCTION orion_private.scope_allows(text) TO orion_user;
+CREATE POLICY users_scope_read ON orion_private.users AS RESTRICTIVE FOR SELECT TO orion_user
+	USING (orion_private.scope_allows('profile:read'));
+CREATE POLICY users_scope_write ON orion_private.users AS RESTRICTIVE FOR UPDATE TO orion_user
+	USING (orion_private.scope_allows('profile:write'));
+
 -- The routes answer before they call; this is for /rpc and SQL.
 CREATE FUNCTION orion_private.require_scope(scope text) RETURNS void
 	LANGUAGE plpgsql STABLE PARALLEL RESTRICTED
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
 BEGIN
-	IF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
+	IF NOT orion_private.scope_allows(scope) THEN
 		RAISE EXCEPTION 'this needs the scope "%"', scope USING ERRCODE = 'PT403';
 	END IF;
 END
@@ -349,7 +367,7 @@ BEGIN
 	IF orion_private.uid() IS NULL THEN
 		PERFORM set_config('response.headers', '[{"WWW-Authenticate": "Bearer"}]', true);
 		RETURN orion_private.route_error(401, 'unauthorized', 'sign in first');
-	ELSIF orion_private.permissions_within(ARRAY[scope], orion_private.claims() -> 'scopes') = '{}' THEN
+	ELSIF NOT orion_private.scope_allows(scope) THEN
 		RETURN orion_private.route_error(403, 'insufficient_scope', format('this needs the scope "%s"', scope));
 	ELSIF NOT EXISTS (SELECT FROM orion_private.users AS u WHERE u.id = orion_private.uid()) THEN
 		RETURN orion_private.route_error(404, 'not_found', 'the user does not exist any more');
@@ -438,6 +456,7 @@ DECLARE
 	u orion_private.users;
 	asked record;
 	new_email text;
+	wait int;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN problem;
@@ -477,6 +496,13 @@ BEGIN
 		RETURN orion_private.route_error(409, 'version_conflict', 'the profile was changed meanwhile')
 			|| jsonb_build_object('currentVersion', u.version);
 	END IF;
+	new_email := orion_private.email_normalize(body ->> 'email');
+	IF new_email <> u.email THEN
+		wait := orion_private.mail_wait(u.id, 'user.email_change_requested', 'ok');
+		IF wait > 0 THEN
+			RETURN orion_private.route_locked(wait, 'too many other addresses were asked for');
+		END IF;
+	END IF;
 	IF body ?| '{displayName,avatarUrl,userMetadata}' THEN
 		UPDATE orion_private.users AS known SET
 			display_name = CASE WHEN body ? 'displayName' THEN body ->> 'displayName' ELSE known.display_name END,
@@ -484,7 +510,6 @@ BEGIN
 			user_metadata = CASE WHEN body ? 'userMetadata' THEN body -> 'userMetadata' ELSE known.user_metadata END
 		WHERE known.id = u.id;
 	END IF;
-	new_email := orion_private.email_normalize(body ->> 'email');
 	IF new_email = u.email THEN
 		DELETE FROM orion_private.email_changes AS c WHERE c.user_id = u.id;
 	ELSIF new_email IS NOT NULL THEN

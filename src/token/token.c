@@ -405,14 +405,20 @@ orion_token_verify(const char *token, size_t len, Jsonb **claims, const char **w
 	return status;
 }
 
-/* Raises PT401 when the token is refused. */
+/* Raises PT401 when the token is refused, also for its audience. */
 static Jsonb *
 verify_argument(text *token)
 {
 	Jsonb	   *claims;
 	const char *why;
+	OrionTokenStatus status = orion_token_verify(VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token), &claims, &why);
 
-	if (orion_token_verify(VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token), &claims, &why) != ORION_TOKEN_VALID)
+	if (status == ORION_TOKEN_VALID && orion_claims_audience(claims) != ORION_TOKEN_VALID)
+	{
+		status = ORION_TOKEN_OTHER_AUDIENCE;
+		why = "it is for another audience";
+	}
+	if (status != ORION_TOKEN_VALID)
 		ereport(ERROR,
 				(errcode(ERRCODE_ORION_UNAUTHORIZED),
 				 errmsg("token refused: %s", why)));

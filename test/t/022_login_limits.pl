@@ -36,6 +36,12 @@ is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.lo
 is(sql_login('ann@example.com', $password, '198.51.100.1'), 'locked', 'from elsewhere, too');
 is(sql_login('ann@example.com', $password, '::1'), 'locked', 'from nowhere known');
 
+# An imported user may have what is no mail address: counted all the same, and not kept.
+$stack->sql(q{INSERT INTO orion_private.users (email, password_hash) SELECT 'root', password_hash FROM orion_private.users WHERE email = 'bob@example.com'});
+is(statuses(map { login($_, "guess $_") } ('root') x 6), '401 401 401 401 401 429', 'a user without a mail address is locked alike');
+is(statuses(map { login($_, "guess $_") } ('toor') x 6), '401 401 401 401 401 429', 'and one who is not there');
+is(sql_login('root', $password, '198.51.100.1'), 'locked', 'from elsewhere, too');
+
 # Who has signed in from an address before is not locked out by others.
 is(sql_login('carl@example.com', $password, '192.0.2.1'), 'ok', 'a login from an address');
 sql_login('carl@example.com', 'wrong', "198.51.100.$_") for 1 .. 5;

@@ -105,6 +105,8 @@ is($same[0]{status}, 202, 'which is 202');
 is($stack->sql(q{SELECT count(*) > 0 FROM orion_private.outbox WHERE type = 'auth.registration_repeated'}), 't', 'the owner of the address is told');
 is($stack->sql(q{SELECT count(*) FROM orion_private.users WHERE email = 'new@example.com'}), 1, 'the new user exists');
 answers(post('register', { email => 'x', password => $password }), 400, 'invalid_email', 'what is no address is still told');
+post('register', { email => 'old@example.com', password => $password }) for 1 .. 7;
+is($stack->sql(q{SELECT count(*) FROM orion_private.outbox WHERE type = 'auth.registration_repeated' AND payload ->> 'email' = 'old@example.com'}), 5, '... five times in 15 minutes, no more');
 set('orion.auth_uniform_answers', 'off');
 
 # --- reset -------------------------------------------------------------------------------------

@@ -180,6 +180,10 @@ is(change({ version => $profile->{version}, email => 'bob@example.com' })->{json
 is_error(confirm({ token => token() }), 409, 'email_exists', '', 'confirm: unless one can read its mail');
 change({ version => $profile->{version}, email => 'ann5@example.com' });
 is(change({ version => $profile->{version}, email => 'ann3@example.com' })->{json}{pendingEmail}, undef, 'the own address again ends a request');
+my $sixth = change({ version => $profile->{version}, email => 'stranger@example.com', displayName => 'Flood' });
+is_error($sixth, 429, 'locked', '', 'a sixth address in 15 minutes gets no mail');
+cmp_ok($sixth->{headers}{'retry-after'}, '>', 0, '... and the answer says when');
+is(http('GET', '/api/user/profile', $ann)->{json}{version}, $profile->{version}, '... and nothing is changed');
 is(sql("SELECT string_agg(DISTINCT outcome, ' ' ORDER BY outcome) FROM orion.audit_log WHERE action = 'user.email_changed'"), 'email_exists expired_token invalid_token ok', 'on record');
 
 # --- preferences

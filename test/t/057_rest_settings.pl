@@ -112,6 +112,14 @@ for (@refused)
 switch(["orion.jwt_audience = 'me'"], '401 PGRST303', 'another audience', 'GET', 'rpc/who', token('{"role":"member","aud":"you"}'));
 is(short('GET', 'rpc/who', token('{"role":"member","aud":["you","me"]}')), '200 "member"', 'an audience among several');
 is(short('GET', 'rpc/who', $member), '200 "member"', 'a token for all');
+for my $function ('orion_authenticate', 'orion_jwt_verify')
+{
+	my ($others) = token('{"role":"member","aud":"you"}')->{Authorization} =~ /(\S+)$/;
+	my ($all) = $member->{Authorization} =~ /(\S+)$/;
+	my ($status, $out, $error) = $node->psql('postgres', "SELECT $function('$others')");
+	like($error, qr/token refused: it is for another audience/, "$function: another audience");
+	is($node->safe_psql('postgres', "SELECT $function('$all') ->> 'role'"), 'member', '... and a token for all');
+}
 switch(["orion.jwt_role_claim_key = '\$.app[''the roles''][1]'"], '200 "member"', 'a path to the role', 'GET', 'rpc/who', token('{"app":{"the roles":["x","member"]}}'));
 switch(["orion.jwt_role_claim_key = '.roles[?(@ == ''member'')]'"], '200 "member"', 'a role among several', 'GET', 'rpc/who', token('{"roles":["x","member"]}'));
 is(short('GET', 'rpc/who', token('{"roles":"member"}')), '200 "orion_anon"', 'not where the path says');

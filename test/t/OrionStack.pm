@@ -142,7 +142,8 @@ sub children_of
 	return @children;
 }
 
-# Kills a server with -9 and waits until all its processes are gone; returns its process id.
+# Kills a server with -9 and waits until all its processes are gone, so that it can be
+# started again; returns its process id.
 sub kill_server
 {
 	my ($node) = @_;
@@ -150,17 +151,17 @@ sub kill_server
 	my @children = children_of($server);
 	$node->kill9;
 	OrionServices::poll_until(sub { !grep { !is_gone($_) } $server, @children }, 30) or die 'the server does not die';
+	# The next one asks whether a process has this number. A zombie has, and where
+	# process 1 takes no notice of zombies, as in some containers, it stays one.
+	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock'
+	  unless OrionServices::poll_until(sub { !kill(0, $server) }, 2);
 	return $server;
 }
 
 sub kill_and_start
 {
 	my ($node) = @_;
-	my $server = kill_server($node);
-	# The next one asks whether a process has this number. A zombie has, and where
-	# process 1 takes no notice of zombies, as in some containers, it stays one.
-	unlink $node->data_dir . '/postmaster.pid', $node->host . '/.s.PGSQL.' . $node->port . '.lock'
-	  unless OrionServices::poll_until(sub { !kill(0, $server) }, 2);
+	kill_server($node);
 	$node->start;
 }
 

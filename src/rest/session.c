@@ -23,6 +23,7 @@
 #include "pgstat.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
+#include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -55,6 +56,7 @@
 
 static int	failures = 0;
 static bool role_is_fixed = false;
+static ProcessUtility_hook_type prev_process_utility = NULL;
 
 static void
 set_local(const char *name, const char *value)
@@ -98,6 +100,38 @@ at_transaction_end(XactEvent event, void *arg)
 	}
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_ABORT)
 		role_is_fixed = false;
+}
+
+/* The role that ALTER ROLE ... SET, or ALTER ROLE, names; else NULL. */
+static const RoleSpec *
+altered_role(Node *statement)
+{
+	if (IsA(statement, AlterRoleSetStmt))
+		return ((AlterRoleSetStmt *) statement)->role;
+	return IsA(statement, AlterRoleStmt) ? ((AlterRoleStmt *) statement)->role : NULL;
+}
+
+/*
+ * Each role may change its own settings and password.  That of a request is shared by
+ * all users: one of them, who gets a function to run it, would set the time limits of
+ * all, for good.
+ */
+static void
+process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params,
+				QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	const RoleSpec *altered = role_is_fixed ? altered_role(pstmt->utilityStmt) : NULL;
+
+	if (altered && GetUserId() == GetCurrentRoleId() && get_rolespec_oid(altered, true) == GetUserId())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("a request cannot alter the role it runs as"),
+				 errdetail("Others share the role.")));
+	if (prev_process_utility)
+		prev_process_utility(pstmt, query, read_only_tree, context, params, env, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, query, read_only_tree, context, params, env, dest, qc);
 }
 
 /*
@@ -484,4 +518,6 @@ void
 orion_session_init(void)
 {
 	RegisterXactCallback(at_transaction_end, NULL);
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
 }

@@ -47,6 +47,7 @@ CREATE FUNCTION by_session() RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM s
 CREATE FUNCTION by_set() RETURNS json LANGUAGE plpgsql AS $$ BEGIN SET ROLE orion_admin; RETURN who(); END $$;
 CREATE FUNCTION by_reset() RETURNS json LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; RETURN who(); END $$;
 CREATE FUNCTION by_authorization() RETURNS json LANGUAGE plpgsql AS $$ BEGIN SET SESSION AUTHORIZATION orion_admin; RETURN who(); END $$;
+CREATE FUNCTION alters(what text) RETURNS json LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'ALTER ROLE ' || what; RETURN who(); END $$;
 CREATE FUNCTION by_clause() RETURNS json LANGUAGE plpgsql SET role = 'orion_admin' AS $$ BEGIN RETURN who(); END $$;
 CREATE FUNCTION by_block() RETURNS json LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'DO $x$ BEGIN SET LOCAL ROLE orion_admin; END $x$'; RETURN who(); END $$;
 CREATE FUNCTION after_error() RETURNS json LANGUAGE plpgsql AS $$
@@ -59,6 +60,7 @@ CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET ROLE or
 CREATE CONSTRAINT TRIGGER later AFTER INSERT ON letters DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION later();
 
 });
+$node->safe_psql('postgres', q{CREATE FUNCTION alters_as_owner() RETURNS json LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN ALTER ROLE orion_anon SET my.colour = 'red'; RETURN who(); END $$});
 ok(OrionHttp::await($port, '/ready', 200), 'the gateway is ready');
 
 sub post
@@ -75,7 +77,15 @@ for my $how (qw(setting session set reset authorization clause block))
 	is($answer->{status}, 401, "a function cannot take another role: $how") or diag $answer->{body};
 	is(post('/rest/v1/rpc/who', '{}')->{body} =~ s/\s//gr, $anon, '... nor leave it to the next request');
 }
-is(post('/rest/v1/rpc/after_error', '{}')->{status}, 401, '... nor behind an error it has caught');
+for my $what ('CURRENT_USER SET statement_timeout = 1', 'orion_anon SET work_mem = 64', 'orion_anon IN DATABASE postgres SET work_mem = 64', 'SESSION_USER RESET ALL', q{CURRENT_ROLE PASSWORD 'mine'})
+{
+	is(post('/rest/v1/rpc/alters', encode_json({ what => $what }))->{status}, 401, "a function cannot change the role for others: $what");
+}
+is($node->safe_psql('postgres', q{SELECT count(*) FROM pg_db_role_setting WHERE setrole IN ('orion_anon'::regrole, 'orion_authenticator'::regrole)}), 0, '... and has not');
+is($node->safe_psql('postgres', q{SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = 'orion_anon'}), 't', '... nor given it a password');
+is(post('/rest/v1/rpc/alters_as_owner', '{}')->{status}, 200, 'a function of a superuser may');
+is($node->safe_psql('postgres', q{SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'orion_anon'::regrole}), '{my.colour=red}', '... and has');
+is(post('/rest/v1/rpc/after_error', '{}')->{status}, 401, 'no other role behind an error it has caught');
 is(post('/rest/v1/letters', '{"id":1}')->{status}, 401, '... nor in a deferred trigger');
 is(post('/rest/v1/rpc/who', '{}')->{body} =~ s/\s//gr, $anon, 'and requests go on');
 

@@ -230,9 +230,15 @@ CREATE FUNCTION orion_private.route_password_reset(request jsonb) RETURNS jsonb
 	AS $function$
 DECLARE
 	problem text := orion_private.body_problem(request -> 'body', '{email}', '{}');
+	wait int;
 BEGIN
 	IF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
+	END IF;
+	-- known or not, each counts for the address it comes from
+	wait := orion_private.token_wait(request, true, 'reset_requested');
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
 	END IF;
 	PERFORM @extschema@.orion_password_reset_request(request #>> '{body,email}', orion_private.request_address(request),
 		request #>> '{headers,user-agent}');
@@ -240,7 +246,7 @@ BEGIN
 	RETURN jsonb_build_object('status', 'accepted');
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_password_reset(jsonb) IS 'POST /api/auth/password-reset {"email"}: 202 whether the address is known or not, or 400';
+COMMENT ON FUNCTION orion_private.route_password_reset(jsonb) IS 'POST /api/auth/password-reset {"email"}: 202 whether the address is known or not, 400 or 429';
 
 CREATE FUNCTION orion_private.revoke_api_keys_problem(body jsonb) RETURNS text
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE

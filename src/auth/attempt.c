@@ -58,6 +58,8 @@ typedef struct AttemptRing
 
 static AttemptRing *ring = NULL;
 
+extern Datum orion_address_network(PG_FUNCTION_ARGS);
+
 PG_FUNCTION_INFO_V1(orion_attempt_record);
 
 static void
@@ -126,6 +128,18 @@ insert_attempt(FunctionCallInfo fcinfo)
 	SPI_finish();
 }
 
+/* Does it add anything to what is known of this network? */
+static bool
+is_news(const Attempt *attempt, FunctionCallInfo fcinfo)
+{
+	Datum		network;
+
+	if (strcmp(attempt->outcome, "locked") != 0 || PG_ARGISNULL(3))
+		return true;
+	network = DirectFunctionCall1(network_show, DirectFunctionCall1(orion_address_network, PG_GETARG_DATUM(3)));
+	return orion_throttle_records(TextDatumGetCString(network));
+}
+
 /*
  * orion_private.attempt_record(email text, user_id uuid, outcome text, address inet,
  * user_agent text)
@@ -144,7 +158,7 @@ orion_attempt_record(PG_FUNCTION_ARGS)
 		text_to_cstring_buffer(DatumGetTextPP(DirectFunctionCall1(network_host, PG_GETARG_DATUM(3))),
 							   attempt.address, sizeof(attempt.address));
 	copy_text(fcinfo, 4, attempt.agent, sizeof(attempt.agent));
-	if (!log_attempt(&attempt))
+	if (is_news(&attempt, fcinfo) && !log_attempt(&attempt))
 		insert_attempt(fcinfo);
 	PG_RETURN_VOID();
 }

@@ -76,12 +76,13 @@ CREATE TABLE orion_private.login_attempts (
 	attempted_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	email text COLLATE "C",
 	user_id uuid,
-	outcome text NOT NULL CHECK (outcome IN ('ok', 'two_factor_required', 'invalid_credentials', 'invalid_code', 'banned', 'locked', 'invalid_token')),
+	outcome text NOT NULL CHECK (outcome IN ('ok', 'two_factor_required', 'invalid_credentials', 'invalid_code', 'banned', 'locked',
+		'invalid_token', 'email_exists', 'reset_requested')),
 	address inet,
 	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
 );
-COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in, and every token of a mail that was none; email is null when what was given is no mail address (it may be a mistyped password)';
+COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in, and what else counts for an address: tokens of mails that were none, registrations of known mail addresses, requests for a reset. Of what was locked 60 of a network in a window. email is null when what was given is no mail address (it may be a mistyped password)';
 CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
 CREATE INDEX login_attempts_address ON orion_private.login_attempts (network, attempted_at);
 CREATE INDEX login_attempts_attempted_at ON orion_private.login_attempts (attempted_at);
@@ -385,7 +386,7 @@ BEGIN
 			WHERE a.email = account AND a.outcome IN ('invalid_credentials', 'invalid_code', 'banned') AND a.attempted_at > since
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_account - 1 LIMIT 1) END,
 		CASE WHEN s.login_max_address > 0 THEN (SELECT a.attempted_at FROM orion_private.login_attempts AS a
-			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'invalid_code', 'banned', 'invalid_token') AND a.attempted_at > oldest
+			WHERE a.network = login_wait_table.network AND a.outcome IN ('invalid_credentials', 'invalid_code', 'banned', 'invalid_token', 'email_exists', 'reset_requested') AND a.attempted_at > oldest
 			ORDER BY a.attempted_at DESC OFFSET s.login_max_address - 1 LIMIT 1) END);
 	RETURN CASE WHEN last IS NULL THEN 0 ELSE greatest(ceil(extract(epoch FROM last - oldest))::int, 1) END;
 END
@@ -417,8 +418,9 @@ CREATE FUNCTION orion_private.login_wait(account text, network inet, failed bool
 COMMENT ON FUNCTION orion_private.login_wait(text, inet, boolean) IS 'Seconds until the next attempt may be made; 0: now. Counts a failure then';
 
 -- Tokens of mails have 256 random bits: nobody guesses one. What is bounded is the work
--- and the rows that somebody who has none can cause.
-CREATE FUNCTION orion_private.token_wait(request jsonb, failed boolean) RETURNS int
+-- and the rows that somebody who has none can cause, and how many mail addresses one can
+-- try whether they are known.
+CREATE FUNCTION orion_private.token_wait(request jsonb, failed boolean, outcome text DEFAULT 'invalid_token') RETURNS int
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 	SET search_path = pg_catalog, pg_temp
 	AS $function$
@@ -427,13 +429,13 @@ DECLARE
 	wait int := orion_private.login_wait(NULL, orion_private.address_network(address), failed);
 BEGIN
 	IF failed AND wait = 0 THEN
-		PERFORM orion_private.attempt_record(NULL, NULL, 'invalid_token', address, left(request #>> '{headers,user-agent}', 512));
+		PERFORM orion_private.attempt_record(NULL, NULL, outcome, address, left(request #>> '{headers,user-agent}', 512));
 	END IF;
 	RETURN wait;
 END
 $function$;
-COMMENT ON FUNCTION orion_private.token_wait(jsonb, boolean) IS 'Seconds until the address of this request may send a token again; 0: now. Counts a token that was none among the failures of the address';
-REVOKE ALL ON FUNCTION orion_private.token_wait(jsonb, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION orion_private.token_wait(jsonb, boolean, text) IS 'Seconds until the address of this request may try again; 0: now. Counts a failure of the address, by default a token that was none';
+REVOKE ALL ON FUNCTION orion_private.token_wait(jsonb, boolean, text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION orion_private.login_wait_known(text, inet, boolean, int), orion_private.throttle_check(text, text, boolean, boolean),
 	orion_private.throttle_clear(text, text), orion_private.login_wait_table(text, inet, boolean),
 	orion_private.login_wait(text, inet, boolean), orion_private.attempt_record(text, uuid, text, inet, text) FROM PUBLIC;
@@ -717,9 +719,12 @@ CREATE FUNCTION orion_private.route_register(request jsonb) RETURNS jsonb
 DECLARE
 	body jsonb := request -> 'body';
 	problem text := orion_private.body_problem(body, '{email,password}', '{displayName}');
+	wait int := orion_private.token_wait(request, false);
 	done record;
 BEGIN
-	IF problem IS NOT NULL THEN
+	IF wait > 0 THEN
+		RETURN orion_private.route_locked(wait);
+	ELSIF problem IS NOT NULL THEN
 		RETURN orion_private.route_error(400, 'invalid_request', problem);
 	END IF;
 	BEGIN
@@ -734,6 +739,7 @@ BEGIN
 			RETURN orion_private.route_error(503, 'unavailable', 'registration is not possible at the moment');
 	END;
 	IF done.status = 'email_exists' THEN
+		wait := orion_private.token_wait(request, true, done.status);
 		RETURN orion_private.route_error(409, done.status, 'a user with this email exists');
 	ELSIF done.status = 'accepted' THEN
 		PERFORM set_config('response.status', '202', true);
@@ -750,7 +756,7 @@ BEGIN
 		'tokenType', done.token_type, 'expiresIn', done.expires_in, 'user', orion_private.profile_json(done.user_id));
 END
 $function$;
-COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201 (202 with orion.auth_uniform_answers), 400, 409 or 503';
+COMMENT ON FUNCTION orion_private.route_register(jsonb) IS 'POST /api/auth/register {"email", "password", "displayName"?, "userMetadata"?}: 201 (202 with orion.auth_uniform_answers), 400, 409, 429 or 503';
 
 CREATE FUNCTION orion_private.route_login(request jsonb) RETURNS jsonb
 	LANGUAGE plpgsql VOLATILE SECURITY DEFINER PARALLEL UNSAFE

@@ -31,6 +31,8 @@
 #define MAX_COUNTERS	65536	/* 5 MB; three for each network that guesses */
 #define BUCKETS			15
 #define KEY_LEN			crypto_generichash_BYTES_MIN
+#define MAX_RECORDS		60		/* of attempts that were refused unseen, by
+								 * network and window */
 
 typedef struct Counter
 {
@@ -51,6 +53,7 @@ typedef enum CounterKind
 	BY_ACCOUNT = 'a',
 	BY_NETWORK = 'n',
 	BY_PAIR = 'p',
+	RECORDED = 'r',				/* no failures: rows of a network */
 } CounterKind;
 
 static ThrottleState *state = NULL;
@@ -96,13 +99,14 @@ make_key(CounterKind kind, const char *account, const char *network, unsigned ch
 	int64		length = bucket_seconds();	/* other buckets after a reload:
 											 * other counters */
 	unsigned char byte = kind;
+	bool		by_account = kind == BY_ACCOUNT || kind == BY_PAIR;
 
-	if ((kind != BY_NETWORK && !account) || (kind != BY_ACCOUNT && !network))
+	if ((by_account && !account) || (kind != BY_ACCOUNT && !network))
 		return false;
 	crypto_generichash_init(&digest, NULL, 0, KEY_LEN);
 	crypto_generichash_update(&digest, &byte, 1);
 	crypto_generichash_update(&digest, (unsigned char *) &length, sizeof(length));
-	if (kind != BY_NETWORK)
+	if (by_account)
 		crypto_generichash_update(&digest, (const unsigned char *) account, strlen(account) + 1);
 	if (kind != BY_ACCOUNT)
 		crypto_generichash_update(&digest, (const unsigned char *) network, strlen(network));
@@ -211,6 +215,20 @@ orion_throttle_clear(const char *account, const char *network)
 	if (make_key(BY_PAIR, account, network, key))
 		(void) hash_search(counters, key, HASH_REMOVE, NULL);
 	LWLockRelease(orion_shmem_lock(ORION_LOCK_ATTEMPTS));
+}
+
+bool
+orion_throttle_records(const char *network)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		records;
+
+	LWLockAcquire(orion_shmem_lock(ORION_LOCK_ATTEMPTS), LW_EXCLUSIVE);
+	records = locked_for(RECORDED, MAX_RECORDS, NULL, network, now) == 0;
+	if (records)
+		count_failure(RECORDED, NULL, network, now);
+	LWLockRelease(orion_shmem_lock(ORION_LOCK_ATTEMPTS));
+	return records;
 }
 
 static char *

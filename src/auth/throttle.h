@@ -22,6 +22,12 @@ extern int	orion_auth_attempt_retention;	/* minutes */
 extern void orion_throttle_failed(const char *account, const char *network, TimestampTz at);
 extern void orion_throttle_clear(const char *account, const char *network);
 
+/*
+ * Whether one more attempt that was refused unseen goes on record: so many of a network,
+ * lest a client that goes on fills the disk.
+ */
+extern bool orion_throttle_records(const char *network);
+
 /* Only what happened before must be loaded; the rest counts itself. */
 extern TimestampTz orion_throttle_started(void);
 extern bool orion_throttle_loaded(void);

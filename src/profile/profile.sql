@@ -91,7 +91,7 @@ BEGIN
 	IF coalesce(current_query(), '') !~* '^\s*copy\s+orion_private\.login_attempts\M' THEN
 		PERFORM orion_private.audit('auth.login', 'user', a.user_id::text, a.outcome, actor => a.user_id,
 			address => a.address, user_agent => a.user_agent)
-		FROM added AS a WHERE a.outcome <> 'invalid_token';
+		FROM added AS a WHERE a.outcome NOT IN ('invalid_token', 'email_exists', 'reset_requested');
 	END IF;
 	RETURN NULL;
 END

@@ -205,8 +205,22 @@ ok($stack->until_true(sub { $stack->sql(q{SELECT count(*) FROM orion_private.log
 is($stack->sql(q{SELECT count(*) FROM orion.audit_log WHERE action = 'auth.login' AND outcome = 'invalid_token'}), 0, 'but not as logins');
 ok($stack->sql(q{SELECT count(*) FROM orion.security_events WHERE action = 'user.email_verified' AND outcome = 'invalid_token'}) > 0, 'the audit log has them for what they are');
 ok($stack->sql(q{SELECT status FROM orion_verify_email('junk')}) eq 'invalid_token', 'trusted SQL callers are not counted');
+answers(post($_, { email => 'ann@example.com', password => $password }), 429, 'locked', "$_: too many") for 'register', 'password-reset';
 set('orion.auth_login_max_address', 50);
 ok($stack->until_true(sub { post('verify-email', { token => 'junk' })->{status} == 400 }), 'and back');
+
+# One address tries so many mail addresses whether they are known, and no more.
+sub answers_from
+{
+	my ($address, $route, $body) = @_;
+	return $stack->sql(qq{SELECT string_agg(concat_ws(' ', answer, n), ', ' ORDER BY answer) FROM (
+		SELECT coalesce(a ->> 'code', a ->> 'status') AS answer, count(*) AS n FROM (
+			SELECT orion_private.route_$route(jsonb_build_object('body', $body, 'peer', '$address:1')) AS a FROM generate_series(1, 60) AS i) AS x GROUP BY 1) AS y});
+}
+is(answers_from('203.0.113.9', 'register', q({"email": "ann@example.com", "password": "correct staple battery"}) =~ s/(.*)/'$1'::jsonb/r), 'email_exists 50, locked 10', 'registrations of known addresses are bounded');
+is(answers_from('203.0.113.10', 'password_reset', q(jsonb_build_object('email', 'nobody' || i || '@example.com'))), 'accepted 50, locked 10', 'and so are requests for resets');
+ok($stack->until_true(sub { $stack->sql(q{SELECT string_agg(n::text, ' ' ORDER BY n) FROM (SELECT count(*) AS n FROM orion_private.login_attempts WHERE outcome IN ('email_exists', 'reset_requested') AND address <<= '203.0.113.0/24' GROUP BY outcome) AS x}) eq '50 50' }, 20), 'they are on record');
+is($stack->sql(q{SELECT count(*) FROM orion.audit_log WHERE action = 'auth.login' AND outcome IN ('email_exists', 'reset_requested')}), 0, 'but not as logins');
 
 # --- no secret where it could be read -------------------------------------------------------------
 

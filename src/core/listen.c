@@ -16,6 +16,11 @@
  * announcement that the relay sees, or has withdrawn it and cleared the bit before.  One
  * that is still in progress in the second snapshot does not matter now.
  *
+ * The announcement comes before the numbers of the events are drawn from their sequence, and
+ * says how many will be.  So who has read the sequence and then looks at the announcements knows
+ * how many of the numbers may belong to transactions still open.  They stay when a subtransaction
+ * or the insertion fails: too much of both is harmless.
+ *
  * A publisher decides by the patterns that it has seen.  When a sink changes, what was
  * decided before counts for nothing: generation tells, in announcements and at commit.
  * Until the relay has read its sink again, it counts as wanting everything.
@@ -34,7 +39,7 @@
 
 #include "core/listen.h"
 
-/* Of a backend; xid 0: none.  A set of slots that may be too large is harmless. */
+/* Of a backend; xid 0: none, then numbers is 0 too.  A set of slots that may be too large is harmless. */
 typedef union Announcement
 {
 	struct
@@ -42,6 +47,7 @@ typedef union Announcement
 		pg_atomic_uint64 xid;
 		pg_atomic_uint64 generation;
 		pg_atomic_uint64 wanting[ORION_LISTENING_WORDS];
+		pg_atomic_uint64 numbers;
 	}			is;
 	char		pad[PG_CACHE_LINE_SIZE];
 } Announcement;
@@ -73,6 +79,7 @@ orion_listen_shmem_startup(void)
 	{
 		pg_atomic_init_u64(&announcements[i].is.xid, 0);
 		pg_atomic_init_u64(&announcements[i].is.generation, 0);
+		pg_atomic_init_u64(&announcements[i].is.numbers, 0);
 		for (int j = 0; j < ORION_LISTENING_WORDS; j++)
 			pg_atomic_init_u64(&announcements[i].is.wanting[j], 0);
 	}
@@ -149,6 +156,15 @@ orion_announce(const OrionSlotSet *wanting, uint32 generation, FullTransactionId
 	announced = true;
 }
 
+void
+orion_announce_numbers(uint64 n)
+{
+	Announcement *mine = my_announcement();
+
+	pg_atomic_write_u64(&mine->is.numbers, pg_atomic_read_u64(&mine->is.numbers) + n);
+	pg_memory_barrier();
+}
+
 /* No snapshot has this xid in progress, so the announcement counts until it is withdrawn. */
 void
 orion_announce_anything(void)
@@ -201,6 +217,7 @@ orion_announce_end(void)
 	if (!announced)
 		return;
 	pg_memory_barrier();
+	pg_atomic_write_u64(&my_announcement()->is.numbers, 0);
 	pg_atomic_write_u64(&my_announcement()->is.xid, 0);
 	announced = announced_anything = false;
 }
@@ -284,6 +301,22 @@ orion_listen_is_quiet(Snapshot snapshot)
 	}
 	pg_memory_barrier();
 	return is_listening(my_slot);
+}
+
+/*
+ * A number that was seen drawn was announced before, so its transaction is counted here or has
+ * withdrawn the announcement: it has ended, or was prepared, whose events are late commits.  If
+ * the backend is in its next transaction meanwhile, that one's count is too much.
+ */
+uint64
+orion_listen_undecided(void)
+{
+	uint64		sum = 0;
+
+	pg_memory_barrier();
+	for (int i = 0; i < MaxBackends; i++)
+		sum += pg_atomic_read_u64(&announcements[i].is.numbers);
+	return sum;
 }
 
 void

@@ -34,10 +34,13 @@ extern uint32 orion_listen_generation(void);
 extern int	orion_listen_patterns(OrionSlotPattern *patterns);
 
 /*
- * This transaction, xid, has published what these want, as of that generation.  Wakes
- * them when it commits.
+ * This transaction, xid, publishes what these want, as of that generation.  Wakes them when it
+ * commits.
  */
 extern void orion_announce(const OrionSlotSet *wanting, uint32 generation, FullTransactionId xid);
+
+/* After that: it is about to draw so many numbers. */
+extern void orion_announce_numbers(uint64 n);
 
 /* Something is about to be committed of which nothing is known. */
 extern void orion_announce_anything(void);
@@ -63,6 +66,13 @@ extern void orion_listen(void);
  * visible in the snapshot is for it that was not when it looked.
  */
 extern bool orion_listen_is_quiet(Snapshot snapshot);
+
+/*
+ * How many numbers open transactions have drawn for their events, or are about to: of all that were
+ * drawn before the call, at most so many belong to transactions that had not ended by then.
+ * Prepared ones are not counted.
+ */
+extern uint64 orion_listen_undecided(void);
 
 /* Nothing that was found is left to deliver or to store. Void as soon as it listens anew. */
 extern void orion_listen_idle(bool idle);

@@ -128,7 +128,9 @@ struct OrionCursor
 	TimestampTz cleaned_at;
 	int64		seq;			/* rows up to here have been read */
 	int64		passed;			/* highest seq of live windows that were
-								 * closed */
+								 * closed, or how many numbers were passed
+								 * over */
+	int64		drawn;			/* numbers, when it last passed over something */
 	int64		delivered;		/* events not yet added to the stored count */
 	int			mask;			/* segments of the window, bit 0 is segment 1 */
 	bool		dirty;			/* window or number differ from what is stored */
@@ -758,26 +760,31 @@ is_unmoved(const OrionCursor *cursor)
 
 /*
  * The numbers drawn are read before the snapshot that is passed to is taken, so that no
- * event of a later one is counted as passed.
+ * event of a later one is counted as passed.  Those that transactions have drawn which are still
+ * open do not count either: whether their events will have to be delivered is not decided.
+ * They may be any of the last ones, but their count is right, and so is the lag that is shown.
  */
 static bool
 overtake(OrionCursor *cursor)
 {
 	int64		drawn;
+	int64		undecided;
 	Datum		upto;
 
 	if (!is_unmoved(cursor))
 		return false;
 	drawn = orion_outbox_backlog(0);
+	undecided = (int64) orion_listen_undecided();
 	take_fresh_snapshot();
 	if (!is_unmoved(cursor))
 		return false;
 	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
 	if (!same_snapshot(upto, cursor->from))
 		cursor->moved = true;
-	if (drawn > cursor->passed)
+	if (drawn > cursor->drawn)
 		cursor->overtook = cursor->moved;
-	cursor->passed = Max(cursor->passed, drawn);
+	cursor->drawn = drawn;
+	cursor->passed = Max(cursor->passed, drawn - undecided);
 	set_snapshot(cursor, &cursor->from, upto);
 	return true;
 }

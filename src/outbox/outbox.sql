@@ -116,7 +116,7 @@ CREATE TABLE orion_private.cursors (
 COMMENT ON TABLE orion_private.cursors IS 'How far each sink is in the outbox';
 COMMENT ON COLUMN orion_private.cursors.window_no IS 'Number of the window: milliseconds since 1970 when it was opened, or one more than the last';
 COMMENT ON COLUMN orion_private.cursors.epoch IS 'Counted up by whoever moves the cursor for its relay';
-COMMENT ON COLUMN orion_private.cursors.passed_seq IS 'The highest seq delivered or passed over; late commits may be below it';
+COMMENT ON COLUMN orion_private.cursors.passed_seq IS 'The highest seq delivered, or how many numbers were passed over; late commits may be below it';
 COMMENT ON COLUMN orion_private.cursors.kind IS 'Of the window: 0 what is new, 1 a part of a replay, 2 dead letters sent again; of 1 and 2 first_seq to last_seq';
 COMMENT ON COLUMN orion_private.cursors.tag IS 'Random; tells the window from one of the same number in another life of this database';
 

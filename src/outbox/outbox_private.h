@@ -15,7 +15,10 @@
  */
 extern int	orion_segment_of_table(void);
 
-/* Tells the relays, before and after the commit, of events that this transaction has appended. */
+/*
+ * Tells the relays, before and after the commit, of events that this transaction is about to
+ * append.  Before their numbers are drawn (see core/listen.c).
+ */
 extern void orion_outbox_announce(const OrionNewEvent *events, int n);
 
 /*

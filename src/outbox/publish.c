@@ -303,6 +303,8 @@ orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids)
 
 	if (RelationGetNumberOfAttributes(relation) != COLUMNS)
 		elog(ERROR, "orion_private.outbox does not have %d columns", COLUMNS);
+	/* before a number is drawn: of each it is known that it may be pending */
+	orion_outbox_announce(events, n);
 	InitResultRelInfo(target, relation, 1, NULL, 0);
 	ExecOpenIndices(target, false);
 	for (int i = 0; i < nslots; i++)
@@ -327,7 +329,6 @@ orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids)
 	MemoryContextDelete(chunk);
 	table_close(relation, NoLock);
 	CommandCounterIncrement();
-	orion_outbox_announce(events, n);
 }
 
 Datum

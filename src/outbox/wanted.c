@@ -81,5 +81,6 @@ orion_outbox_announce(const OrionNewEvent *events, int n)
 		orion_announce(wanting(type), generation, GetTopFullTransactionId());
 		pfree(type);
 	}
+	orion_announce_numbers(n);
 	orion_wake_at_commit(ORION_WAKE_EVENTS);
 }

@@ -3,6 +3,7 @@ package Figure::Get;
 
 use strict;
 use warnings;
+use IO::Socket::INET;
 use OrionBench;
 
 my $rows = 100_000;
@@ -56,6 +57,33 @@ sub line
 	OrionBench::report(what => '  p99', values => \@p99, unit => 'ms');
 }
 
+# The bytes of one answer, as they come.
+sub answer_of
+{
+	my ($url, $path) = @_;
+	my ($host) = $url =~ m{^http://(.*)$} or die "$url?\n";
+	my $socket = IO::Socket::INET->new(PeerAddr => $host, Timeout => 10) or die "$url: $!\n";
+	print $socket "GET $path HTTP/1.1\r\nHost: $host\r\nConnection: close\r\n\r\n";
+	local $/;
+	return <$socket> =~ s/^Connection: close\r\n//mir;
+}
+
+# What is there for a database and a program in front of it to take: the same client and
+# the same bytes, with nothing behind them.
+sub bare
+{
+	my ($url, $path, $script) = @_;
+	my $pid = open(my $raw, '-|', "$option{out}/raw/raw_http", file('answer.http', answer_of($url, $path))) // die "raw_http: $!\n";
+	chomp(my $port = <$raw>);
+	compare(
+		what => 'the same bytes from memory / pgbench',
+		ours => sub { return $server->wrk("$option{here}/get.lua", 32, "http://127.0.0.1:$port", '--', $path, 1)->{rate} },
+		other => sub { return ($server->pgbench($script, 8))[0] },
+		unit => '1/s');
+	kill 'TERM', $pid;
+	close $raw;
+}
+
 figure get => sub {
 	$server->needs('orion_route_add', 'orion_jwt_sign');
 	my $script = prepare();
@@ -69,6 +97,7 @@ figure get => sub {
 	check($url, $paths[1], Authorization => "Bearer $token");
 	line('anonymous', '>= 0.8', '<= 25 us', $url, $script, $paths[0], $rows);
 	line('with token and RLS', '>= 0.5', '<= 40 us', $url, $script, $paths[1], $rows, $token);
+	bare($url, "$paths[0]1", $script);
 };
 
 1;

@@ -4,65 +4,15 @@
  */
 #include "template.h"
 
-#include <stdio.h>
 #include <string.h>
 
-static const struct
-{
-	const char *name;
-	size_t		offset;
-}			placeholders[] = {
-	{"{id}", offsetof(OrionEvent, id)},
-	{"{type}", offsetof(OrionEvent, type)},
-	{"{aggregatetype}", offsetof(OrionEvent, aggregatetype)},
-	{"{aggregateid}", offsetof(OrionEvent, aggregateid)},
-	{"{correlationid}", offsetof(OrionEvent, correlationid)},
+static const size_t offsets[] = {
+	[ORION_PLACEHOLDER_ID] = offsetof(OrionEvent, id),
+	[ORION_PLACEHOLDER_TYPE] = offsetof(OrionEvent, type),
+	[ORION_PLACEHOLDER_AGGREGATETYPE] = offsetof(OrionEvent, aggregatetype),
+	[ORION_PLACEHOLDER_AGGREGATEID] = offsetof(OrionEvent, aggregateid),
+	[ORION_PLACEHOLDER_CORRELATIONID] = offsetof(OrionEvent, correlationid),
 };
-
-/* The placeholder that text begins with, or -1. */
-static int
-placeholder_at(const char *string)
-{
-	for (size_t i = 0; i < sizeof(placeholders) / sizeof(placeholders[0]); i++)
-	{
-		if (strncmp(string, placeholders[i].name, strlen(placeholders[i].name)) == 0)
-			return (int) i;
-	}
-	return -1;
-}
-
-/* "{{" and "}}" stand for one brace each. */
-static bool
-is_escape(const char *string)
-{
-	return (string[0] == '{' || string[0] == '}') && string[1] == string[0];
-}
-
-bool
-orion_template_check(const char *string, bool *fixed, char *err, size_t size)
-{
-	*fixed = true;
-	while (*string)
-	{
-		int			found = *string == '{' ? placeholder_at(string) : -1;
-
-		if (is_escape(string))
-			string += 2;
-		else if (found >= 0)
-		{
-			string += strlen(placeholders[found].name);
-			*fixed = false;
-		}
-		else if (*string == '{')
-		{
-			snprintf(err, size, "unknown placeholder at \"%.40s\" (known: {id} {type} {aggregatetype} {aggregateid} {correlationid}; {{ and }} are braces)", string);
-			return false;
-		}
-		else
-			string++;
-	}
-	return true;
-}
 
 static bool
 append(OrionBuffer *out, const char *bytes, size_t len)
@@ -100,7 +50,8 @@ expand(const char *string, const OrionEvent *event, OrionBuffer *out, bool glob)
 	while (*string)
 	{
 		size_t		plain = strcspn(string, "{}");
-		int			found;
+		size_t		len;
+		OrionPlaceholder found;
 		const OrionText *value;
 
 		if (!append(out, string, plain))
@@ -108,20 +59,20 @@ expand(const char *string, const OrionEvent *event, OrionBuffer *out, bool glob)
 		string += plain;
 		if (*string == '\0')
 			break;
-		if (is_escape(string) || *string == '}')
+		if (orion_placeholder_is_escape(string) || *string == '}')
 		{
 			if (!append(out, string, 1))
 				return false;
-			string += is_escape(string) ? 2 : 1;
+			string += orion_placeholder_is_escape(string) ? 2 : 1;
 			continue;
 		}
-		found = placeholder_at(string);
-		if (found < 0)
+		found = orion_placeholder_at(string, &len);
+		if (found == ORION_PLACEHOLDER_NONE)
 			return false;		/* orion_template_check was not asked */
-		value = (const OrionText *) ((const char *) event + placeholders[found].offset);
+		value = (const OrionText *) ((const char *) event + offsets[found]);
 		if (!append_value(out, value, glob))
 			return false;
-		string += strlen(placeholders[found].name);
+		string += len;
 	}
 	return true;
 }

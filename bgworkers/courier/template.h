@@ -1,18 +1,13 @@
 /*
  * template.h
- *	  Keys made of an event: "user:profile:{aggregateid}".
- *
- * Placeholders are {id}, {type}, {aggregatetype}, {aggregateid} and
- * {correlationid}; a brace that opens anything else is an error when the settings
- * are read, never later.
+ *	  Expands templates of keys (codec/placeholder.h), which were checked when the settings
+ *	  were read.
  */
 #ifndef ORION_COURIER_TEMPLATE_H
 #define ORION_COURIER_TEMPLATE_H
 
+#include "codec/placeholder.h"
 #include "queue.h"
-
-/* False with the offending part in err. *fixed: it has no placeholder. */
-extern bool orion_template_check(const char *string, bool *fixed, char *err, size_t size);
 
 /* Appends the expansion to out; false when memory is out. */
 extern bool orion_template_expand(const char *string, const OrionEvent *event, OrionBuffer *out);

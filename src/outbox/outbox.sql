@@ -434,15 +434,8 @@ REVOKE ALL ON FUNCTION orion_private.sink_add(text, text, text, bytea, text, reg
 
 -- Redis: its keys may be templates, whose placeholders the courier fills in.
 CREATE FUNCTION orion_private.template_error(template text) RETURNS text
-	LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-	SET search_path = pg_catalog, pg_temp
-	AS $fn$
-	SELECT CASE
-		WHEN template = '' THEN 'it is empty'
-		WHEN position('{' IN rest) > 0 THEN format('unknown placeholder at "%s" (known: {id} {type} {aggregatetype} {aggregateid} {correlationid}; {{ and }} are braces)',
-			substr(rest, position('{' IN rest), 40)) END
-	FROM (SELECT regexp_replace(template, '\{\{|\}\}|\{(id|type|aggregatetype|aggregateid|correlationid)\}', '', 'g')) AS t (rest)
-	$fn$;
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE
+	AS 'MODULE_PATHNAME', 'orion_template_error';
 COMMENT ON FUNCTION orion_private.template_error(text) IS 'Why a text is no template of keys, or null';
 REVOKE ALL ON FUNCTION orion_private.template_error(text) FROM PUBLIC;
 

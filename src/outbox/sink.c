@@ -26,6 +26,7 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
+#include "codec/placeholder.h"
 #include "codec/topic.h"
 #include "core/compat.h"
 #include "core/wake.h"
@@ -36,6 +37,7 @@
 PG_FUNCTION_INFO_V1(orion_sinks_changed);
 PG_FUNCTION_INFO_V1(orion_sink_seal);
 PG_FUNCTION_INFO_V1(orion_topic_pattern_error_sql);
+PG_FUNCTION_INFO_V1(orion_template_error);
 PG_FUNCTION_INFO_V1(orion_topic_matches);
 PG_FUNCTION_INFO_V1(orion_sink_part);
 PG_FUNCTION_INFO_V1(orion_subscribe);
@@ -59,6 +61,21 @@ orion_topic_pattern_error_sql(PG_FUNCTION_ARGS)
 	const char *error = orion_topic_pattern_error(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 
 	if (error == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(error));
+}
+
+/* orion_private.template_error(template text): null when it is one */
+Datum
+orion_template_error(PG_FUNCTION_ARGS)
+{
+	char	   *template = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char		error[256];
+	bool		fixed;
+
+	if (template[0] == '\0')
+		PG_RETURN_TEXT_P(cstring_to_text("it is empty"));
+	if (orion_template_check(template, &fixed, error, sizeof(error)))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(error));
 }

@@ -71,6 +71,9 @@ test_template(void **state)
 	assert_false(orion_template_check("a{nobody}", &fixed, err, sizeof(err)));
 	assert_non_null(strstr(err, "{nobody}"));
 	assert_false(orion_template_check("{", &fixed, err, sizeof(err)));
+	/* what is shown ends between two characters */
+	assert_false(orion_template_check("{xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\xc3\xa9", &fixed, err, sizeof(err)));
+	assert_non_null(strstr(err, "x\" (known"));
 	assert_false(orion_template_check("{{{id", &fixed, err, sizeof(err)));
 	assert_false(orion_template_check("{{{{{nobody}", &fixed, err, sizeof(err)));
 	free(event);

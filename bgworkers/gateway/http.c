@@ -223,17 +223,22 @@ decodes_to_utf8(const char *str, size_t len)
 	return true;
 }
 
-/* A plain target needs no decoding: the usual case, one pass. */
+/*
+ * A plain target needs no decoding: the usual case, one pass.  A backslash, which some
+ * take for a slash, may stand in the query: it escapes there, and curl sends it as it is.
+ */
 static bool
 target_bytes_valid(const char *str, size_t len)
 {
 	bool		plain = true;
+	bool		in_query = false;
 
 	for (size_t i = 0; i < len; i++)
 	{
 		unsigned char c = str[i];
 
-		if (is_control(c) || c == ' ' || c == '#' || c == '\\')
+		in_query |= c == '?';
+		if (is_control(c) || c == ' ' || c == '#' || (c == '\\' && !in_query))
 			return false;
 		plain &= c < 0x80 && c != '%';
 	}

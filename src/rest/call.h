@@ -108,7 +108,8 @@ typedef struct OrionCall
 	OrionMedia	media;
 	bool		one;			/* Accept: one object instead of an array */
 	const char *schema;			/* exposed schema of this request, once known */
-	bool		authenticated;	/* came with a valid token */
+	bool		authenticated;	/* its token names a role, and not the
+								 * anonymous one */
 	const char *role;			/* that its claims name; NULL: none */
 	Jsonb	   *claims;			/* of that token; else NULL */
 	Oid			relid;			/* table or view asked for, or InvalidOid */

@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
@@ -131,13 +132,16 @@ takes_whole(const OrionFunction *f, OrionWhole whole)
 	return false;
 }
 
-static int
-by_oid(const ListCell *a, const ListCell *b)
-{
-	Oid			x = ((OrionFunction *) lfirst(a))->oid;
-	Oid			y = ((OrionFunction *) lfirst(b))->oid;
+static char *signature(const OrionFunction *f, bool typed);
 
-	return x < y ? -1 : x > y;
+/* Those with fewer arguments first, then by their names and types. */
+static int
+by_arguments(const ListCell *a, const ListCell *b)
+{
+	const OrionFunction *x = lfirst(a);
+	const OrionFunction *y = lfirst(b);
+
+	return x->ninputs != y->ninputs ? x->ninputs - y->ninputs : strcmp(signature(x, true), signature(y, true));
 }
 
 /* All functions (OrionFunction *) of the name in the schema. */
@@ -160,7 +164,7 @@ functions(Oid namespace, const char *name)
 	}
 	ReleaseSysCacheList(members);
 	if (list_length(list) > 1)
-		list_sort(list, by_oid);
+		list_sort(list, by_arguments);
 	return list;
 }
 
@@ -200,6 +204,21 @@ join_names(List *names)
 	return text.data;
 }
 
+/* With its schema, unless it is one of PostgreSQL's own. */
+static char *
+type_name(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			namespace = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		namespace = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+		ReleaseSysCache(tuple);
+	}
+	return namespace == PG_CATALOG_NAMESPACE ? format_type_be(type) : format_type_be_qualified(type);
+}
+
 /* The names of the input arguments; typed: as "name => type" */
 static char *
 signature(const OrionFunction *f, bool typed)
@@ -213,7 +232,7 @@ signature(const OrionFunction *f, bool typed)
 			continue;
 		appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "", f->names ? f->names[i] : "");
 		if (typed)
-			appendStringInfo(&text, " => %s", format_type_be(f->types[i]));
+			appendStringInfo(&text, " => %s", type_name(f->types[i]));
 	}
 	return text.data;
 }

@@ -61,7 +61,7 @@ bad_time(const char *token)
 	{
 		JsonbValue *value = getKeyJsonValueFromContainer(&claims->root, times[i], 3, &buffer);
 
-		if (value && value->type != jbvNumeric)
+		if (value && value->type != jbvNumeric && value->type != jbvNull)
 			return times[i];
 	}
 	return "exp";
@@ -162,5 +162,5 @@ orion_session_identify(OrionCall *call)
 		refuse_token(status, header, why);
 	call->claims = claims;
 	call->role = orion_claims_role(claims);
-	call->authenticated = true;
+	call->authenticated = call->role != NULL && strcmp(call->role, orion_rest_anon_role) != 0;
 }

@@ -161,12 +161,12 @@ apply_scope(OrionRead *read, const OrionScope *scope)
 	if (scope->has_limit)
 	{
 		read->has_limit = true;
-		read->limit = Max(scope->limit, 0);
+		read->limit = scope->limit;
 	}
 	if (scope->has_offset)
 	{
 		read->has_offset = true;
-		read->offset = Max(scope->offset, 0);
+		read->offset = scope->offset;
 	}
 }
 

@@ -47,8 +47,9 @@ list_names(List *names)
 const char *
 orion_relation_schema(const OrionCall *call)
 {
-	const char *wanted = orion_call_header(call, orion_call_reads(call) ?
-										   "accept-profile" : "content-profile");
+	bool		writes = call->method == ORION_POST || call->method == ORION_PATCH ||
+	call->method == ORION_PUT || call->method == ORION_DELETE;
+	const char *wanted = orion_call_header(call, writes ? "content-profile" : "accept-profile");
 	List	   *schemas = orion_rest_schema_list();
 	ListCell   *lc;
 
@@ -80,7 +81,9 @@ orion_relation_find(const char *schema, const char *name, OrionSource *source)
 		source->relid = get_relname_relid(name, namespace);
 	if (OidIsValid(source->relid))
 		source->relkind = get_rel_relkind(source->relid);
-	if (!served(source->relkind))
+
+	/* a partition may lack the policies of the table that it is part of */
+	if (!served(source->relkind) || get_rel_relispartition(source->relid))
 		orion_refuse(404, "PGRST205",
 					 psprintf("Could not find the table '%s.%s' in the schema cache", schema, name),
 					 NULL, orion_hint_table(schema, name));

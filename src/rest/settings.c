@@ -135,6 +135,32 @@ define_enum(const char *name, const char *what, int *variable, int value, const 
 	DefineCustomEnumVariable(name, what, NULL, variable, value, words, PGC_SIGHUP, 0, NULL, NULL, NULL);
 }
 
+/* Empty, or http(s)://host[:port][/path] without a user, a query and a fragment. */
+static bool
+check_proxy_uri(char **value, void **extra, GucSource source)
+{
+	const char *uri = *value;
+	const char *host;
+	const char *end;
+	const char *colon;
+
+	if (uri[0] == '\0')
+		return true;
+	host = pg_strncasecmp(uri, "http://", 7) == 0 ? uri + 7 : pg_strncasecmp(uri, "https://", 8) == 0 ? uri + 8 : NULL;
+	GUC_check_errdetail("It has to be http(s)://host, maybe with a port and a path.");
+	if (host == NULL || strpbrk(uri, " ?#@"))
+		return false;
+	end = host + strcspn(host, "/");
+	colon = host[0] == '[' ? strchr(host, ']') : host;
+	if (colon == NULL || colon > end)
+		return false;
+	colon += strcspn(colon, ":/");
+	if (*colon != ':')
+		return colon > host;
+	return colon > host && end - colon <= 6 && strspn(colon + 1, "0123456789") == end - colon - 1 &&
+		atoi(colon + 1) > 0 && atoi(colon + 1) < 65536;
+}
+
 static void
 define_schemas_and_roles(void)
 {
@@ -186,8 +212,8 @@ orion_rest_settings_init(void)
 				&orion_openapi_mode, ORION_OPENAPI_FOLLOW_PRIVILEGES, openapi_modes);
 	define_bool("orion.openapi_security_active", "Puts bearer authentication into the OpenAPI description.",
 				&orion_openapi_security_active, false);
-	define_string("orion.openapi_server_proxy_uri", "Public address that the OpenAPI description names.",
-				  NULL, &orion_openapi_server_proxy_uri, "");
+	DefineCustomStringVariable("orion.openapi_server_proxy_uri", "Public address that the OpenAPI description names.",
+							   NULL, &orion_openapi_server_proxy_uri, "", PGC_SIGHUP, 0, check_proxy_uri, NULL, NULL);
 	define_string("orion.http_trace_header", "Request header that is repeated in the answer.",
 				  NULL, &orion_http_trace_header, "");
 	define_string("orion.http_cors_allowed_origins", "Origins that browsers may call from, separated by commas.",

@@ -35,6 +35,18 @@ CREATE TABLE "odd name" (a int);
 GRANT ALL ON owner, owners, "odd name" TO orion_anon;
 GRANT SELECT ON pet, kept TO orion_anon;
 CREATE TABLE secret_pets (a int);
+CREATE DOMAIN dose AS int DEFAULT 3;
+CREATE DOMAIN small_dose AS dose CHECK (value < 9);
+CREATE DOMAIN humour AS mood;
+CREATE DOMAIN since AS timestamptz DEFAULT date '2020-01-01';
+CREATE TYPE pair AS (a int, b int);
+CREATE DOMAIN even AS pair;
+CREATE TABLE kinds (dose small_dose, humour humour, since since, code varchar(5) DEFAULT 'x', bits bit(5), made text GENERATED ALWAYS AS ('made') STORED, pair even);
+GRANT SELECT ON kinds TO orion_anon;
+CREATE FUNCTION nameless(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+CREATE FUNCTION nameless_two(json, json) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE FUNCTION whole(json) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+CREATE FUNCTION all_of(VARIADIC those int[]) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
 
 CREATE DOMAIN "text/html" AS text;
 CREATE DOMAIN "image/x-dot" AS bytea;
@@ -133,6 +145,17 @@ is_deeply($args->{post}{parameters}[0]{schema}{required}, ['a'], 'those that are
 like($two->{definitions}{kept}{properties}{pet_id}{description}, qr/Primary Key/, 'keys of views');
 like($two->{definitions}{kept}{properties}{who}{description}, qr/Foreign Key to `owner\.id`/, 'also foreign ones');
 is($two->{definitions}{owner}{properties}{name}{default}, 'nobody', 'a default');
+is_deeply($two->{definitions}{kinds}{properties}, {
+	dose => { type => 'integer', format => 'int32', default => 3 },
+	humour => { type => 'string', format => 'public.humour', enum => [ 'good', 'bad' ] },
+	since => { type => 'string', format => 'timestamp with time zone', default => q{'2020-01-01'::date} },
+	code => { type => 'string', format => 'character varying', maxLength => 5, default => 'x' },
+	bits => { type => 'string', format => 'bit', maxLength => 5 },
+	made => { type => 'string', format => 'text' },
+	pair => { type => 'string', format => 'public.even' },
+}, 'domains are what they are made of, also in turn, and bring their defaults');
+is(join(' ', map { exists $two->{paths}{"/rpc/$_"} ? 1 : 0 } 'nameless', 'nameless_two', 'whole'), '0 0 1', 'functions that nobody can call are left out');
+ok($two->{paths}{'/rpc/all_of'}{get}{parameters}[0]{required}, 'a variadic argument without a default is asked for');
 
 my $answer = get('', 'application/openapi+json;version=3.1');
 is($answer->{headers}{'content-type'}, 'application/openapi+json;version=3.1; charset=utf-8', 'the type of 3.1');

@@ -42,6 +42,11 @@ INSERT INTO clients VALUES (1, 'Acme'), (2, 'Bolt');
 INSERT INTO projects VALUES (1, 'one', 1, 10), (2, 'two', 1, 20), (3, 'three', 2, 30);
 INSERT INTO lists VALUES (1, '{a,b}', '{a'), (2, '{c}', '100%a'), (3, '{}', 'x');
 INSERT INTO bare VALUES (1, 'x'), (2, 'y');
+CREATE TABLE parted (id int, note text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+CREATE TABLE part PARTITION OF parted FOR VALUES FROM (1) TO (10);
+INSERT INTO parted VALUES (1, 'a\b');
+CREATE TABLE closed (a int);
+REVOKE ALL ON closed FROM orion_anon;
 CREATE TYPE api.vector AS (v float8[]);
 CREATE FUNCTION vector_add(vector, vector) RETURNS vector LANGUAGE sql IMMUTABLE AS 'SELECT ROW(array[$1.v[1] + $2.v[1]])::api.vector';
 CREATE AGGREGATE sum(vector) (SFUNC = vector_add, STYPE = vector, INITCOND = '("{0}")');
@@ -108,6 +113,10 @@ for my $case (
 	[ '/projects?select=id,c:clients(name)&order=c(name).desc&limit=1', '200 [{"id":3,"c":{"name":"Bolt"}}]', 'ordered by what an alias names' ],
 	[ '/projects?select=id,c:clients(name)&order=clients(name)', '400 PGRST108', '... not by the name behind it' ],
 	[ '/clients?select=id,p:projects()&p=is.null', '200 []', 'an alias that is null' ],
+	[ '/clients?select=id,projects(id)&projects.limit=-1', '400 2201W', 'a negative limit of what is embedded' ],
+	[ '/clients?select=id,projects(id)&projects.offset=-1', '400 2201X', '... and an offset' ],
+	[ '/parted?note=in.("a\\\\b")', '200 [{"id":1,"note":"a\\\\b"}]', 'a backslash as curl sends it' ],
+	[ '/part', '404 PGRST205', 'a partition, whose policies are not those of the table' ],
 	[ '/clients?select=id,p:projects()&projects=is.null', '400 42703', '... is not known by another name' ],
   )
 {
@@ -202,6 +211,7 @@ is(got('POST', '/rpc/raised_whole', undef, encode_json({ message => '{"code":"X"
 	is(join(' ', $answer =~ /^Content-Type: (\S+)\r$/mg), 'text/x', '... and one that Orion has is replaced');
 }
 is(got($_, '/clients'), '405 PGRST117', "$_ of a table") for 'TRACE', 'OTHER';
+is(got('OPTIONS', '/clients', { 'Accept-Profile' => 'nowhere' }), '406 PGRST106', 'OPTIONS of another schema');
 is(got('OTHER', '/rpc/add'), '405 PGRST101', '... of a function');
 is(field('message', 'OTHER', '/clients'), 'Unsupported HTTP method: OTHER', 'the method is named');
 
@@ -211,6 +221,9 @@ is(got('GET', '/rpc/asked?name=role', token($_->[0])), $_->[1], "claims $_->[0]"
   for [ '{"role":"nobody_there"}', '401 22023' ], [ '{"role":5}', '401 22023' ], [ '{"role":null}', '401 22023' ], [ '{}', '200 "orion_anon"' ],
   [ '{"role":"orion_user","exp":null}', '200 "orion_user"' ];
 is(header('WWW-Authenticate', 'GET', '/clients', token('{"role":"nobody_there"}')), 'Bearer', 'who one is not');
+is(got('GET', '/closed', token($_->[0])), "$_->[1] 42501", "what is closed to $_->[0]")
+  for [ '{}', 401 ], [ '{"role":"orion_anon"}', 401 ], [ '{"role":"orion_service"}', 403 ];
+is(field('message', 'GET', '/clients', token('{"exp":null,"nbf":"x"}')), "The JWT 'nbf' claim must be a number", 'which claim is no number');
 is(decode_json(JSON::PP->new->allow_nonref->decode(call('GET', '/rpc/asked?name=request.jwt.claims', token($_))->{body}))->{role}, 'orion_anon', "the role in $_") for '{}', '{"sub":"x"}';
 unlike(call('GET', '/rpc/asked?name=request.headers', { Cookie => 'a=b' })->{body}, qr/cookie/, 'cookies are no headers');
 for my $case (

@@ -31,6 +31,9 @@ CREATE FUNCTION shape(side int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT
 CREATE FUNCTION shape(a int, b int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'rectangle' $$;
 CREATE FUNCTION same(x int) RETURNS text LANGUAGE sql AS $$ SELECT 'int' $$;
 CREATE FUNCTION same(x text) RETURNS text LANGUAGE sql AS $$ SELECT 'text' $$;
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE FUNCTION alike(x text DEFAULT '', y int DEFAULT 1) RETURNS text LANGUAGE sql AS $$ SELECT 'text' $$;
+CREATE FUNCTION alike(x mood DEFAULT 'bad') RETURNS text LANGUAGE sql AS $$ SELECT 'mood' $$;
 CREATE FUNCTION joined(sep text, VARIADIC parts text[]) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT array_to_string(parts, sep)';
 CREATE FUNCTION sum_of(VARIADIC n int[]) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT sum(i) FROM unnest(n) i';
 CREATE FUNCTION as_text(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT length($1)';
@@ -97,6 +100,7 @@ is(got('GET', 'shape?side=1'), '200 "square"', 'an overload');
 is(got('GET', 'shape?a=1&b=2'), '200 "rectangle"', 'the other one');
 is(told('GET', 'same?x=1'), 'Could not choose the best candidate function between: public.same(x => integer), public.same(x => text) |  | '
 	. 'Try renaming the parameters or the function itself in the database so function overloading can be resolved', 'two that fit');
+like(told('GET', 'alike'), qr/between: public\.alike\(x => public\.mood\), public\.alike\(x => text, y => integer\) /, '... with the schemas of types, the shorter first');
 is(told('GET', 'area?w=1&hh=2'), 'Could not find the function public.area(hh, w) in the schema cache | Searched for the function public.area'
 	. ' with parameters hh, w, but no matches were found in the schema cache. | Perhaps you meant to call the function public.area(h, w)', 'a hint');
 is(told('GET', 'secret_area?widen=1') =~ /\| $/ ? 'none' : 'some', 'none', 'no hint of what the role may not call');

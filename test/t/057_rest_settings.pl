@@ -193,8 +193,12 @@ switch(["orion.openapi_mode = 'ignore-privileges'"], 'integer', 'openapi_mode',
 	sub { decode_json(ask('GET', '')->{body})->{definitions}{private_one}{properties}{id}{type} // '' });
 switch(["orion.openapi_security_active = on"], 'apiKey', 'openapi_security_active',
 	sub { decode_json(ask('GET', '')->{body})->{securityDefinitions}{JWT}{type} // '' });
-switch(["orion.openapi_server_proxy_uri = 'https://api.example/v1'"], 'https api.example /v1', 'openapi_server_proxy_uri',
+switch(["orion.openapi_server_proxy_uri = 'https://api.example/v1'"], 'https api.example:443 /v1', 'openapi_server_proxy_uri',
 	sub { my $d = decode_json(ask('GET', '')->{body}); join ' ', $d->{schemes}[0], $d->{host} // '', $d->{basePath} });
+switch(["orion.openapi_server_proxy_uri = 'HTTP://[::1]:8080'"], 'http [::1]:8080 /', '... with a port',
+	sub { my $d = decode_json(ask('GET', '')->{body}); join ' ', $d->{schemes}[0], $d->{host} // '', $d->{basePath} });
+isnt($node->psql('postgres', "ALTER SYSTEM SET orion.openapi_server_proxy_uri = '$_'"), 0, "no address: $_")
+	for 'api.example', 'ftp://api.example', 'https://', 'https:///v1', 'https://me@api.example', 'https://api.example/?v=1', 'http://a:0', 'http://a:65536', 'http://a:x', 'http://[::1';
 switch(["orion.rest_root_spec = 'welcome'"], '200 {"hello":"there"}', 'rest_root_spec', 'GET', '');
 switch([ "orion.rest_root_spec = ''", "orion.openapi_mode = 'disabled'" ], '404 PGRST126', 'openapi_mode disabled', 'GET', '');
 

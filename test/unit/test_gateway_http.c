@@ -48,7 +48,7 @@ static void
 test_target(void **state)
 {
 	static const char *const bad[] = {
-		"", "*", "foo", "?a", "http://", "http://host", "http:///x", "https", "/a b", "/a\tb", "/a#b", "/a\\b",
+		"", "*", "foo", "?a", "http://", "http://host", "http:///x", "https", "/a b", "/a\tb", "/a#b", "/a\\b", "/a\\?b",
 		"/%", "/%4", "/%zz", "/%00", "/?%00", "/?%%00", "/%?%", "/?%C3", "/?%C3%4", "/%C0%80", "/%ff", "/\xff", "/%ED%A0%80", "/a\x7f",
 		"/%E2%82", "/%E2%82x"
 	};
@@ -57,6 +57,7 @@ test_target(void **state)
 	assert_true(split(LIT("/"), "/", ""));
 	assert_true(split(LIT("/a/b?c=d&e=?"), "/a/b", "c=d&e=?"));
 	assert_true(split(LIT("/a?"), "/a", ""));
+	assert_true(split(LIT("/a?b=in.(\"c\\\"\")"), "/a", "b=in.(\"c\\\"\")"));
 	assert_true(split(LIT("http://host:80/a?b"), "/a", "b"));
 	assert_true(split(LIT("HTTP://h/"), "/", ""));
 	assert_true(split(LIT("/%C3%A9\xC3\xA9%e2\x82%ac"), "/%C3%A9\xC3\xA9%e2\x82%ac", ""));

@@ -411,6 +411,7 @@ CREATE TABLE orion_private.audit_log (
 ) PARTITION BY RANGE (occurred_at);
 COMMENT ON TABLE orion_private.audit_log IS 'Every change of users, roles, keys and permissions, and every refused attempt; append-only, a partition a month (UTC)';
 COMMENT ON COLUMN orion_private.audit_log.actor IS 'The signed-in user, or who tried to be; null for SQL clients without a token';
+COMMENT ON COLUMN orion_private.audit_log.db_user IS 'The database user that was connected; of an HTTP request the role it ran as';
 COMMENT ON COLUMN orion_private.audit_log.outcome IS '"ok", or why it was refused';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.audit_log_seq', '');
 
@@ -526,9 +527,10 @@ DECLARE
 	origin record := orion_private.request_origin();
 	claimed text := orion_private.claims() ->> 'session_id';
 BEGIN
-	INSERT INTO orion_private.audit_log (actor, session_id, action, target_type, target_id, outcome,
+	INSERT INTO orion_private.audit_log (db_user, actor, session_id, action, target_type, target_id, outcome,
 		address, user_agent, old, new, metadata)
-	VALUES (coalesce(audit.actor, orion_private.uid()),
+	VALUES (CASE session_user WHEN 'orion_authenticator' THEN coalesce(pg_get_userbyid(orion_private.caller()), session_user) ELSE session_user END,
+		coalesce(audit.actor, orion_private.uid()),
 		-- tokens of another issuer may have anything there
 		coalesce(audit.session_id, CASE WHEN claimed ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN claimed::uuid END),
 		audit.action, audit.target_type, left(audit.target_id, 512), coalesce(audit.outcome, 'ok'),
@@ -6153,7 +6155,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.sink_touch(target.id);
 	PERFORM orion_private.audit('sink.skip', 'sink', sink,
-		metadata => jsonb_build_object('role', session_user, 'event', skipped, 'upto', upto));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'event', skipped, 'upto', upto));
 	RETURN skipped;
 END
 $fn$;
@@ -6324,7 +6326,7 @@ BEGIN
 	END IF;
 	redriven := orion_private.redrive(orion_private.sink_named(sink), ARRAY[dead_letter]);
 	PERFORM orion_private.audit('sink.redrive', 'sink', sink,
-		metadata => jsonb_build_object('role', session_user, 'dead_letter', dead_letter, 'events', redriven));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'dead_letter', dead_letter, 'events', redriven));
 	RETURN redriven;
 END
 $fn$;
@@ -6343,7 +6345,7 @@ BEGIN
 		WHERE d.sink_id = target.id AND orion_private.topic_matches(pattern, d.event ->> 'eventType')
 		ORDER BY d.id LIMIT max));
 	PERFORM orion_private.audit('sink.redrive', 'sink', sink,
-		metadata => jsonb_build_object('role', session_user, 'pattern', pattern, 'events', redriven));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'pattern', pattern, 'events', redriven));
 	RETURN redriven;
 END
 $fn$;
@@ -6390,7 +6392,7 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM orion_private.cursors x WHERE x.replay_id = r.id);
 	PERFORM orion_private.sink_touch(target.id);
 	PERFORM orion_private.audit('sink.replay', 'sink', sink, metadata => jsonb_build_object(
-		'role', session_user, 'from', "from", 'to', "to", 'pattern', pattern, 'events', replayed));
+		'role', orion_private.caller()::regrole, 'from', "from", 'to', "to", 'pattern', pattern, 'events', replayed));
 	RETURN replayed;
 END
 $fn$;
@@ -7935,7 +7937,7 @@ BEGIN
 	-- the worker looks at it anew after the commit
 	UPDATE orion_private.consumers x SET paused = paused WHERE x.id = c.id;
 	PERFORM orion_private.audit('consumer.redrive', 'consumer', c.name,
-		metadata => jsonb_build_object('role', session_user, 'messages', redriven));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'messages', redriven));
 	RETURN redriven;
 END
 $fn$;
@@ -7982,7 +7984,7 @@ BEGIN
 	DELETE FROM orion_private.inbox_dead_letters d WHERE d.consumer_id = c.id AND d.id = ANY (letters);
 	GET DIAGNOSTICS dropped = ROW_COUNT;
 	PERFORM orion_private.audit('consumer.discard', 'consumer', c.name,
-		metadata => jsonb_build_object('role', session_user, 'messages', dropped));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'messages', dropped));
 	RETURN dropped;
 END
 $fn$;

@@ -20,6 +20,7 @@ CREATE TABLE orion_private.audit_log (
 ) PARTITION BY RANGE (occurred_at);
 COMMENT ON TABLE orion_private.audit_log IS 'Every change of users, roles, keys and permissions, and every refused attempt; append-only, a partition a month (UTC)';
 COMMENT ON COLUMN orion_private.audit_log.actor IS 'The signed-in user, or who tried to be; null for SQL clients without a token';
+COMMENT ON COLUMN orion_private.audit_log.db_user IS 'The database user that was connected; of an HTTP request the role it ran as';
 COMMENT ON COLUMN orion_private.audit_log.outcome IS '"ok", or why it was refused';
 SELECT pg_catalog.pg_extension_config_dump('orion_private.audit_log_seq', '');
 
@@ -135,9 +136,10 @@ DECLARE
 	origin record := orion_private.request_origin();
 	claimed text := orion_private.claims() ->> 'session_id';
 BEGIN
-	INSERT INTO orion_private.audit_log (actor, session_id, action, target_type, target_id, outcome,
+	INSERT INTO orion_private.audit_log (db_user, actor, session_id, action, target_type, target_id, outcome,
 		address, user_agent, old, new, metadata)
-	VALUES (coalesce(audit.actor, orion_private.uid()),
+	VALUES (CASE session_user WHEN 'orion_authenticator' THEN coalesce(pg_get_userbyid(orion_private.caller()), session_user) ELSE session_user END,
+		coalesce(audit.actor, orion_private.uid()),
 		-- tokens of another issuer may have anything there
 		coalesce(audit.session_id, CASE WHEN claimed ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN claimed::uuid END),
 		audit.action, audit.target_type, left(audit.target_id, 512), coalesce(audit.outcome, 'ok'),

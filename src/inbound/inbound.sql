@@ -567,7 +567,7 @@ BEGIN
 	-- the worker looks at it anew after the commit
 	UPDATE orion_private.consumers x SET paused = paused WHERE x.id = c.id;
 	PERFORM orion_private.audit('consumer.redrive', 'consumer', c.name,
-		metadata => jsonb_build_object('role', session_user, 'messages', redriven));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'messages', redriven));
 	RETURN redriven;
 END
 $fn$;
@@ -614,7 +614,7 @@ BEGIN
 	DELETE FROM orion_private.inbox_dead_letters d WHERE d.consumer_id = c.id AND d.id = ANY (letters);
 	GET DIAGNOSTICS dropped = ROW_COUNT;
 	PERFORM orion_private.audit('consumer.discard', 'consumer', c.name,
-		metadata => jsonb_build_object('role', session_user, 'messages', dropped));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'messages', dropped));
 	RETURN dropped;
 END
 $fn$;

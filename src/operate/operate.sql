@@ -232,7 +232,7 @@ BEGIN
 	END IF;
 	PERFORM orion_private.sink_touch(target.id);
 	PERFORM orion_private.audit('sink.skip', 'sink', sink,
-		metadata => jsonb_build_object('role', session_user, 'event', skipped, 'upto', upto));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'event', skipped, 'upto', upto));
 	RETURN skipped;
 END
 $fn$;
@@ -403,7 +403,7 @@ BEGIN
 	END IF;
 	redriven := orion_private.redrive(orion_private.sink_named(sink), ARRAY[dead_letter]);
 	PERFORM orion_private.audit('sink.redrive', 'sink', sink,
-		metadata => jsonb_build_object('role', session_user, 'dead_letter', dead_letter, 'events', redriven));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'dead_letter', dead_letter, 'events', redriven));
 	RETURN redriven;
 END
 $fn$;
@@ -422,7 +422,7 @@ BEGIN
 		WHERE d.sink_id = target.id AND orion_private.topic_matches(pattern, d.event ->> 'eventType')
 		ORDER BY d.id LIMIT max));
 	PERFORM orion_private.audit('sink.redrive', 'sink', sink,
-		metadata => jsonb_build_object('role', session_user, 'pattern', pattern, 'events', redriven));
+		metadata => jsonb_build_object('role', orion_private.caller()::regrole, 'pattern', pattern, 'events', redriven));
 	RETURN redriven;
 END
 $fn$;
@@ -469,7 +469,7 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM orion_private.cursors x WHERE x.replay_id = r.id);
 	PERFORM orion_private.sink_touch(target.id);
 	PERFORM orion_private.audit('sink.replay', 'sink', sink, metadata => jsonb_build_object(
-		'role', session_user, 'from', "from", 'to', "to", 'pattern', pattern, 'events', replayed));
+		'role', orion_private.caller()::regrole, 'from', "from", 'to', "to", 'pattern', pattern, 'events', replayed));
 	RETURN replayed;
 END
 $fn$;

@@ -165,7 +165,7 @@ is_error(http('DELETE', "/api/user/api-keys/$made->{json}{id}", $ann), 404, 'not
 # --- the audit log: who, from where, and what was refused
 is(sql(q{SELECT count(DISTINCT relname) FROM pg_class WHERE relname ~ '^audit_log_\d{4}_\d\d$'}), 4, 'the worker has made partitions');
 is(sql("SELECT actor = '$ann_id', session_id IS NOT NULL, db_user, address, user_agent, new ->> 'name' FROM orion.audit_log WHERE action = 'api_key.created' ORDER BY id LIMIT 1"),
-	't|t|orion_authenticator|127.0.0.1||all of it', 'a key made over HTTP');
+	't|t|orion_user|127.0.0.1||all of it', 'a key made over HTTP');
 http('POST', '/api/user/api-keys', $bob, { name => 'of bob' }, 'User-Agent' => 'a test', 'X-Forwarded-For' => '192.0.2.1');
 is(sql("SELECT address, user_agent FROM orion.audit_log WHERE actor = '$bob_id' AND action = 'api_key.created'"), '127.0.0.1|a test', 'with the agent; the address is the connection\'s');
 is(sql("SELECT string_agg(outcome, ' ' ORDER BY outcome) FROM orion.security_events WHERE action = 'security.api_key_refused' AND actor = '$ann_id' AND address = '127.0.0.1'"),

@@ -3,23 +3,15 @@ use strict;
 use warnings;
 use Compress::Raw::Zlib ();
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('access');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('access', qq{
 orion.executor_count = 2
-max_worker_processes = 16
 log_statement = all
 log_min_error_statement = panic
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE TABLE docs (id int PRIMARY KEY, body text);

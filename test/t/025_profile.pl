@@ -3,23 +3,15 @@ use strict;
 use warnings;
 use JSON::PP;
 use POSIX ();
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('profile');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('profile', qq{
 orion.executor_count = 2
-max_worker_processes = 16
 log_statement = all
 log_min_error_statement = panic
 });
-$node->start;
 $node->safe_psql('postgres', 'CREATE EXTENSION orion');
 ok(OrionHttp::await($port, '/ready', 200), 'ready');
 

@@ -9,19 +9,11 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('processes');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-max_worker_processes = 16
-orion.http_port = $port
-orion.http_listen_addresses = '127.0.0.1'
+my ($node, $port) = OrionHttp::server('processes', qq{
 orion.http_unix_socket = 'http.sock'
 orion.http_access_log = 'access.log'
 orion.executor_count = 2
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE FUNCTION slow(seconds float8) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'slept' FROM pg_sleep(seconds) $$;

@@ -4,23 +4,14 @@ use warnings;
 use lib '.';
 use JSON::PP;
 use OrionHttp;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('telemetry');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-max_worker_processes = 16
-orion.http_port = $port
-orion.http_listen_addresses = '127.0.0.1'
+my ($node, $port) = OrionHttp::server('telemetry', qq{
 orion.http_access_log = 'access.log'
 orion.executor_count = 2
 });
-$node->start;
 my $file = $node->data_dir . '/access.log';
 
 sub request { return OrionHttp::request($port, @_); }

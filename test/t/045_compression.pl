@@ -4,20 +4,12 @@ use warnings;
 use Compress::Zlib;
 use JSON::PP;
 use OrionHttp;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('compression');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-max_worker_processes = 16
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('compression', qq{
 orion.rest_schemas = 'public'
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE TABLE items AS SELECT i AS id, 'item ' || i AS name FROM generate_series(1, 20000) i;

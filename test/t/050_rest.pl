@@ -2,27 +2,18 @@
 # tokens, errors, and everything that wants to be SQL.
 use strict;
 use warnings;
-use Digest::SHA qw(hmac_sha256);
 use JSON::PP;
 use MIME::Base64 qw(encode_base64url);
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
 my $secret = 'a secret of more than thirty-two bytes';
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('rest');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('rest', qq{
 orion.executor_count = 1
 orion.jwt_secret = '$secret'
 orion.rest_schemas = 'public, other'
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE SCHEMA other;
@@ -86,12 +77,7 @@ ok(OrionHttp::await($port, '/rest/v1/items?limit=0', 200), 'the API answers');
 
 my %json = ('Content-Type' => 'application/json');
 
-sub token
-{
-	my ($claims, $key, $header) = @_;
-	my $signed = encode_base64url($header // '{"alg":"HS256","typ":"JWT"}') . '.' . encode_base64url($claims);
-	return "$signed." . encode_base64url(hmac_sha256($signed, $key // $secret));
-}
+sub token { my ($claims, $key, $header) = @_; return OrionHttp::token($claims, $key // $secret, $header); }
 my $soon = time + 600;
 my %ann = (Authorization => 'Bearer ' . token(qq({"sub":"ann","role":"orion_user","exp":$soon})));
 my %bob = (Authorization => 'Bearer ' . token(qq({"sub":"bob","role":"orion_user","exp":$soon})));

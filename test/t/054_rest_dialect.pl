@@ -2,21 +2,13 @@
 # silent does, of requests that seldom come. A case is [request, what it answers].
 use strict;
 use warnings;
-use Digest::SHA qw(hmac_sha256);
 use JSON::PP;
-use MIME::Base64 qw(encode_base64url);
 use OrionHttp;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $secret = 'a secret of more than thirty-two bytes';
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('dialect');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('dialect', qq{
 orion.executor_count = 1
 orion.jwt_secret = '$secret'
 orion.rest_schemas = 'api'
@@ -24,9 +16,7 @@ orion.rest_prefix = '/'
 orion.rest_aggregates_enabled = on
 orion.rest_plan_enabled = on
 orion.rest_tx_end = 'commit-allow-override'
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', <<'SQL');
 CREATE EXTENSION orion;
 CREATE SCHEMA api;
@@ -86,11 +76,7 @@ sub got
 sub header { my ($name, @request) = @_; return call(@request)->{headers}{ lc $name } // ''; }
 sub field { my ($name, @request) = @_; return decode_json(call(@request)->{body})->{$name}; }
 
-sub token
-{
-	my $text = encode_base64url('{"alg":"HS256","typ":"JWT"}') . '.' . encode_base64url($_[0]);
-	return { Authorization => 'Bearer ' . $text . '.' . encode_base64url(hmac_sha256($text, $secret)) };
-}
+sub token { return { Authorization => 'Bearer ' . OrionHttp::token($_[0], $secret) }; }
 
 my $back = { Prefer => 'return=representation, tx=rollback' };
 for (1 .. 300) { last if call('GET', '/ready')->{status} == 200; select(undef, undef, undef, 0.1); }

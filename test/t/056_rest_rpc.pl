@@ -3,22 +3,14 @@
 use strict;
 use warnings;
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('rpc');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('rpc', qq{
 orion.executor_count = 1
 orion.rest_schemas = 'public'
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE TABLE owner (id int PRIMARY KEY, name text);

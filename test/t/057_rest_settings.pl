@@ -2,28 +2,19 @@
 # other issuers' tokens.
 use strict;
 use warnings;
-use Digest::SHA qw(hmac_sha256);
 use JSON::PP;
 use MIME::Base64 qw(encode_base64url encode_base64);
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(sleep);
 use OrionHttp;
 
 my $secret = 'a secret of more than thirty-two bytes';
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('rest_settings');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('rest_settings', qq{
 orion.executor_count = 1
 orion.rest_schemas = 'public'
 orion.jwt_secret = '$secret'
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE ROLE guest;
@@ -77,12 +68,7 @@ sub switch
 	return is($got, $want, $name);
 }
 
-sub token
-{
-	my ($claims, $key, $header) = @_;
-	my $text = encode_base64url($header // '{"alg":"HS256"}') . '.' . encode_base64url($claims);
-	return { Authorization => "Bearer $text." . encode_base64url(hmac_sha256($text, $key // $secret)) };
-}
+sub token { my ($claims, $key, $header) = @_; return { Authorization => 'Bearer ' . OrionHttp::token($claims, $key // $secret, $header) }; }
 
 # --- tokens
 my $member = token('{"role":"member"}');

@@ -2,24 +2,16 @@
 use strict;
 use warnings;
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('idempotency');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('idempotency', qq{
 orion.executor_count = 3
 orion.rest_schemas = 'public'
 orion.idempotency_max_answer = 4kB
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE TABLE payments (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount int NOT NULL CHECK (amount > 0), who text DEFAULT orion_claims() ->> 'sub');

@@ -2,22 +2,14 @@
 use strict;
 use warnings;
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('cursor');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('cursor', qq{
 orion.executor_count = 1
 orion.rest_schemas = 'public'
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE TYPE mood AS ENUM ('sad', 'fine', 'happy');

@@ -3,21 +3,13 @@
 use strict;
 use warnings;
 use JSON::PP;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('roles');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('roles', qq{
 orion.executor_count = 1
-max_worker_processes = 16
 });
-$node->start;
 
 # Before the extension is there, a developer puts a function for every number of
 # untyped arguments in the place of each of Orion's.

@@ -1,21 +1,13 @@
 # Answers must not take all memory: neither one that is large nor many that nobody takes.
 use strict;
 use warnings;
-use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use OrionHttp;
 
-my $port = PostgreSQL::Test::Cluster::get_free_port();
-my $node = PostgreSQL::Test::Cluster->new('resources');
-$node->init;
-$node->append_conf('postgresql.conf', qq{
-shared_preload_libraries = 'orion'
-orion.http_port = $port
+my ($node, $port) = OrionHttp::server('resources', qq{
 orion.executor_count = 1
-max_worker_processes = 16
 });
-$node->start;
 $node->safe_psql('postgres', q{
 CREATE EXTENSION orion;
 CREATE FUNCTION large(mb int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT repeat('x', mb * 1048576) $$;

@@ -1,5 +1,7 @@
-# OrionHttp: HTTP requests over a plain socket, for tests that want every byte.
+# OrionHttp: a server with HTTP, and requests over a plain socket, for tests that want
+# every byte.  (OrionStack has brokers and a ready database beside it.)
 #
+#   my ($node, $port) = OrionHttp::server('name', "orion.executor_count = 1\n");	# a Cluster, without the extension
 #   my $answer = OrionHttp::request($port, 'POST', '/rest/v1/items', {'Content-Type' => 'application/json'}, '{"a":1}');
 #   $answer->{status}, $answer->{headers}{lower-case name}, $answer->{body}
 #
@@ -8,11 +10,38 @@
 package OrionHttp;
 use strict;
 use warnings;
+use Digest::SHA qw(hmac_sha256);
 use IO::Select;
 use IO::Socket::INET;
+use MIME::Base64 qw(encode_base64url);
+use PostgreSQL::Test::Cluster;
 use Time::HiRes qw(time sleep);
 
 our $timeout = 30;    # seconds for a whole answer
+
+sub server
+{
+	my ($name, $settings) = @_;
+	my $port = PostgreSQL::Test::Cluster::get_free_port();
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	$node->init;
+	$node->append_conf('postgresql.conf', qq{
+shared_preload_libraries = 'orion'
+max_worker_processes = 16
+orion.http_port = $port
+orion.http_listen_addresses = '127.0.0.1'
+} . ($settings // ''));
+	$node->start;
+	return ($node, $port);
+}
+
+# A token of another issuer; claims and header as JSON.
+sub token
+{
+	my ($claims, $secret, $header) = @_;
+	my $text = encode_base64url($header // '{"alg":"HS256","typ":"JWT"}') . '.' . encode_base64url($claims);
+	return "$text." . encode_base64url(hmac_sha256($text, $secret));
+}
 
 sub connection
 {

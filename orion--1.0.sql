@@ -599,8 +599,8 @@ CREATE TABLE orion_private.users (
 	email text COLLATE "C" NOT NULL UNIQUE CHECK (email = lower(email) AND octet_length(email) <= 254),
 	password_hash text,
 	role name NOT NULL DEFAULT 'orion_user',
-	display_name text CHECK (char_length(display_name) <= 200),
-	avatar_url text CHECK (octet_length(avatar_url) <= 2048 AND avatar_url ~ '^https?://'),
+	display_name text CHECK (char_length(display_name) <= 200 AND display_name !~ '[\x01-\x1f\x7f]'),
+	avatar_url text CHECK (octet_length(avatar_url) <= 2048 AND avatar_url ~ '^https?://[^\x01-\x20\x7f]+$'),
 	user_metadata jsonb NOT NULL DEFAULT '{}'
 		CHECK (jsonb_typeof(user_metadata) = 'object' AND octet_length(user_metadata::text) <= 16384),
 	app_metadata jsonb NOT NULL DEFAULT '{}'
@@ -868,7 +868,8 @@ BEGIN
 	status := CASE
 		WHEN NOT orion_private.email_valid(normalized) THEN 'invalid_email'
 		WHEN problem IS NOT NULL THEN problem
-		WHEN char_length(display_name) > 200 THEN 'invalid_display_name'
+		-- it goes into mails: no line of theirs
+		WHEN char_length(display_name) > 200 OR display_name ~ '[[:cntrl:]]' THEN 'invalid_display_name'
 		WHEN jsonb_typeof(user_metadata) <> 'object' OR octet_length(user_metadata::text) > 16384 THEN 'invalid_user_metadata'
 	END;
 	IF status IS NOT NULL THEN
@@ -1337,7 +1338,7 @@ BEGIN
 	ELSIF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(400, done.status, coalesce(orion_private.password_message(done.status), CASE done.status
 			WHEN 'invalid_email' THEN 'field "email" is not a mail address'
-			WHEN 'invalid_display_name' THEN 'field "displayName" is longer than 200 characters'
+			WHEN 'invalid_display_name' THEN 'field "displayName" may have 200 characters and no control characters'
 			ELSE 'field "userMetadata" must be an object of at most 16 kB' END));
 	END IF;
 	PERFORM set_config('response.status', '201', true);
@@ -2436,7 +2437,7 @@ BEGIN
 			WHEN u.banned_until > clock_timestamp() THEN 'banned' END,
 		k.rate_limit,
 		k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute',
-		jsonb_build_object('sub', u.id, 'role', u.role, 'email', u.email, 'aal', 'aal1',
+		jsonb_build_object('sub', u.id, 'role', u.role, 'email', u.email, 'email_verified', u.email_verified_at IS NOT NULL, 'aal', 'aal1',
 			'amr', jsonb_build_array(jsonb_build_object('method', 'api_key', 'timestamp', floor(extract(epoch FROM k.created_at)))),
 			'api_key_id', k.id, 'scopes', to_jsonb(k.scopes))
 	INTO key_id, refusal, rate_limit, stale, claims

@@ -66,6 +66,8 @@ UPDATE orion.profile SET display_name = 'x' WHERE email = 'bob@example.com';
 UPDATE orion.profile SET version = 99;
 UPDATE orion.profile SET email = 'bob@example.com';
 UPDATE orion.profile SET avatar_url = 'javascript:alert(1)';
+UPDATE orion.profile SET avatar_url = E'https://example.com/\r\nX: y';
+UPDATE orion.profile SET display_name = E'x\r\nBcc: everybody@example.com';
 DELETE FROM orion.profile;
 SELECT password_hash FROM orion_private.users;
 SELECT status FROM orion_login('ann@example.com', 'correct horse');

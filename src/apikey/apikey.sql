@@ -63,7 +63,7 @@ BEGIN
 			WHEN u.banned_until > clock_timestamp() THEN 'banned' END,
 		k.rate_limit,
 		k.last_used_at IS NULL OR k.last_used_at < clock_timestamp() - interval '1 minute',
-		jsonb_build_object('sub', u.id, 'role', u.role, 'email', u.email, 'aal', 'aal1',
+		jsonb_build_object('sub', u.id, 'role', u.role, 'email', u.email, 'email_verified', u.email_verified_at IS NOT NULL, 'aal', 'aal1',
 			'amr', jsonb_build_array(jsonb_build_object('method', 'api_key', 'timestamp', floor(extract(epoch FROM k.created_at)))),
 			'api_key_id', k.id, 'scopes', to_jsonb(k.scopes))
 	INTO key_id, refusal, rate_limit, stale, claims

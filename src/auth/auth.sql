@@ -9,8 +9,8 @@ CREATE TABLE orion_private.users (
 	email text COLLATE "C" NOT NULL UNIQUE CHECK (email = lower(email) AND octet_length(email) <= 254),
 	password_hash text,
 	role name NOT NULL DEFAULT 'orion_user',
-	display_name text CHECK (char_length(display_name) <= 200),
-	avatar_url text CHECK (octet_length(avatar_url) <= 2048 AND avatar_url ~ '^https?://'),
+	display_name text CHECK (char_length(display_name) <= 200 AND display_name !~ '[\x01-\x1f\x7f]'),
+	avatar_url text CHECK (octet_length(avatar_url) <= 2048 AND avatar_url ~ '^https?://[^\x01-\x20\x7f]+$'),
 	user_metadata jsonb NOT NULL DEFAULT '{}'
 		CHECK (jsonb_typeof(user_metadata) = 'object' AND octet_length(user_metadata::text) <= 16384),
 	app_metadata jsonb NOT NULL DEFAULT '{}'
@@ -278,7 +278,8 @@ BEGIN
 	status := CASE
 		WHEN NOT orion_private.email_valid(normalized) THEN 'invalid_email'
 		WHEN problem IS NOT NULL THEN problem
-		WHEN char_length(display_name) > 200 THEN 'invalid_display_name'
+		-- it goes into mails: no line of theirs
+		WHEN char_length(display_name) > 200 OR display_name ~ '[[:cntrl:]]' THEN 'invalid_display_name'
 		WHEN jsonb_typeof(user_metadata) <> 'object' OR octet_length(user_metadata::text) > 16384 THEN 'invalid_user_metadata'
 	END;
 	IF status IS NOT NULL THEN
@@ -747,7 +748,7 @@ BEGIN
 	ELSIF done.status <> 'ok' THEN
 		RETURN orion_private.route_error(400, done.status, coalesce(orion_private.password_message(done.status), CASE done.status
 			WHEN 'invalid_email' THEN 'field "email" is not a mail address'
-			WHEN 'invalid_display_name' THEN 'field "displayName" is longer than 200 characters'
+			WHEN 'invalid_display_name' THEN 'field "displayName" may have 200 characters and no control characters'
 			ELSE 'field "userMetadata" must be an object of at most 16 kB' END));
 	END IF;
 	PERFORM set_config('response.status', '201', true);

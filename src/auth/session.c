@@ -42,6 +42,7 @@
 #define USER_ROLE			4
 #define USER_USER_METADATA	7
 #define USER_APP_METADATA	8
+#define USER_VERIFIED_AT	9
 #define SESSION_ID			1
 #define SESSION_AAL			6
 #define SESSION_AMR			7
@@ -141,12 +142,14 @@ add_metadata(StringInfo json, const char *name, const Claims *claims, AttrNumber
 	add_member(json, name, strlen(metadata) <= METADATA_MAX_LEN ? metadata : "{}");
 }
 
-/* The names of GoTrue's claims. */
+/* The names of GoTrue's claims, and email_verified of OpenID Connect. */
 static char *
 claims_json(const Claims *claims)
 {
 	StringInfoData json;
+	bool		unverified;
 
+	(void) row_column(claims->user, claims->user_desc, USER_VERIFIED_AT, &unverified);
 	initStringInfo(&json);
 	appendStringInfoChar(&json, '{');
 	add_string(&json, "iss", orion_auth_issuer);
@@ -154,6 +157,7 @@ claims_json(const Claims *claims)
 	add_string(&json, "sub", uuid_text(DatumGetUUIDP(row_value(claims->user, claims->user_desc, USER_ID))));
 	add_string(&json, "role", NameStr(*DatumGetName(row_value(claims->user, claims->user_desc, USER_ROLE))));
 	add_string(&json, "email", TextDatumGetCString(row_value(claims->user, claims->user_desc, USER_EMAIL)));
+	add_member(&json, "email_verified", unverified ? "false" : "true");
 	add_number(&json, "iat", claims->issued_at);
 	add_number(&json, "exp", claims->issued_at + orion_auth_access_token_ttl);
 	add_string(&json, "session_id", claims->session);

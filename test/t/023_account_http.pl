@@ -65,6 +65,8 @@ cmp_ok($stack->sql('SELECT count(*) FROM orion_private.users'), '==', 0, 'nobody
 
 my $ann = answers(post('register', { email => 'ann@example.com', password => $password }), 201, undef, 'register');
 ok(!$ann->{user}{emailVerified}, 'the address is not confirmed');
+sub verified { return $stack->sql("SELECT orion_jwt_verify('$_[0]{accessToken}') ->> 'email_verified'"); }
+is(verified($ann), 'false', '... which the token says');
 my $token = mailed('user.created');
 like($token, qr/^[A-Za-z0-9_-]{43}$/, 'the event carries 32 random bytes');
 is($stack->sql("SELECT count(*) FROM orion_private.outbox WHERE payload::text LIKE '%$token%'"), 0, 'but not readable');
@@ -75,7 +77,10 @@ answers(post('password-reset/confirm', { token => $token, newPassword => $second
 my @verified = sort(at_once(4, sub { post('verify-email', { token => $token })->{status} }));
 is("@verified", '200 400 400 400', 'of four confirmations at once one wins');
 answers(post('verify-email', { token => $token }), 400, 'invalid_token', 'verify: again');
-ok(sign_in($password)->{json}{user}{emailVerified}, 'the address is confirmed');
+my $confirmed = sign_in($password)->{json};
+ok($confirmed->{user}{emailVerified}, 'the address is confirmed');
+is(verified($confirmed), 'true', '... which the token says');
+is(verified(post('refresh', { refreshToken => $ann->{refreshToken} })->{json}), 'true', '... and the one of an earlier session, refreshed');
 answers(post('register', { email => 'old@example.com', password => $password }), 201, undef, 'another user');
 $token = mailed('user.created');
 $stack->sql(q{UPDATE orion_private.one_time_tokens SET expires_at = now() - interval '1 second' WHERE email = 'old@example.com'});

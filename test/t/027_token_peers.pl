@@ -95,7 +95,7 @@ for my $alg (qw(RS256 ES256))
 my $login = $stack->http('POST', '/api/auth/register', json => { email => 'ann@example.com', password => 'a quite secret horse' })->{json};
 my ($seen) = ask({ op => 'verify', lib => 'jose', algs => ['ES256'], token => $login->{accessToken}, jwks => $jwks });
 is($seen->{ok}{sub}, $login->{user}{id}, 'jose verifies the access token of a sign-in') or diag($seen->{error});
-is(join(' ', sort keys %{ $seen->{ok} }), 'aal amr app_metadata aud email exp iat iss role session_id sub user_metadata', 'with the claims that policies know');
+is(join(' ', sort keys %{ $seen->{ok} }), 'aal amr app_metadata aud email email_verified exp iat iss role session_id sub user_metadata', 'with the claims that policies know');
 
 # rotation as they see it
 sql("SELECT orion_key_retire('$kid{RS256}')");

@@ -67,6 +67,7 @@ is(call('PUT', '/api/auth/login', json => {})->{status}, 405, 'a method that a p
 
 sub register { return call('POST', '/api/auth/register', json => { email => 'ann@example.com', password => $password, @_ }); }
 is(seen(register(displayName => 'x' x 201)), '400 invalid_display_name', 'register: a long name');
+is(seen(register(displayName => "x\r\nBcc: everybody\@example.com")), '400 invalid_display_name', 'register: a name of two lines');
 is(seen(register(displayName => 7)), '400 invalid_request', 'register: a number for a name');
 is(seen(register(userMetadata => [1])), '400 invalid_user_metadata', 'register: metadata that is no object');
 is(seen(register(userMetadata => { a => 'x' x 20000 })), '400 invalid_user_metadata', 'register: metadata over 16 kB');

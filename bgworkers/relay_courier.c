@@ -6,8 +6,8 @@
  * there, if it stores one.  Then events go to it, up to MAX_EVENTS and MAX_BYTES
  * unacknowledged, and ACKs come back.  No transaction is open while anything is
  * sent: rows become frames in memory, the transaction (which stored the window)
- * commits, then the frames go out.  Positions are stored a few times a second; a
- * crash sends again what was delivered since (at least once).
+ * commits, then the frames go out.  Positions are stored a few times a second, and
+ * after STORE_EVENTS; a crash sends again what was delivered since (at least once).
  *
  * Where the sink stores the position with the effect, its word counts: what it has
  * is skipped, and what it had confirmed and lost (a Redis killed between two
@@ -37,6 +37,8 @@
 #define MAX_EVENTS	4096		/* unacknowledged, a power of two */
 #define MAX_BYTES	(8 * 1024 * 1024)
 #define READ_ROWS	1000		/* rows of one transaction */
+#define STORE_EVENTS 2048		/* acknowledged, of which no stored position
+								 * tells */
 #define MAX_READING_MS 1000		/* calling functions of cache rules */
 #define MAX_FRAME	65536		/* the courier sends nothing longer */
 #define LAST_WINDOW (INT64CONST(1) << 62)	/* room to go on numbering behind
@@ -61,6 +63,7 @@ static uint64 acked = 0;
 static size_t bytes = 0;		/* of the events in flight */
 static int64 acked_seq = 0;		/* of the window: all up to here is delivered */
 static int64 stored_seq = 0;
+static uint64 unstored = 0;		/* events acknowledged since */
 static int64 highest_seq = 0;	/* ever delivered or skipped, for the lag */
 static TimestampTz stored_at = 0;
 static TimestampTz lag_checked_at = 0;
@@ -210,6 +213,7 @@ on_ack(const OrionSink *sink, OrionCursor *cursor, uint64 number)
 		orion_cursor_confirm(cursor, in_flight[number % MAX_EVENTS].seq);
 	orion_cursor_count(cursor, number - acked);
 	orion_relay_progress(number - acked);
+	unstored += number - acked;
 	while (acked < number)
 		bytes -= in_flight[++acked % MAX_EVENTS].bytes;
 	acked_seq = acked == sent ? orion_cursor_read_seq(cursor) : in_flight[acked % MAX_EVENTS].seq;
@@ -406,7 +410,10 @@ read_more(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor)
 	if (orion_cursor_open(cursor))
 	{
 		if (!was_open || orion_cursor_read_seq(cursor) == 0)
+		{
 			acked_seq = stored_seq = orion_cursor_read_seq(cursor);
+			unstored = 0;
+		}
 		n = orion_cursor_read(cursor, READ_ROWS);
 		if (n > 0)
 			put_rows(sink, rules, cursor, n);
@@ -421,24 +428,41 @@ read_more(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor)
 	return n > 0;
 }
 
-/* Losing this to a crash only sends events again, so it need not reach the disk. */
 static void
-store_position(OrionCursor *cursor)
+store_position(OrionCursor *cursor, const char *synchronous_commit)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		is_open = orion_cursor_is_open(cursor);
 
-	if (!(is_open && acked_seq != stored_seq) && !orion_cursor_is_dirty(cursor))
-		return;
-	if (!TimestampDifferenceExceeds(stored_at, now, ORION_STORE_MS))
-		return;
 	orion_pool_begin("orion: storing the position");
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option("synchronous_commit", synchronous_commit, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_LOCAL, true, 0, false);
 	orion_cursor_store(cursor, is_open ? acked_seq : orion_cursor_read_seq(cursor));
 	orion_pool_commit();
 	stored_seq = acked_seq;
-	stored_at = now;
+	stored_at = GetCurrentTimestamp();
+	unstored = 0;
+}
+
+static bool
+is_unstored(const OrionCursor *cursor)
+{
+	return (orion_cursor_is_open(cursor) && acked_seq != stored_seq) || orion_cursor_is_dirty(cursor);
+}
+
+/* Losing this to a crash only sends events again, so it need not reach the disk. */
+static void
+store_if_due(OrionCursor *cursor)
+{
+	if (is_unstored(cursor) && TimestampDifferenceExceeds(stored_at, GetCurrentTimestamp(), ORION_STORE_MS))
+		store_position(cursor, "off");
+}
+
+/* But how many that may be does not depend on how fast the sink is, where it counts. */
+static void
+store_if_far(const OrionSink *sink, OrionCursor *cursor)
+{
+	if (unstored >= STORE_EVENTS && !stores_position(sink) && is_unstored(cursor))
+		store_position(cursor, "local");
 }
 
 static void
@@ -467,7 +491,7 @@ wait_time(OrionCursor *cursor)
 {
 	if (child.pid == 0)
 		return Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), not_before));
-	if ((orion_cursor_is_open(cursor) && acked_seq != stored_seq) || orion_cursor_is_dirty(cursor))
+	if (is_unstored(cursor))
 		return ORION_STORE_MS;
 	return ORION_SAFETY_POLL_MS;
 }
@@ -483,6 +507,7 @@ orion_relay_courier(OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor
 		problem = receive(sink, cursor);
 	if (problem == NULL && child.pid && ready)
 	{
+		store_if_far(sink, cursor);
 		while (has_room() && read_more(sink, rules, cursor))
 		{
 			if (!orion_buffer_flush(&child.out, child.fd))
@@ -493,7 +518,7 @@ orion_relay_courier(OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor
 		problem = "";
 	if (problem)
 		lose_courier(cursor, problem);
-	store_position(cursor);
+	store_if_due(cursor);
 	report_lag(cursor);
 	orion_relay_wait(cursor, child.pid ? child.fd : -1, child.pid && orion_buffer_len(&child.out) > 0, wait_time(cursor));
 }

@@ -1,4 +1,4 @@
-# Events to a real Apache Kafka: what arrives, and in what order. What kills cost: 071_faults_sinks.pl.
+# Events to a real Apache Kafka: what arrives, and in what order. What kills cost besides: 071_faults_sinks.pl.
 #
 # Its jars come from Maven Central, by test/peers/kafka/pom.xml, and are kept beside the
 # results of the tests. Without a way there this test fails.
@@ -121,5 +121,26 @@ value(q{SELECT orion_publish('order.waits', '{}', 'order', '1')});
 $kafka->start;
 becomes(q{state = 'running' AND lag_events = 0 FROM orion.sinks WHERE name = 'main'}, 'it comes back and all is delivered', 90);
 is(scalar(grep { $_->{headers}{ce_type} eq 'order.waits' } @{ $kafka->records('orion.events') }), 1, 'also what was published meanwhile');
+
+# --- kills in the middle of a backlog: what comes twice is bounded by numbers, however fast Kafka is ---
+
+create('backlog', { topic => 'backlog' }, 'backlog.#');
+value(q{SELECT orion_sink_pause('backlog')});
+becomes(q{state = 'paused' FROM orion.workers WHERE kind = 'relay' AND name = 'backlog'}, 'a sink is paused');
+my $events = 80000;
+value(qq{SELECT count(orion_publish('backlog.event', '{}', 'a', (i % 1000)::text)) FROM generate_series(1, $events) i});
+value(q{SELECT orion_sink_resume('backlog')});
+foreach my $quarter (1 .. 3)
+{
+	OrionServices::poll_until(sub { ($node->psql('postgres', "SELECT delivered > $events * $quarter / 4 FROM orion.sinks WHERE name = 'backlog'"))[1] eq 't' }, 60);
+	kill 'KILL', ($node->psql('postgres', q{SELECT pid FROM orion.workers WHERE kind = 'relay' AND name = 'backlog'}))[1] || next;
+	OrionServices::poll_until(sub { ($node->psql('postgres', 'SELECT 1'))[0] == 0 }, 60);
+}
+OrionServices::poll_until(sub { (($node->psql('postgres', q{SELECT state = 'running' AND lag_events = 0 FROM orion.sinks WHERE name = 'backlog'}))[1] // '') eq 't' }, 90);
+$records = arrived('backlog', $events);
+my %distinct = map { $_->{headers}{ce_id} => 1 } @$records;
+is(scalar keys %distinct, $events, 'a relay was killed three times in a backlog: all arrives');
+my $twice = @$records - $events;
+cmp_ok($twice, '<=', 3 * 6144, "$twice twice, which is no more than are in flight and not stored");
 $node->stop('fast');
 done_testing();

@@ -16,6 +16,7 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "core/listen.h"
@@ -53,6 +54,13 @@ orion_relay_report(OrionWorkerState state, const char *text)
 	reported_state = state;
 	strlcpy(reported_text, text, ORION_ERROR_LEN);
 	orion_pool_report(state, text);
+}
+
+void
+orion_relay_scratch(MemoryContext context)
+{
+	MemoryContextReset(context);
+	MemoryContextSwitchTo(context);
 }
 
 void

@@ -17,6 +17,9 @@ extern uint32 orion_relay_wait(const OrionCursor *cursor, int fd, bool want_writ
 /* Reports a state when it is new. text may be NULL. */
 extern void orion_relay_report(OrionWorkerState state, const char *text);
 
+/* Empties the memory and makes it the current one, which after a query is SPI's. */
+extern void orion_relay_scratch(MemoryContext context);
+
 /* What orion.workers shows as lag; since 0 means none. */
 extern void orion_relay_lag(int64 events, TimestampTz since);
 

@@ -370,7 +370,7 @@ put_rows(const OrionSink *sink, OrionCacheRules *rules, OrionCursor *cursor, int
 			orion_cursor_seek(cursor, orion_event_seq(rows->vals[i], rows->tupdesc) - 1);
 			break;
 		}
-		MemoryContextReset(context);
+		orion_relay_scratch(context);
 		if (!orion_cursor_wants(cursor, sink->pattern, rows->vals[i], rows->tupdesc))
 			continue;
 		event = orion_event_from_row(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor));

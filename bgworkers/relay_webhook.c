@@ -520,7 +520,7 @@ store_ripe(MemoryContext context, TimestampTz first_at)
 
 		if (!is_ripe(delivery, now))
 			continue;
-		MemoryContextReset(context);
+		orion_relay_scratch(context);
 		orion_webhook_keep(&row);
 		orion_book_mark_stored(delivery);
 	}
@@ -548,7 +548,7 @@ flush(OrionCursor *cursor, bool go_on)
 	{
 		OrionBookDelivery *delivery = dlist_container(OrionBookDelivery, in_queue, iter.cur);
 
-		MemoryContextReset(context);
+		orion_relay_scratch(context);
 		record_settled(delivery, first_at);
 		orion_book_remove(delivery);
 	}
@@ -630,6 +630,7 @@ body_of(Event *event, bool envelope)
 		appendStringInfoString(&json, orion_event_payload(event->row, event->desc));
 		appendStringInfoChar(&json, '}');
 		event->bodies[0] = orion_book_body(json.data, json.len);
+		pfree(json.data);
 	}
 	return event->bodies[envelope];
 }
@@ -751,7 +752,7 @@ take_rows(OrionCursor *cursor, int n)
 			orion_cursor_seek(cursor, orion_event_seq(rows->vals[i], rows->tupdesc) - 1);
 			break;
 		}
-		MemoryContextReset(context);
+		orion_relay_scratch(context);
 		if (orion_cursor_wants(cursor, "#", rows->vals[i], rows->tupdesc))
 			take_event(rows->vals[i], rows->tupdesc, orion_cursor_replays(cursor), first_at);
 	}
@@ -806,6 +807,13 @@ may_load(const OrionBookEndpoint *endpoint, TimestampTz now)
 		endpoint->queued < endpoint->window && has_place(endpoint, now);
 }
 
+/* Its bodies may be large: a row at a time, as far as the book has room. */
+static bool
+has_bytes(const OrionBookEndpoint *endpoint)
+{
+	return orion_book_bytes < (is_second_class(endpoint, GetCurrentTimestamp()) ? ORION_BOOK_BYTES / 2 : ORION_BOOK_BYTES);
+}
+
 static void
 load_row(OrionBookEndpoint *endpoint, HeapTuple row, TupleDesc desc)
 {
@@ -823,6 +831,24 @@ load_row(OrionBookEndpoint *endpoint, HeapTuple row, TupleDesc desc)
 	orion_book_unref(shared);
 }
 
+/* Returns how many of the rows there was room for. */
+static int
+load_rows(OrionBookEndpoint *endpoint, SPITupleTable *rows, int n)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "orion webhook", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	int			i;
+
+	for (i = 0; i < n && has_bytes(endpoint); i++)
+	{
+		orion_relay_scratch(context);
+		load_row(endpoint, rows->vals[i], rows->tupdesc);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+	return i;
+}
+
 static void
 load_endpoint(OrionBookEndpoint *endpoint)
 {
@@ -831,17 +857,17 @@ load_endpoint(OrionBookEndpoint *endpoint)
 	int			max = is_second_class(endpoint, GetCurrentTimestamp()) ? Min(endpoint->window * 4, LOAD_MAX) : LOAD_MAX;
 	SPITupleTable *rows;
 	dlist_iter	iter;
+	int			loaded;
 	int			n;
 
 	dlist_foreach(iter, &endpoint->all)
 		except[nexcept++] = dlist_container(OrionBookDelivery, in_all, iter.cur)->seq;
 	n = orion_webhook_due(endpoint->id, max, endpoint->loaded_at, endpoint->loaded_seq, except, nexcept);
 	rows = SPI_tuptable;
-	for (int i = 0; i < n; i++)
-		load_row(endpoint, rows->vals[i], rows->tupdesc);
+	loaded = load_rows(endpoint, rows, n);
 	SPI_freetuptable(rows);
 	pfree(except);
-	if (n == max)
+	if (n == max || loaded < n)
 		return;
 	endpoint->spilled = false;
 	endpoint->next_due = orion_webhook_next(endpoint->id);

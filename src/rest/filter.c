@@ -246,12 +246,18 @@ static void
 add_child_test(OrionStatement *st, const OrionRead *child, const OrionFilter *filter)
 {
 	bool		null = filter->value && strcmp(filter->value, "null") == 0;
+	bool		counts = child->parent->counting && orion_read_by_exists(child);
 
 	if (filter->op != ORION_OP_IS || !(null || strcmp(filter->value, "not_null") == 0))
 		orion_refuse(400, "PGRST120", psprintf("Bad operator on the '%s' embedded resource", filter->name.column),
 					 "Only is null or not is null filters are allowed on embedded resources", NULL);
-	orion_statement_add(st, child->lateral);
-	if (child->link->to_one)
+	/* a NOT of its own would keep the planner from making a join of it */
+	if (filter->negated)
+		null = !null;
+	orion_statement_add(st, !counts ? child->lateral : null ? "NOT " : "");
+	if (counts)
+		orion_read_exists(st, child);
+	else if (child->link->to_one)
 		orion_statement_add(st, null ? " IS NOT DISTINCT FROM NULL" : " IS DISTINCT FROM NULL");
 	else
 		orion_statement_add(st, null ? ".n = 0" : ".n > 0");
@@ -289,20 +295,24 @@ add_search(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 	orion_statement_add(st, ")");
 }
 
-static void
-add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
+/* The embedded relation that is tested; one may go by the name of its column. */
+static OrionRead *
+tested_child(const OrionRead *read, const OrionFilter *filter)
 {
 	OrionRead  *child = filter->name.steps ? NULL : orion_read_named(read, filter->name.column);
 	OrionColumn column;
+
+	if (child && filter->op != ORION_OP_IS && orion_source_find_column(read->source, filter->name.column, &column))
+		return NULL;
+	return child;
+}
+
+static void
+add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
+{
 	const char *function;
 	Oid			type;
 
-	/* a relation may go by the name of its column */
-	if (child && (filter->op == ORION_OP_IS || !orion_source_find_column(read->source, filter->name.column, &column)))
-	{
-		add_child_test(st, child, filter);
-		return;
-	}
 	if (filter->op >= ORION_OP_FTS)
 	{
 		add_search(st, read, filter);
@@ -337,7 +347,13 @@ static void
 add_filter(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 {
 	const char *joint = "";
+	OrionRead  *child = filter->kind == ORION_FILTER_TEST ? tested_child(read, filter) : NULL;
 
+	if (child)
+	{
+		add_child_test(st, child, filter);
+		return;
+	}
 	if (filter->negated)
 		orion_statement_add(st, "NOT ");
 	if (filter->kind == ORION_FILTER_TEST && !filter->negated)
@@ -400,6 +416,14 @@ orion_filter_where(OrionStatement *st, const OrionRead *read)
 			add_filter(st, read, filter);
 			joint = " AND ";
 		}
+	}
+	for (const OrionRead *child = read->counting ? read->first : NULL; child; child = child->next)
+	{
+		if (!child->inner || !orion_read_by_exists(child))
+			continue;
+		orion_statement_add(st, joint);
+		orion_read_exists(st, child);
+		joint = " AND ";
 	}
 	if (read->keyset)
 		orion_keyset_where(st, read, joint);

@@ -28,6 +28,7 @@ typedef struct OrionRead
 	bool		as_text;		/* rows go out as text: what is embedded as
 								 * jsonb */
 	bool		uncapped;		/* rest_max_rows does not count */
+	bool		counting;		/* its rows are only to be counted */
 	bool		has_limit;
 	bool		has_offset;
 	int64		limit;
@@ -58,6 +59,11 @@ extern void orion_read_end(OrionStatement *st, const OrionRead *read);
 /* The same rows without their columns and without order and limit: to be counted. */
 extern void orion_read_begin_count(OrionStatement *st);
 extern void orion_read_end_count(OrionStatement *st, const OrionRead *read);
+
+/* In select.c, for what is counted: whether EXISTS can tell that there are rows of a
+ * child, and that test. */
+extern bool orion_read_by_exists(const OrionRead *child);
+extern void orion_read_exists(OrionStatement *st, const OrionRead *child);
 
 /*
  * The columns (char *) of the root that the statement reads, also computed ones;

@@ -358,6 +358,22 @@ add_outputs(OrionStatement *st, const OrionRead *read)
 	}
 }
 
+/* A column that a cast to json shows is what its value is, not its JSON, which knows no equality. */
+static void
+add_group_term(OrionStatement *st, const OrionRead *read, const Output *output, int position)
+{
+	const OrionSelect *item = output->item;
+	OrionName	name = {.column = item ? item->name : NULL};
+	OrionColumn column;
+
+	if (item && item->steps == NULL && item->cast == NULL && !read->typed &&
+		orion_source_find_column(read->source, item->name, &column) &&
+		orion_type_cast_function(column.type, JSONOID))
+		orion_filter_field(st, read, &name);
+	else
+		orion_statement_add(st, psprintf("%d", position + 1));
+}
+
 static void
 add_group(OrionStatement *st, const OrionRead *read)
 {
@@ -371,7 +387,7 @@ add_group(OrionStatement *st, const OrionRead *read)
 		if (pending(lfirst(lc)))
 			continue;
 		orion_statement_add(st, joint);
-		orion_statement_add(st, psprintf("%d", foreach_current_index(lc) + 1));
+		add_group_term(st, read, lfirst(lc), foreach_current_index(lc));
 		joint = ", ";
 	}
 }
@@ -424,7 +440,7 @@ add_child_source(OrionStatement *st, const OrionRead *child)
 	}
 }
 
-static void add_laterals(OrionStatement *st, const OrionRead *read, bool all);
+static void add_laterals(OrionStatement *st, const OrionRead *read);
 
 /* " FROM ..." and all that follows, in the subquery of a child */
 static void
@@ -432,7 +448,7 @@ add_child_rest(OrionStatement *st, const OrionRead *child)
 {
 	orion_statement_add(st, " FROM ");
 	add_child_source(st, child);
-	add_laterals(st, child, true);
+	add_laterals(st, child);
 	orion_filter_where(st, child);
 	add_group(st, child);
 	orion_filter_order(st, child);
@@ -513,13 +529,30 @@ decides_rows(const OrionRead *read, const OrionRead *child)
 	return false;
 }
 
-/* The children; where not all are wanted, those that rows depend on. */
+/* A child that is aggregated, or of which only a part is read, may have other rows than its WHERE says. */
+bool
+orion_read_by_exists(const OrionRead *child)
+{
+	return !has_aggregate(child) && !child->has_offset && !(child->has_limit && child->limit <= 0);
+}
+
+void
+orion_read_exists(OrionStatement *st, const OrionRead *child)
+{
+	orion_statement_add(st, "EXISTS (SELECT 1 FROM ");
+	add_child_source(st, child);
+	add_laterals(st, child);
+	orion_filter_where(st, child);
+	orion_statement_add(st, ")");
+}
+
+/* The children; to count, only those that rows depend on in a way that WHERE does not tell. */
 static void
-add_laterals(OrionStatement *st, const OrionRead *read, bool all)
+add_laterals(OrionStatement *st, const OrionRead *read)
 {
 	for (const OrionRead *child = read->first; child; child = child->next)
 	{
-		if (!all && !decides_rows(read, child))
+		if (read->counting && (orion_read_by_exists(child) || !decides_rows(read, child)))
 			continue;
 		orion_statement_add(st, child->inner ? " INNER JOIN LATERAL (" : " LEFT JOIN LATERAL (");
 		if (child->link->to_one)
@@ -544,7 +577,7 @@ void
 orion_read_end(OrionStatement *st, const OrionRead *read)
 {
 	orion_statement_add(st, " AS t");
-	add_laterals(st, read, true);
+	add_laterals(st, read);
 	orion_filter_where(st, read);
 	add_group(st, read);
 	orion_filter_order(st, read);
@@ -557,12 +590,22 @@ orion_read_begin_count(OrionStatement *st)
 	orion_statement_add(st, "SELECT 1 FROM ");
 }
 
+static void
+set_counting(OrionRead *read, bool counting)
+{
+	read->counting = counting;
+	for (OrionRead *child = read->first; child; child = child->next)
+		set_counting(child, counting);
+}
+
 void
 orion_read_end_count(OrionStatement *st, const OrionRead *read)
 {
+	set_counting(unconstify(OrionRead *, read), true);
 	orion_statement_add(st, " AS t");
-	add_laterals(st, read, false);
+	add_laterals(st, read);
 	orion_filter_where(st, read);
+	set_counting(unconstify(OrionRead *, read), false);
 }
 
 /* Clauses alone, of a source without embedded relations. */

@@ -74,6 +74,15 @@ estimated_count(const OrionSource *source, const OrionRead *read)
 	return counted <= orion_rest_max_rows ? counted : Max(counted, planned_count(source, read));
 }
 
+/* What is there is no less than what the answer shows of it. */
+static int64
+total_of(const OrionCall *call, int64 total, int64 rows)
+{
+	if (call->prefer.count != ORION_COUNT_ESTIMATED || rows == 0)
+		return total;
+	return Max(total, rows + (call->query.has_offset ? call->query.offset : 0));
+}
+
 /* The address of these rows, with the parameters by name and escaped in one way only. */
 static void
 put_location(OrionCall *call)
@@ -165,7 +174,7 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	{
 		rows = orion_rows_run(call, &st);
 		put_location(call);
-		orion_result_page_written(call, rows, call->prefer.count == ORION_COUNT_EXACT ? rows : total);
+		orion_result_page_written(call, rows, call->prefer.count == ORION_COUNT_EXACT ? rows : total_of(call, total, rows));
 		orion_keyset_link(call, read, rows);
 		return;
 	}
@@ -174,7 +183,7 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 		total = orion_result_int(counted ? 2 : 0, -1);
 	rows = orion_result_int(0, 0);
 	put_location(call);
-	orion_result_page_of(call, total);
+	orion_result_page_of(call, total_of(call, total, rows));
 	orion_keyset_link(call, read, rows);
 }
 

@@ -32,6 +32,12 @@ INSERT INTO clients VALUES (1, 'Acme'), (2, 'Bolt');
 INSERT INTO projects VALUES (1, 'one', 1, 10), (2, 'two', 1, 20), (3, 'three', 2, 30);
 INSERT INTO lists VALUES (1, '{a,b}', '{a'), (2, '{c}', '100%a'), (3, '{}', 'x');
 INSERT INTO bare VALUES (1, 'x'), (2, 'y');
+CREATE DOMAIN tint AS int;
+CREATE FUNCTION tint_out(tint) RETURNS json LANGUAGE sql IMMUTABLE AS $$ SELECT to_json('#' || to_hex($1)) $$;
+CREATE CAST (tint AS json) WITH FUNCTION tint_out(tint) AS IMPLICIT;
+CREATE TABLE paints (id int PRIMARY KEY, tint tint);
+INSERT INTO paints VALUES (1, 10), (2, 255), (3, 10);
+ANALYZE clients, projects;
 CREATE TABLE parted (id int, note text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
 CREATE TABLE part PARTITION OF parted FOR VALUES FROM (1) TO (10);
 INSERT INTO parted VALUES (1, 'a\b');
@@ -95,6 +101,7 @@ for my $case (
 	[ "/lists?select=id&order=%09id.desc&limit=1", '200 [{"id":3}]', 'a tab is a space' ],
 	[ '/projects?select=count()::text', '200 [{"count":"3"}]', 'a cast of count()' ],
 	[ '/projects?select=client_id,n:count()::text&order=client_id', '200 [{"client_id":1,"n":"2"},{"client_id":2,"n":"1"}]', '... in groups' ],
+	[ '/paints?select=tint,count()&order=tint', '200 [{"tint":"#a","count":2},{"tint":"#ff","count":1}]', 'groups of a domain that goes out by its cast' ],
 	[ '/vectors?select=v.sum()', '200 [{"sum":{"v":[3.5]}}]', 'an aggregate of somebody else' ],
 	[ '/projects?select=id,c:clients(name)&order=c(name).desc&limit=1', '200 [{"id":3,"c":{"name":"Bolt"}}]', 'ordered by what an alias names' ],
 	[ '/projects?select=id,c:clients(name)&order=clients(name)', '400 PGRST108', '... not by the name behind it' ],
@@ -132,6 +139,24 @@ is(got('GET', '/clients?select=id&id=eq.1', { Prefer => 'handling=strict, max-af
 is(header('Preference-Applied', 'GET', '/clients', { Prefer => 'handling=strict, max-affected=1' }), 'handling=strict', 'a read affects nothing');
 is(header('Preference-Applied', 'DELETE', '/bare', { Prefer => 'handling=strict, max-affected=5, tx=rollback' }), 'tx=rollback, handling=strict, max-affected=5', 'a change does');
 is(header('Preference-Applied', 'PUT', '/clients?id=eq.1', { Prefer => 'resolution=ignore-duplicates, tx=rollback' }, '{"id":1,"name":"p"}'), 'tx=rollback', 'PUT knows one resolution only');
+
+for my $case (
+	[ 'exact', 'clients?select=id,projects!inner(id)&limit=1', '0-0/2' ],
+	[ 'exact', 'clients?select=id,projects!inner(id)&projects.id=gt.2&limit=1', '0-0/1' ],
+	[ 'exact', 'clients?select=id,projects!inner(id)&projects.offset=1&limit=1', '0-0/1' ],
+	[ 'exact', 'clients?select=id,projects!inner(count())&projects.id=gt.9&limit=1', '0-0/2' ],
+	[ 'exact', 'projects?select=id,clients!inner(id,p:projects!inner(id))&clients.p.id=eq.3&limit=1', '0-0/1' ],
+	[ 'exact', 'clients?select=id,projects(id)&projects.id=gt.2&projects=is.null&limit=1', '0-0/1' ],
+	[ 'exact', 'clients?select=id,projects(id)&projects.id=gt.2&not.or=(projects.not.is.null,id.eq.9)&limit=1', '0-0/1' ],
+	[ 'planned', 'projects?select=id,clients(id)&clients=not.is.null&limit=1', '0-0/3' ],
+	[ 'estimated', 'vectors', '0-1/*' ],
+  )
+{
+	my ($count, $path, $range) = @$case;
+	my $got = header('Content-Range', 'GET', "/$path", { Prefer => "count=$count" });
+	$got =~ s{/(\d+)$}{$1 >= 2 ? '/*' : '/less'}e if $count eq 'estimated';
+	is($got, $range, "$count of $path");
+}
 
 # --- writing
 

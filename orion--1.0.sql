@@ -672,7 +672,7 @@ CREATE TABLE orion_private.login_attempts (
 	network inet GENERATED ALWAYS AS (orion_private.address_network(address)) STORED,
 	user_agent text
 );
-COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in, and what else counts for an address: tokens of mails that were none, registrations of known mail addresses, requests for a reset. Of what was locked 60 of a network in a window. email is null when what was given is no mail address (it may be a mistyped password)';
+COMMENT ON TABLE orion_private.login_attempts IS 'Every attempt to log in, and what else counts for an address: tokens of mails that were none, registrations of known mail addresses, requests for a reset. Of what was locked 1,000 of a network in a window. email is null when what was given is no mail address (it may be a mistyped password)';
 CREATE INDEX login_attempts_email ON orion_private.login_attempts (email, attempted_at);
 CREATE INDEX login_attempts_address ON orion_private.login_attempts (network, attempted_at);
 CREATE INDEX login_attempts_attempted_at ON orion_private.login_attempts (attempted_at);

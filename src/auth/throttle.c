@@ -31,7 +31,7 @@
 #define MAX_COUNTERS	65536	/* 5 MB; three for each network that guesses */
 #define BUCKETS			15
 #define KEY_LEN			crypto_generichash_BYTES_MIN
-#define MAX_RECORDS		60		/* of attempts that were refused unseen, by
+#define MAX_RECORDS		1000	/* of attempts that were refused unseen, by
 								 * network and window */
 
 typedef struct Counter

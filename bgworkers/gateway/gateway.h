@@ -307,7 +307,15 @@ extern bool orion_gateway_library_busy(int fd, bool is_busy);
 extern void orion_gateway_library_suspend(struct MHD_Connection *connection, int fd);
 extern void orion_gateway_library_resume(struct MHD_Connection *connection, int fd);
 extern void orion_gateway_library_run(struct MHD_Daemon *daemon);
-extern void orion_gateway_library_start(int fd);
+extern void orion_gateway_library_start(int fd, bool tls);
+extern void orion_gateway_library_end_request(int fd);
+
+/*
+ * A request's head was head_len bytes long, with empty lines before it; what the library has read besides
+ * begins at rest.  False when that is no chunked body, though it should be one.  Of what
+ * comes later the client is told here.
+ */
+extern bool orion_gateway_library_body(Request *request, size_t head_len, const OrionHttpHead *head, const char *rest);
 extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connection, unsigned int status,
 												   struct MHD_Response *response);
 

@@ -13,6 +13,11 @@
  * The socket is free for that: a request is read when the answers to those
  * before it were sent.
  *
+ * It reads chunked bodies with more patience than RFC 9112 allows.  Bodies pass by here on their
+ * way to it, and one that is not in the grammar gets no further (chunked.c).  It reads
+ * ahead, so when a head is complete some of what follows has passed by already:
+ * as much as was received of the connection and belongs to nothing so far.
+ *
  * It also takes a connection that is suspended out of its epoll and puts it back
  * afterwards, two system calls for each request.  Here it stays in: what happens to it
  * meanwhile is kept from the library, and it is told anew once the connection is
@@ -28,17 +33,22 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "gateway/chunked.h"
 #include "gateway/gateway.h"
 
 #define IS_CONNECTION	(UINT64_C(1) << 63) /* in an event's data: not a
 											 * pointer, but its descriptor */
 
+#define DRAIN		16			/* blocks of what a refused client still sends */
+
 typedef ssize_t (*Receive) (int, void *, size_t, int);
+typedef ssize_t (*ReceiveRecord) (gnutls_session_t, void *, size_t);
 typedef enum MHD_Result (*QueueResponse) (struct MHD_Connection *, unsigned int, struct MHD_Response *);
 
 static QueueResponse queue_response;
 static bool ours;				/* the response that is being queued */
 static Receive receive;
+static ReceiveRecord receive_record;
 
 /* By descriptor. */
 typedef struct Socket
@@ -52,6 +62,12 @@ typedef struct Socket
 								 * busy */
 	bool		drained;		/* the last look found less than there was
 								 * room for */
+	bool		tls;
+	uint64_t	received;		/* bytes, ever, without TLS's own */
+	uint64_t	read;			/* of them, up to the end of the last head or
+								 * body */
+	Request    *chunked;		/* whose body is being read, or NULL */
+	OrionChunks chunks;
 } Socket;
 
 static Socket *sockets;
@@ -127,10 +143,108 @@ orion_gateway_library_run(struct MHD_Daemon *daemon)
 }
 
 void
-orion_gateway_library_start(int fd)
+orion_gateway_library_start(int fd, bool tls)
 {
-	if (have_socket(fd))
-		memset(&sockets[fd], 0, sizeof(Socket));
+	if (!have_socket(fd))
+		return;
+	memset(&sockets[fd], 0, sizeof(Socket));
+	sockets[fd].tls = tls;
+}
+
+void
+orion_gateway_library_end_request(int fd)
+{
+	if (fd >= nsockets)
+		return;
+	sockets[fd].busy = false;
+	sockets[fd].chunked = NULL;
+}
+
+static bool
+check_chunks(Socket *socket, const char *bytes, size_t len)
+{
+	socket->read += orion_chunks_check(&socket->chunks, bytes, len);
+	if (socket->chunks.state >= CHUNKS_DONE)
+		socket->chunked = NULL;
+	return socket->chunks.state != CHUNKS_BAD;
+}
+
+bool
+orion_gateway_library_body(Request *request, size_t head_len, const OrionHttpHead *head, const char *rest)
+{
+	int			fd = request->client->source.fd;
+	Socket	   *socket;
+
+	if (fd >= nsockets)
+		return false;
+	socket = &sockets[fd];
+	socket->read += head_len + head->length;
+	if (!head->chunked)
+		return true;
+	if (socket->read > socket->received)
+		return false;
+	socket->chunked = request;
+	memset(&socket->chunks, 0, sizeof(socket->chunks));
+	return check_chunks(socket, rest, socket->received - socket->read);
+}
+
+/* An error like all others, to the socket itself; the connection is to be closed then. */
+static void
+write_error(int fd, gnutls_session_t tls, const OrionHttpError *error)
+{
+	char		body[1024];
+	char		answer[2048];
+	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
+
+	len = snprintf(answer, sizeof(answer),
+				   "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
+				   "X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+				   error->status, MHD_get_reason_phrase_for(error->status), len, body);
+
+	/*
+	 * it fits into the empty buffer of the socket; if not, the client is told
+	 * less
+	 */
+	if (tls)
+		gnutls_record_send(tls, answer, len);
+	else
+		(void) !send(fd, answer, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/*
+ * A look at what the library gets of a connection.  The end of the connection, for it, when that
+ * is no chunked body; nothing of an answer has been sent then.  What the client has sent
+ * besides is read, for the kernel would take the answer back otherwise.
+ */
+static ssize_t
+pass_on(int fd, gnutls_session_t tls, const char *bytes, ssize_t n)
+{
+	Socket	   *socket = &sockets[fd];
+	Request    *request = socket->chunked;
+	char		block[4096];
+
+	if (n > 0)
+		socket->received += n;
+	if (n <= 0 || request == NULL || check_chunks(socket, bytes, n))
+		return n;
+	request->status = orion_http_bad_request.status;
+	write_error(fd, tls, &orion_http_bad_request);
+	for (int i = 0; i < DRAIN && receive(fd, block, sizeof(block), MSG_DONTWAIT) > 0;)
+		i++;
+	return 0;
+}
+
+/* Stands in for GnuTLS's, as recv below. */
+ssize_t
+gnutls_record_recv(gnutls_session_t session, void *buf, size_t len)
+{
+	int			fd = gnutls_transport_get_int(session);
+	ssize_t		n;
+
+	if (receive_record == NULL)
+		receive_record = (ReceiveRecord) dlsym(RTLD_NEXT, "gnutls_record_recv");
+	n = receive_record(session, buf, len);
+	return fd >= 0 && fd < nsockets && sockets[fd].tls ? pass_on(fd, session, buf, n) : n;
 }
 
 /*
@@ -152,9 +266,10 @@ recv(int fd, void *buf, size_t len, int flags)
 	if (receive == NULL)
 		receive = (Receive) dlsym(RTLD_NEXT, "recv");
 	n = receive(fd, buf, len, flags);
-	if (fd >= 0 && fd < nsockets)
-		sockets[fd].drained = n > 0 && (size_t) n < len;
-	return n;
+	if (fd < 0 || fd >= nsockets)
+		return n;
+	sockets[fd].drained = n > 0 && (size_t) n < len;
+	return sockets[fd].tls ? n : pass_on(fd, NULL, buf, n);
 }
 
 /* A connection comes back: what may have happened is reported again. */
@@ -242,23 +357,8 @@ refuse(struct MHD_Connection *connection, const OrionHttpError *error)
 {
 	int			fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	const union MHD_ConnectionInfo *tls = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
-	char		body[1024];
-	char		answer[2048];
-	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
 
-	len = snprintf(answer, sizeof(answer),
-				   "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\n"
-				   "X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-				   error->status, MHD_get_reason_phrase_for(error->status), len, body);
-
-	/*
-	 * it fits into the empty buffer of the socket; if not, the client is told
-	 * less
-	 */
-	if (tls)
-		gnutls_record_send(tls->tls_session, answer, len);
-	else
-		(void) !send(fd, answer, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+	write_error(fd, tls ? tls->tls_session : NULL, error);
 }
 
 enum MHD_Result

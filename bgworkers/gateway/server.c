@@ -290,7 +290,7 @@ connection_started(Server *server, struct MHD_Connection *connection, void **con
 	client->source.fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
 	format_address(sa, client->address, sizeof(client->address));
 	client->trusted = orion_proxy_trusts(&orion_gateway.config.trusted_proxies, client->address);
-	orion_gateway_library_start(client->source.fd);
+	orion_gateway_library_start(client->source.fd, server->tls);
 	client->connection = connection;
 	client->pool = orion_gateway_memory_take();
 	client->server = server;
@@ -311,7 +311,7 @@ connection_closed(void **context)
 	if (client == NULL)
 		return;
 	client_leave(client);
-	orion_gateway_library_start(client->source.fd); /* for the next one */
+	orion_gateway_library_start(client->source.fd, false);	/* for the next one */
 	epoll_ctl(orion_gateway.epoll, EPOLL_CTL_DEL, client->source.fd, NULL);
 	client->server->nclients--;
 	if (client->is_counted)
@@ -483,7 +483,7 @@ orion_gateway_server_completed(void *cls, struct MHD_Connection *connection, voi
 	if (request->state == REQUEST_ANSWERED && request->response)
 		MHD_destroy_response(request->response);
 	orion_gateway_telemetry_observe(request);
-	orion_gateway_library_busy(request->client->source.fd, false);
+	orion_gateway_library_end_request(request->client->source.fd);
 	request->client->request = NULL;
 	client_enter(request->client, &orion_gateway.reading);
 	request_free(request);
@@ -703,6 +703,23 @@ judge_request(Request *request, const char *method, OrionHttpTarget *target)
 	return NULL;
 }
 
+/*
+ * Bodies are checked as they are read.  The library's buffer begins with its pool when a request does,
+ * and grows where it is: so the distance to the end of the head is what the head
+ * has taken.
+ */
+static bool
+begin_body(Request *request, const OrionHttpHead *head, const char *method)
+{
+	const GatewayPool *pool = &request->client->pool;
+	const union MHD_ConnectionInfo *size = MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+	const char *rest = size ? method + size->header_size : NULL;
+
+	if (rest == NULL || rest < pool->base || rest > pool->base + pool->len)
+		return !head->chunked;
+	return orion_gateway_library_body(request, rest - pool->base, head, rest);
+}
+
 static enum MHD_Result
 headers_seen(Request *request, const char *method, const char *url, const char *version)
 {
@@ -719,6 +736,8 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 	choose_peer(request, &scan);
 	request->proxied = scan.proxied;
 	error = judge_head(request, &scan, method, url, version);
+	if (error == NULL && !begin_body(request, &scan.head, method))
+		error = &orion_http_bad_request;
 	if (error)
 	{
 		request->close = true;

@@ -122,6 +122,16 @@ like(curl("http://127.0.0.1:$tls_port/health"), qr/curl: /, '... and is hung up 
 $socket = dial($tls_port);
 syswrite($socket, pack('H*', '16030100ff') . join '', map { chr rand 256 } 1 .. 255);
 ok(defined hear($socket, undef, 3), 'neither does noise');
+my $post = "POST /rest/v1/rpc/echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+my $health = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+foreach my $case ([ "9\r\n{\"v\":\"a\"}\r\n0\r\n\r\n", '200 200 200' ], [ "9\n{\"v\":\"a\"}\r\n0\r\n\r\n", '200 400' ])
+{
+	open $file, '>:raw', "$dir/bytes" or die;
+	print $file "${post}9\r\n{\"v\":\"b\"}\r\n0\r\n\r\n$post$case->[0]$health";
+	close $file;
+	my $said = qx(openssl s_client -quiet -connect 127.0.0.1:$tls_port < $dir/bytes 2> $dir/openssl.log);
+	is(join(' ', $said =~ m{HTTP/1\.1 (\d+)}g), $case->[1], 'chunked bodies over TLS');
+}
 like(curl(@first, '-H', 'X-Long: ' . 'y' x 9000, "$https/health"), qr{^HTTP/1.1 431}, 'a refusal of the HTTP library is readable over TLS');
 like(curl(@first, '-X', 'BAD METHOD', "$https/health"), qr{^HTTP/1.1 (400|501)|curl: }, '... as is that of a bad request line');
 like(curl(@first, "$https/ready"), qr{^HTTP/1.1 200}, 'the server goes on');

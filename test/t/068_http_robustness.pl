@@ -72,8 +72,7 @@ foreach my $i (0 .. $#half)
 is("@wrong[0 .. ($#wrong < 3 ? $#wrong : 3)]", '', 'half-closed clients get the answers to what they have asked, and no others');
 @half = ();
 
-# --- lengths of two meanings: the request behind is never taken for one.  (A line of a
-# chunk that ends in a bare line feed is not refused by libmicrohttpd 0.9: docs/gateway.md.)
+# --- lengths of two meanings: the request behind is never taken for one
 
 my $behind = "GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 my $post = "POST /rest/v1/rpc/echo HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
@@ -94,6 +93,70 @@ foreach my $form (@forms)
 	$what =~ s/[^ -~]/sprintf('\\x%02x', ord $&)/ge;
 	ok(@statuses <= 1 && !grep({ $_ < 400 || $_ >= 502 } @statuses) && $text !~ /"status":"ok"/, "$what: " . (join(' ', @statuses) || 'hung up')) or diag($text);
 }
+
+# --- chunked bodies: to the letter, however they arrive and whatever was before them on the connection
+
+my $head = "$post$chunked\r\n";
+my $body = "7\r\n{\"n\":7}\r\n";
+my $good = "${body}000\r\nX-Some: trailer\r\n\r\n";
+@forms = (
+	(map { [ $_, "7$_\{\"n\":7}\r\n0\r\n\r\n" ] } "\n", " \r\n", "\t\r\n", "\r\r\n", ";a\n", ";a\nb\r\n", ";a\rb\r\n", ";a\0\r\n", ";a\x1b\r\n", ';' . 'a' x 5000 . "\r\n"),
+	(map { [ "0 is $_", "$body$_\r\n" ] } "0\n", "0\r", ' 0', '+0', '-0', '0x0', '0 '),
+	(map { [ "the end of data is $_", "7\r\n{\"n\":7}${_}0\r\n\r\n" ] } '', "\n", "\r", "x\r\n", "\n\r\n"),
+	(map { [ "trailer $_", "${body}0\r\n$_\r\n" ] } "Content-Length: 5\r\n", "transfer-ENCODING: chunked\r\n", "Host: y\r\n", "X: a\nY: b\r\n", "X: a\r\n b\r\n", "X : a\r\n", "none\r\n", "X: a\rb\r\n", "X: \0\r\n"),
+	[ 'the last line', "${body}0\r\n\n" ], [ 'no last line', "${body}\r\n" ], [ 'a size of 16 digits', "0000000000000007\r\n{\"n\":7}\r\n0\r\n\r\n" ]);
+
+# One connection: what is sent, in pieces of some bytes; the classes of the answers' statuses.
+sub classes
+{
+	my ($bytes, $piece) = @_;
+	my $socket = dial();
+	setsockopt($socket, 6, 1, 1);	# TCP_NODELAY
+	my $text = '';
+	while (length $bytes)
+	{
+		syswrite($socket, substr($bytes, 0, $piece, '')) or last;
+	}
+	while (IO::Select->new($socket)->can_read(20)) { sysread($socket, $text, 65536, length $text) or last; }
+	return join '', $text =~ m{HTTP/1\.1 (\d)}g;
+}
+foreach my $form (@forms)
+{
+	my ($what, $bytes) = @$form;
+	my @seen = map { my $piece = $_; map { classes("$_$head$bytes$behind", $piece) } '', "\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n", "$head$good" } 1, 5, 10000;
+	$what = substr($what, 0, 40) =~ s/[^ -~]/sprintf('\\x%02x', ord $&)/ger;
+	is(join(' ', @seen), join(' ', ('4', '24', '24') x 3), "chunked, $what: 400, and nothing behind it");
+}
+like(OrionStack::parse($stack->talk("$head$good$behind", 20))->{body}, qr/^7HTTP/, 'chunks and trailers that are right');
+is(OrionStack::parse($stack->talk("${head}7\n{\"n\":7}\r\n0\r\n\r\n", 20))->{json}{code}, 'ORH400', 'the error is one like others');
+
+# what is right goes through, of any size and cut anywhere
+sub in_chunks
+{
+	my ($text) = @_;
+	my $out = '';
+	while (length $text)
+	{
+		my $part = substr($text, 0, 1 + int rand(rand() < 0.3 ? 4 : 30_000), '');
+		$out .= ('0' x int rand 4) . sprintf(rand() < 0.5 ? '%x' : '%X', length $part) . "\r\n$part\r\n";
+	}
+	return "${out}0\r\n" . (rand() < 0.3 ? "X: y\r\n" : '') . "\r\n";
+}
+my ($right, $count) = (0, 300);
+srand(7);
+$socket = dial();
+foreach my $i (1 .. $count)
+{
+	my $json = '{"n":' . $i . ' ' x int(rand(rand() < 0.5 ? 30 : 60_000)) . '}';
+	my $bytes = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n" . "${post}Content-Length: " . length($json) . "\r\n\r\n$json" . $head . in_chunks($json);
+	my $piece = rand() < 0.2 ? 1 + int rand 3000 : length $bytes;
+	while (length $bytes) { my $n = syswrite($socket, substr($bytes, 0, $piece)) or last; substr($bytes, 0, $n, ''); }
+	my $text = '';
+	while (3 > (() = $text =~ /\r\n\r\n(?:\{"status":"ok"[^}]*\}|$i(?=HTTP|\z))/g) && IO::Select->new($socket)->can_read(20)) { sysread($socket, $text, 65536, length $text) or last; }
+	$right++ if 3 == (() = $text =~ m{HTTP/1\.1 200}g);
+}
+is($right, $count, 'requests of all kinds in turn on one connection');
+close $socket;
 
 # --- slow clients: heads and bodies byte by byte, while others are served
 

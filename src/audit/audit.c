@@ -52,32 +52,41 @@ is_address(const char *text)
 	return inet_pton(AF_INET, text, &any) == 1 || inet_pton(AF_INET6, text, &any) == 1;
 }
 
-/* "192.0.2.1", "192.0.2.1:4000", "2001:db8::1" or "[2001:db8::1]:4000" */
-static void
-keep_address(const char *peer)
+bool
+orion_audit_peer_address(const char *peer, size_t len, char *found)
 {
 	char		copy[INET6_ADDRSTRLEN + 8];
 	char	   *from = copy;
 
-	address[0] = '\0';
-	if (peer == NULL || strlcpy(copy, peer, sizeof(copy)) >= sizeof(copy))
-		return;
+	found[0] = '\0';
+	if (len >= sizeof(copy))
+		return false;
+	memcpy(copy, peer, len);
+	copy[len] = '\0';
 	if (copy[0] == '[')
 	{
+		char	   *end = strchr(copy, ']');
+
+		if (end == NULL)
+			return false;
+		*end = '\0';
 		from = copy + 1;
-		from[strcspn(from, "]")] = '\0';
 	}
 	else if (strchr(copy, ':') == strrchr(copy, ':'))
 		copy[strcspn(copy, ":")] = '\0';
-	if (is_address(from))
-		strlcpy(address, from, sizeof(address));
+	if (!is_address(from))
+		return false;
+	strlcpy(found, from, INET6_ADDRSTRLEN);
+	return true;
 }
 
 void
 orion_audit_origin_set(const char *peer, const char *agent)
 {
 	in_request = true;
-	keep_address(peer);
+	address[0] = '\0';
+	if (peer)
+		(void) orion_audit_peer_address(peer, strlen(peer), address);
 	user_agent[0] = '\0';
 	if (agent)
 	{

@@ -18,6 +18,7 @@
 #include "utils/inet.h"
 #include "utils/jsonb.h"
 
+#include "audit/audit.h"
 #include "core/compat.h"
 
 #define EMAIL_MAX_LEN	254		/* RFC 5321 4.5.3.1.3 */
@@ -164,25 +165,14 @@ orion_address_network(PG_FUNCTION_ARGS)
 	PG_RETURN_INET_P(network);
 }
 
-static bool
-is_address(const char *given)
-{
-	struct in6_addr any;
-
-	return inet_pton(AF_INET, given, &any) == 1 || inet_pton(AF_INET6, given, &any) == 1;
-}
-
 /*
  * orion_private.request_address(request jsonb): the address a request came from, of its
- * member peer: "192.0.2.1", "192.0.2.1:40000", "2001:db8::1" or "[2001:db8::1]:40000".
- * NULL when it is none of these.
+ * member peer; NULL when there is none.
  */
 Datum
 orion_request_address(PG_FUNCTION_ARGS)
 {
-	char		given[INET6_ADDRSTRLEN + 8];
-	char	   *from = given;
-	char	   *end;
+	char		address[INET6_ADDRSTRLEN];
 	Jsonb	   *request;
 	JsonbValue	buffer;
 	JsonbValue *peer;
@@ -191,21 +181,8 @@ orion_request_address(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	request = PG_GETARG_JSONB_P(0);
 	peer = JB_ROOT_IS_OBJECT(request) ? getKeyJsonValueFromContainer(&request->root, "peer", strlen("peer"), &buffer) : NULL;
-	if (!peer || peer->type != jbvString || peer->val.string.len >= sizeof(given))
+	if (!peer || peer->type != jbvString ||
+		!orion_audit_peer_address(peer->val.string.val, peer->val.string.len, address))
 		PG_RETURN_NULL();
-	memcpy(given, peer->val.string.val, peer->val.string.len);
-	given[peer->val.string.len] = '\0';
-	if (given[0] == '[')
-	{
-		from = given + 1;
-		end = strchr(from, ']');
-		if (!end)
-			PG_RETURN_NULL();
-		*end = '\0';
-	}
-	else if (strchr(given, ':') == strrchr(given, ':'))
-		given[strcspn(given, ":")] = '\0';
-	if (!is_address(from))
-		PG_RETURN_NULL();
-	PG_RETURN_DATUM(DirectFunctionCall1(inet_in, CStringGetDatum(from)));
+	PG_RETURN_DATUM(DirectFunctionCall1(inet_in, CStringGetDatum(address)));
 }

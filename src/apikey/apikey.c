@@ -14,10 +14,8 @@
 
 #include <sodium.h>
 
-#include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -25,10 +23,8 @@
 #include "miscadmin.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_crc.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
@@ -38,6 +34,7 @@
 #include "audit/audit.h"
 #include "core/compat.h"
 #include "core/error.h"
+#include "core/storage.h"
 #include "token/token.h"
 
 #define PREFIX			"ork_"
@@ -143,20 +140,7 @@ orion_api_key_looks(const char *token)
 static Oid
 owner_of_keys(void)
 {
-	Oid			schema = get_namespace_oid("orion_private", true);
-	Oid			table = OidIsValid(schema) ? get_relname_relid("api_keys", schema) : InvalidOid;
-	Relation	relation;
-	Oid			owner;
-
-	if (!OidIsValid(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_ORION_UNAVAILABLE),
-				 errmsg("extension \"orion\" is not installed in this database"),
-				 errhint("Run CREATE EXTENSION orion.")));
-	relation = relation_open(table, AccessShareLock);
-	owner = relation->rd_rel->relowner;
-	relation_close(relation, AccessShareLock);
-	return owner;
+	return orion_storage_owner(orion_storage_table("api_keys"));
 }
 
 /* What api_key_find says of a key. */

@@ -12,8 +12,6 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -25,16 +23,16 @@
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/jsonb.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
 #include "core/compat.h"
-#include "core/error.h"
+#include "core/storage.h"
 #include "token/token.h"
 
+/* The table whose invalidation stands for all of them. */
+#define GRANTS		"user_roles"
 #define MAX_USERS	1024		/* kept; some kB each at the very most */
 
 typedef struct Pattern
@@ -78,21 +76,6 @@ relation_invalidated(Datum arg, Oid relid)
 		grants_valid = false;
 		invalidations++;
 	}
-}
-
-/* The table whose invalidation stands for all of them. */
-static Oid
-find_table(void)
-{
-	Oid			schema = get_namespace_oid("orion_private", true);
-	Oid			table = OidIsValid(schema) ? get_relname_relid("user_roles", schema) : InvalidOid;
-
-	if (!OidIsValid(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_ORION_UNAVAILABLE),
-				 errmsg("extension \"orion\" is not installed in this database"),
-				 errhint("Run CREATE EXTENSION orion.")));
-	return table;
 }
 
 static void
@@ -140,8 +123,7 @@ keep(const pg_uuid_t *user, ArrayType *array)
 static void
 read_grants(const pg_uuid_t *user)
 {
-	Relation	relation = relation_open(grants_relid, AccessShareLock);
-	Oid			owner = relation->rd_rel->relowner;
+	Oid			owner = orion_storage_owner(grants_relid);
 	Oid			types[] = {UUIDOID};
 	Datum		values[] = {UUIDPGetDatum(user)};
 	Oid			caller;
@@ -149,7 +131,6 @@ read_grants(const pg_uuid_t *user)
 	bool		isnull;
 	Datum		array;
 
-	relation_close(relation, AccessShareLock);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -176,7 +157,7 @@ grants_of(const pg_uuid_t *user)
 	if (!grants_valid || hash_get_num_entries(grants) >= MAX_USERS)
 	{
 		forget_grants();
-		grants_relid = find_table();
+		grants_relid = orion_storage_table(GRANTS);
 		grants_valid = true;
 	}
 	entry = hash_search(grants, user, HASH_FIND, NULL);
@@ -308,6 +289,6 @@ orion_permissions_changed(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("orion_permissions_changed must be called as a trigger")));
-	CacheInvalidateRelcacheByRelid(find_table());
+	CacheInvalidateRelcacheByRelid(orion_storage_table(GRANTS));
 	PG_RETURN_POINTER(NULL);
 }

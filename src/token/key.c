@@ -18,18 +18,17 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "catalog/namespace.h"
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
 #include "core/compat.h"
 #include "core/error.h"
+#include "core/storage.h"
 #include "seal/seal.h"
 #include "token/key.h"
 
@@ -124,20 +123,6 @@ remember_key(HeapTuple tuple, TupleDesc desc)
 	keys = lappend(keys, key);
 }
 
-static Oid
-find_table(void)
-{
-	Oid			schema = get_namespace_oid("orion_private", true);
-	Oid			table = OidIsValid(schema) ? get_relname_relid("signing_keys", schema) : InvalidOid;
-
-	if (!OidIsValid(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_ORION_UNAVAILABLE),
-				 errmsg("extension \"orion\" is not installed in this database"),
-				 errhint("Run CREATE EXTENSION orion.")));
-	return table;
-}
-
 bool
 orion_keys_refresh(void)
 {
@@ -152,7 +137,7 @@ orion_keys_refresh(void)
 		return false;
 
 	forget_keys();
-	keys_relid = find_table();
+	keys_relid = orion_storage_table("signing_keys");
 	table = table_open(keys_relid, AccessShareLock);
 	before = invalidations;
 	caller = MemoryContextSwitchTo(keys_context);

@@ -26,7 +26,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/namespace.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "pgstat.h"
@@ -42,7 +41,7 @@
 #include "utils/timestamp.h"
 
 #include "core/compat.h"
-#include "core/error.h"
+#include "core/storage.h"
 #include "core/shmem.h"
 #include "token/revocation.h"
 #include "token/token.h"
@@ -233,15 +232,9 @@ find_note(const pg_uuid_t *id, Revocation *found)
 static Relation
 open_table(void)
 {
-	Oid			schema = get_namespace_oid("orion_private", true);
-	Oid			table = OidIsValid(schema) ? get_relname_relid("revocations", schema) : InvalidOid;
+	Oid			table = orion_storage_table("revocations");
 
-	if (!OidIsValid(table))
-		ereport(ERROR,
-				(errcode(ERRCODE_ORION_UNAVAILABLE),
-				 errmsg("extension \"orion\" is not installed in this database"),
-				 errhint("Run CREATE EXTENSION orion.")));
-	index_oid = get_relname_relid("revocations_pkey", schema);
+	index_oid = get_relname_relid("revocations_pkey", get_rel_namespace(table));
 	return table_open(table, AccessShareLock);
 }
 

@@ -120,20 +120,10 @@ answers(refresh($live->{refreshToken}), 200, undef, 'which does not hurt the ses
 sub at_once
 {
 	my ($n, $code) = @_;
-	my @pipes;
-	for my $i (1 .. $n)
-	{
-		my $pid = open(my $pipe, '-|') // die "fork: $!";
-		if ($pid == 0)
-		{
-			my $answer = $code->($i);
-			print JSON::PP->new->encode([ $answer->{status}, $answer->{json} ]);
-			close STDOUT;
-			POSIX::_exit(0);
-		}
-		push @pipes, $pipe;
-	}
-	return map { local $/; my $text = <$_>; close $_; JSON::PP->new->decode($text) } @pipes;
+	return map { JSON::PP->new->decode($_) } OrionStack::at_once($n, sub {
+		my $answer = $code->(@_);
+		return JSON::PP->new->encode([ $answer->{status}, $answer->{json} ]);
+	});
 }
 
 my $token = sign_in('ann@example.com')->{refreshToken};

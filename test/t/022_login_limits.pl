@@ -4,7 +4,6 @@ use strict;
 use warnings;
 use JSON::PP ();
 use OrionStack;
-use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
@@ -95,27 +94,9 @@ for my $how ('fast', 'immediate')
 
 # --- guesses at once ------------------------------------------------------------------
 
-sub at_once
-{
-	my ($n, $code) = @_;
-	my @pipes;
-	for my $i (1 .. $n)
-	{
-		my $pid = open(my $pipe, '-|') // die "fork: $!";
-		if ($pid == 0)
-		{
-			print $code->($i);
-			close STDOUT;
-			POSIX::_exit(0);
-		}
-		push @pipes, $pipe;
-	}
-	return map { local $/; my $text = <$_>; close $_; $text } @pipes;
-}
-
 register('hal@example.com');
 my %answers;
-$answers{$_}++ for at_once(20, sub { my ($i) = @_; my ($status, $out) = $stack->node->psql('postgres', "SELECT status FROM orion_login('hal\@example.com', 'guess $i', '192.0.2.20')"); return $out });
+$answers{$_}++ for OrionStack::at_once(20, sub { my ($i) = @_; my ($status, $out) = $stack->node->psql('postgres', "SELECT status FROM orion_login('hal\@example.com', 'guess $i', '192.0.2.20')"); return $out });
 is($answers{invalid_credentials}, 5, 'of twenty guesses at once five get an answer') or diag(explain(\%answers));
 is($answers{locked}, 15, 'the others do not');
 
@@ -125,11 +106,11 @@ $stack->sql(q{ALTER SYSTEM SET orion.auth_hash_memory_limit = '20MB'});
 $stack->sql(q{ALTER SYSTEM SET orion.auth_password_time = 10}); $stack->node->reload;
 $stack->until_true(sub { $stack->sql('SHOW orion.auth_password_time') eq '10' });
 register('ida@example.com');
-my @ok = at_once(8, sub { my ($status, $out) = $stack->node->psql('postgres', "SELECT status FROM orion_login('ida\@example.com', '$password', '192.0.2.30')"); return $out });
+my @ok = OrionStack::at_once(8, sub { my ($status, $out) = $stack->node->psql('postgres', "SELECT status FROM orion_login('ida\@example.com', '$password', '192.0.2.30')"); return $out });
 is(join(' ', @ok), join(' ', ('ok') x 8), 'logins wait for memory, and all get in');
 $stack->sql(q{ALTER SYSTEM SET orion.auth_hash_timeout = '1ms'}); $stack->node->reload;
 $stack->until_true(sub { $stack->sql('SHOW orion.auth_hash_timeout') eq '1ms' });
-my @busy = at_once(8, sub { my $answer = login('ida@example.com', $password); return $answer->{status} });
+my @busy = OrionStack::at_once(8, sub { my $answer = login('ida@example.com', $password); return $answer->{status} });
 like(join(' ', sort @busy), qr/^200\b.*\b503$/, 'past the deadline some are told to come again, over HTTP with 503') or diag("@busy");
 is(login('ida@example.com', $password)->{status}, 200, 'and nothing is left taken');
 $stack->sql("ALTER SYSTEM RESET $_") for qw(orion.auth_hash_memory_limit orion.auth_password_time orion.auth_hash_timeout);

@@ -4,7 +4,6 @@ use strict;
 use warnings;
 use JSON::PP ();
 use OrionStack;
-use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -33,24 +32,6 @@ sub mailed
 	return $stack->sql("SELECT orion_email_token_open((payload ->> 'id')::uuid, payload ->> 'sealedToken') FROM orion_private.outbox WHERE type = '$type' ORDER BY seq DESC LIMIT 1");
 }
 
-sub at_once
-{
-	my ($n, $code) = @_;
-	my @pipes;
-	for my $i (1 .. $n)
-	{
-		my $pid = open(my $pipe, '-|') // die "fork: $!";
-		if ($pid == 0)
-		{
-			print $code->($i);
-			close STDOUT;
-			POSIX::_exit(0);
-		}
-		push @pipes, $pipe;
-	}
-	return map { local $/; my $text = <$_>; close $_; $text } @pipes;
-}
-
 # --- passwords that are refused --------------------------------------------------------
 
 for my $case ([ 'short', 'weak_password' ], [ 'password', 'common_password' ], [ 'PassWord123!', 'common_password' ], [ 'qwertyuiop', 'common_password' ],
@@ -74,7 +55,7 @@ is($stack->sql("SELECT count(*) FROM orion_private.one_time_tokens WHERE digest 
 answers(post('verify-email', {}), 400, 'invalid_request', 'verify: field missing');
 answers(post('verify-email', { token => 'x' }), 400, 'invalid_token', 'verify: unknown');
 answers(post('password-reset/confirm', { token => $token, newPassword => $second }), 400, 'invalid_token', 'a token for the address resets no password');
-my @verified = sort(at_once(4, sub { post('verify-email', { token => $token })->{status} }));
+my @verified = sort(OrionStack::at_once(4, sub { post('verify-email', { token => $token })->{status} }));
 is("@verified", '200 400 400 400', 'of four confirmations at once one wins');
 answers(post('verify-email', { token => $token }), 400, 'invalid_token', 'verify: again');
 my $confirmed = sign_in($password)->{json};
@@ -86,7 +67,7 @@ $token = mailed('user.created');
 $stack->sql(q{UPDATE orion_private.one_time_tokens SET expires_at = now() - interval '1 second' WHERE email = 'old@example.com'});
 answers(post('verify-email', { token => $token }), 400, 'invalid_token', 'verify: a second too late');
 
-my @registered = sort(at_once(4, sub { post('register', { email => 'race@example.com', password => $password })->{status} }));
+my @registered = sort(OrionStack::at_once(4, sub { post('register', { email => 'race@example.com', password => $password })->{status} }));
 is("@registered", '201 409 409 409', 'of four registrations at once one wins');
 
 # --- the database refuses -------------------------------------------------------------------
@@ -128,7 +109,7 @@ answers(post('password-reset/confirm', { token => $token }), 400, 'invalid_reque
 answers(post('password-reset/confirm', { token => $token, newPassword => 'password' }), 400, 'common_password', 'confirm: a password that is refused');
 answers(post('password-reset/confirm', { token => 'x', newPassword => $second }), 400, 'invalid_token', 'confirm: unknown');
 ok(works($session->{accessToken}), 'nothing has happened yet');
-my @resets = sort(at_once(4, sub { my ($i) = @_; post('password-reset/confirm', { token => $token, newPassword => "$second $i" })->{status} }));
+my @resets = sort(OrionStack::at_once(4, sub { my ($i) = @_; post('password-reset/confirm', { token => $token, newPassword => "$second $i" })->{status} }));
 is("@resets", '200 400 400 400', 'of four resets at once one wins');
 is($stack->http('GET', '/api/auth/sessions', token => $session->{accessToken})->{status}, 401, 'all sessions have ended') for 1 .. 4;
 answers(post('refresh', { refreshToken => $session->{refreshToken} }), 401, 'session_ended', 'and cannot be refreshed');
@@ -164,7 +145,7 @@ is(keys_told(), 1, 'and who has it is told of it');
 ok(works($session->{accessToken}), 'the session that asked goes on');
 ok(!works($other->{accessToken}), 'the other has ended');
 answers(sign_in($third), 200, undef, 'the new password is the password');
-my @changes = sort(at_once(3, sub { my ($i) = @_; change($third, "$third $i", $session->{accessToken})->{status} }));
+my @changes = sort(OrionStack::at_once(3, sub { my ($i) = @_; change($third, "$third $i", $session->{accessToken})->{status} }));
 is("@changes", '200 403 403', 'of three changes at once one wins');
 answers(change("wrong $_", $third, $session->{accessToken}), 403, 'invalid_credentials', 'change: guessed') for 1 .. 3;
 answers(change('wrong', $third, $session->{accessToken}), 429, 'locked', 'guesses are counted as those of logins are');

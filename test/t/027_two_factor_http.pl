@@ -5,7 +5,6 @@ use warnings;
 use Digest::SHA qw(hmac_sha1);
 use JSON::PP ();
 use OrionStack;
-use POSIX ();
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -73,24 +72,6 @@ sub claims
 	return "$claims->{aal} " . join ',', map { $_->{method} } @{ $claims->{amr} };
 }
 
-sub at_once
-{
-	my ($n, $code) = @_;
-	my @pipes;
-	for my $i (1 .. $n)
-	{
-		my $pid = open(my $pipe, '-|') // die "fork: $!";
-		if ($pid == 0)
-		{
-			print $code->($i);
-			close STDOUT;
-			POSIX::_exit(0);
-		}
-		push @pipes, $pipe;
-	}
-	return map { local $/; my $text = <$_>; close $_; $text } @pipes;
-}
-
 sub register { my ($email) = @_; return answers(post('register', { email => $email, password => $password }), 201, undef, "$email registers"); }
 sub sign_in { my ($email, %more) = @_; return post('login', { email => $email, password => $password, %more }); }
 sub pending { my ($email, %more) = @_; return sign_in($email, %more)->{json}{sessionId}; }
@@ -150,7 +131,7 @@ answers(post('2fa/verify', {}, $ann->{accessToken}), 400, 'invalid_request', 'co
 answers(post('2fa/verify', { code => 123456 }, $ann->{accessToken}), 400, 'invalid_request', 'confirm: a number');
 answers(post('2fa/verify', { code => '123456', trustDevice => 'yes' }, $ann->{accessToken}), 400, 'invalid_request', 'confirm: trustDevice is no boolean');
 my $code = app($secret, step());
-my @confirmed = at_once(3, sub { my $answer = post('2fa/verify', { code => $code }, $ann->{accessToken}); return "$answer->{status} $answer->{body}" });
+my @confirmed = OrionStack::at_once(3, sub { my $answer = post('2fa/verify', { code => $code }, $ann->{accessToken}); return "$answer->{status} $answer->{body}" });
 is(join(' ', sort map { substr $_, 0, 3 } @confirmed), '200 403 403', 'of three confirmations at once one wins');
 my $done = JSON::PP::decode_json((grep { s/^200 // } @confirmed)[0]);
 push @planted, @{ $done->{backupCodes} }, $done->{accessToken}, $done->{refreshToken};
@@ -238,15 +219,15 @@ answers(post('2fa/verify', { sessionId => $late, code => fresh($secret) }), 401,
 
 my @ids = map { pending('ann@example.com') } 1 .. 4;
 $code = fresh($secret);
-my @race = sort(at_once(4, sub { my ($i) = @_; post('2fa/verify', { sessionId => $ids[ $i - 1 ], code => $code })->{status} }));
+my @race = sort(OrionStack::at_once(4, sub { my ($i) = @_; post('2fa/verify', { sessionId => $ids[ $i - 1 ], code => $code })->{status} }));
 is("@race", '200 401 401 401', 'one code in four sign-ins at once: one wins');
 $pending = pending('ann@example.com');
 my $now = step();
 fresh($secret);
-@race = sort(at_once(3, sub { my ($i) = @_; post('2fa/verify', { sessionId => $pending, code => app($secret, $now + $i - 2) })->{status} }));
+@race = sort(OrionStack::at_once(3, sub { my ($i) = @_; post('2fa/verify', { sessionId => $pending, code => app($secret, $now + $i - 2) })->{status} }));
 is("@race", '200 401 401', 'three codes for one sign-in at once: one wins');
 @ids = map { pending('ann@example.com') } 1 .. 4;
-@race = sort(at_once(4, sub { my ($i) = @_; post('2fa/verify-backup', { sessionId => $ids[ $i - 1 ], backupCode => $done->{backupCodes}[1] })->{status} }));
+@race = sort(OrionStack::at_once(4, sub { my ($i) = @_; post('2fa/verify-backup', { sessionId => $ids[ $i - 1 ], backupCode => $done->{backupCodes}[1] })->{status} }));
 is("@race", '200 401 401 401', 'one backup code in four sign-ins at once: one wins');
 is($stack->sql('SELECT count(*) FROM orion_private.backup_codes WHERE used_at IS NOT NULL'), 1, 'and one is used');
 
@@ -399,7 +380,7 @@ is($stack->sql(q{SELECT count(*) FROM orion_private.backup_codes WHERE used_at I
 $stack->sql(q{SELECT orion_private.throttle_clear('bob@example.com', inet '127.0.0.1'::text)});
 my %race;
 @ids = map { pending('bob@example.com') } 1 .. 12;
-$race{$_}++ for at_once(12, sub { my ($i) = @_; post('2fa/verify', { sessionId => $ids[ $i - 1 ], code => wrong($bobs) })->{status} });
+$race{$_}++ for OrionStack::at_once(12, sub { my ($i) = @_; post('2fa/verify', { sessionId => $ids[ $i - 1 ], code => wrong($bobs) })->{status} });
 is("$race{401} $race{429}", '5 7', 'of twelve guesses at once five get an answer');
 $stack->sql(q{SELECT orion_private.throttle_clear('bob@example.com', inet '127.0.0.1'::text)});
 

@@ -119,6 +119,25 @@ sub time_until
 	return $self->until_true($condition, $seconds) ? time - $from : undef;
 }
 
+# What the code prints in so many processes at once; it is given their numbers, from 1.
+sub at_once
+{
+	my ($n, $code) = @_;
+	my @pipes;
+	for my $i (1 .. $n)
+	{
+		my $pid = open(my $pipe, '-|') // die "fork: $!";
+		if ($pid == 0)
+		{
+			print $code->($i);
+			close STDOUT;
+			POSIX::_exit(0);
+		}
+		push @pipes, $pipe;
+	}
+	return map { local $/; my $text = <$_>; close $_; $text } @pipes;
+}
+
 # Is this process over? One that nobody has waited for yet is.
 sub is_gone
 {

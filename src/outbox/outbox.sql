@@ -57,6 +57,26 @@ BEGIN
 END
 $do$;
 
+-- orion_publish() writes the rows without the executor and announces them itself. For all others, whatever
+-- session_replication_role is: without a word before the commit relays would pass over them.
+CREATE FUNCTION orion_private.outbox_inserted() RETURNS trigger
+	LANGUAGE c
+	AS 'MODULE_PATHNAME', 'orion_outbox_inserted';
+COMMENT ON FUNCTION orion_private.outbox_inserted() IS 'Announces rows that are inserted by hand or restored to all relays';
+REVOKE ALL ON FUNCTION orion_private.outbox_inserted() FROM PUBLIC;
+
+DO $do$
+DECLARE
+	relation text;
+BEGIN
+	FOREACH relation IN ARRAY ARRAY['outbox', 'outbox_1', 'outbox_2', 'outbox_3', 'outbox_4', 'outbox_5', 'outbox_6', 'outbox_7', 'outbox_8'] LOOP
+		EXECUTE pg_catalog.format('CREATE TRIGGER inserted BEFORE INSERT ON orion_private.%I'
+			' FOR EACH STATEMENT EXECUTE FUNCTION orion_private.outbox_inserted()', relation);
+		EXECUTE pg_catalog.format('ALTER TABLE ONLY orion_private.%I ENABLE ALWAYS TRIGGER inserted', relation);
+	END LOOP;
+END
+$do$;
+
 -- Which cluster the transaction ids in these tables belong to.  The name sorts
 -- behind the other tables, so a restore fills it last.
 CREATE TABLE orion_private.system_origin (

@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "common/hashfn.h"
+#include "fmgr.h"
 #include "utils/builtins.h"
 
 #include "codec/topic.h"
@@ -17,6 +18,8 @@
 #include "core/wake.h"
 #include "outbox/outbox.h"
 #include "outbox/outbox_private.h"
+
+PG_FUNCTION_INFO_V1(orion_outbox_inserted);
 
 #define TYPES		32			/* remembered, a power of two */
 
@@ -68,6 +71,21 @@ wanting(const char *type)
 		strlcpy(known->type, type, sizeof(known->type));
 	}
 	return &known->wanting;
+}
+
+/*
+ * BEFORE INSERT ON the outbox and its segments, for rows that do not come from
+ * orion_events_append(): somebody writes them by hand, or restores a dump.
+ */
+Datum
+orion_outbox_inserted(PG_FUNCTION_ARGS)
+{
+	OrionSlotSet all;
+
+	memset(&all, 0xff, sizeof(all));
+	orion_announce(&all, orion_listen_generation(), GetTopFullTransactionId());
+	orion_wake_at_commit(ORION_WAKE_EVENTS);
+	PG_RETURN_POINTER(NULL);
 }
 
 void

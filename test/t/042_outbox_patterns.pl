@@ -111,6 +111,19 @@ $id = value("SELECT publish('rare.after')");
 becomes(seen('rare', $id), 'and one after it');
 is(value("SELECT count(*) FROM seen WHERE type = 'rare.undone'"), 0, 'a subtransaction that was rolled back sends nothing');
 
+# Rows that do not come from orion_publish(); with a relay that listens and otherwise need not look.
+foreach my $table ('outbox', 'outbox_' . value('SELECT segment FROM orion_private.outbox_state WHERE opened_at IS NOT NULL AND closed_at IS NULL'))
+{
+	becomes(caught_up('rare'), "$table: the relay has nothing to do");
+	$id = value(qq{SET session_replication_role = replica;
+		WITH made AS (
+			INSERT INTO orion_private.$table (segment, seq, xid, id, type, payload, version, occurred_at)
+			SELECT segment, nextval('orion_private.outbox_seq'), pg_current_xact_id(), gen_random_uuid(), 'rare.by_hand', '{}', 1, now()
+			FROM orion_private.outbox_state WHERE opened_at IS NOT NULL AND closed_at IS NULL RETURNING id, type)
+		INSERT INTO published (id, type) SELECT id, type FROM made RETURNING id});
+	becomes(seen('rare', $id), "$table: what is inserted by hand arrives");
+}
+
 #---- patterns change
 
 becomes(caught_up('rare'), 'the relay has nothing to do');

@@ -7,7 +7,11 @@
 
 #include "postgres.h"
 
+#include "executor/spi.h"
 #include "outbox/outbox.h"
+
+/* 64 random bits, cheaply; fit for ids. */
+extern uint64 orion_outbox_random(void);
 
 /*
  * The current segment as orion_private.outbox_state has it.  For the time before
@@ -26,5 +30,18 @@ extern void orion_outbox_announce(const OrionNewEvent *events, int n);
  * is segment 1.  To find the rows of a later snapshot that must be taken first.
  */
 extern int	orion_segments_since(Datum snapshot);
+
+/* What cursors ask; the parameters and the result of each. */
+typedef enum OrionOutboxQuery
+{
+	ORION_QUERY_SEQS,			/* $1 from, $2 upto, $3 seq: the seqs above $3 */
+	ORION_QUERY_ROWS,			/* $1 from, $2 upto, $3 first, $4 last: rows */
+	ORION_QUERY_RANGE,			/* $3 first, $4 last: the seqs between */
+	ORION_QUERY_NEW,			/* $1 from, $2 upto: rows, in no order */
+	ORION_QUERY_KINDS,
+}			OrionOutboxQuery;
+
+/* The plan of a query of these segments, bit 0 is segment 1; at least one. */
+extern SPIPlanPtr orion_outbox_query(OrionOutboxQuery kind, int mask);
 
 #endif							/* ORION_OUTBOX_PRIVATE_H */

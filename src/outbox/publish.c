@@ -16,8 +16,6 @@
  */
 #include "postgres.h"
 
-#include <sys/time.h>
-
 #include "access/detoast.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -31,9 +29,11 @@
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 #include "utils/xid8.h"
@@ -49,6 +49,9 @@ PG_FUNCTION_INFO_V1(orion_publish);
 
 /* Rows that go into the heap with one call; a page has fewer. */
 #define ROWS_AT_ONCE	64
+
+#define RANDOM_WORDS	128		/* drawn at a time: a call of the generator
+								 * costs as much as an index entry */
 
 /* Columns of orion_private.outbox, from 0. */
 enum
@@ -69,30 +72,45 @@ enum
 	COLUMNS,
 };
 
+static Oid	relations[1 + ORION_OUTBOX_SEGMENTS];	/* the sequence and the
+													 * segments; 0: to be
+													 * looked up */
 static const Jsonb *cause = NULL;	/* envelope of the event being handled */
+
+uint64
+orion_outbox_random(void)
+{
+	static uint64 words[RANDOM_WORDS];
+	static int	left = 0;
+
+	if (left == 0)
+	{
+		if (!pg_strong_random(words, sizeof(words)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = RANDOM_WORDS;
+	}
+	return words[--left];
+}
 
 /*
  * A UUID of version 7 (RFC 9562, section 5.7): 48 bits of milliseconds, 12 bits
  * of their fraction, 62 random bits.
  */
 static void
-make_event_id(pg_uuid_t *id)
+make_event_id(pg_uuid_t *id, TimestampTz at)
 {
-	struct timeval now;
-	uint64		ms;
-	uint32		fraction;
+	int64		us = at + (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	uint64		ms = us / 1000;
+	uint32		fraction = (uint32) (us % 1000) * 4096 / 1000;
+	uint64		word = orion_outbox_random();
 
-	if (!pg_strong_random(id->data, UUID_LEN))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
-	gettimeofday(&now, NULL);
-	ms = (uint64) now.tv_sec * 1000 + now.tv_usec / 1000;
-	fraction = (uint32) (now.tv_usec % 1000) * 4096 / 1000;
 	for (int i = 0; i < 6; i++)
 		id->data[i] = (ms >> (40 - 8 * i)) & 0xff;
 	id->data[6] = 0x70 | (fraction >> 8);
 	id->data[7] = fraction & 0xff;
+	memcpy(&id->data[8], &word, sizeof(word));
 	id->data[8] = (id->data[8] & 0x3f) | 0x80;
 }
 
@@ -214,15 +232,38 @@ orion_event_check(OrionNewEvent *event)
 	pfree(type);
 }
 
-static Oid
-private_relation(const char *name)
+static void
+forget_relations(Datum arg, int cache, uint32 hash)
 {
-	Oid			schema = get_namespace_oid("orion_private", false);
-	Oid			relation = get_relname_relid(name, schema);
+	memset(relations, 0, sizeof(relations));
+}
 
-	if (!OidIsValid(relation))
+static Oid
+look_up(int number)
+{
+	char		name[NAMEDATALEN] = "outbox_seq";
+
+	if (number > 0)
+		snprintf(name, sizeof(name), "outbox_%d", number);
+	relations[number] = get_relname_relid(name, get_namespace_oid("orion_private", false));
+	if (!OidIsValid(relations[number]))
 		elog(ERROR, "relation orion_private.%s does not exist", name);
-	return relation;
+	return relations[number];
+}
+
+/* A segment's table, 0 for the sequence. */
+static Oid
+relation_of(int number)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		CacheRegisterSyscacheCallback(RELOID, forget_relations, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, forget_relations, (Datum) 0);
+		registered = true;
+	}
+	return OidIsValid(relations[number]) ? relations[number] : look_up(number);
 }
 
 /* Opens and locks the segment that new events go to. */
@@ -231,13 +272,11 @@ open_current_segment(int *segment)
 {
 	for (;;)
 	{
-		char		name[NAMEDATALEN];
 		uint32		shared = pg_atomic_read_u32(&orion_shared->outbox_segment);
 		Oid			relation;
 
 		*segment = shared ? (int) shared : orion_segment_of_table();
-		snprintf(name, sizeof(name), "outbox_%d", *segment);
-		relation = private_relation(name);
+		relation = relation_of(*segment);
 		LockRelationOid(relation, RowExclusiveLock);
 		if (pg_atomic_read_u32(&orion_shared->outbox_segment) == shared)
 			return table_open(relation, NoLock);
@@ -254,15 +293,18 @@ fill_column(const OrionNewEvent *event, TupleTableSlot *slot, int column, OrionE
 
 /* The slot points to the event's values and to id. */
 static void
-fill_row(const OrionNewEvent *event, TupleTableSlot *slot, int segment, Oid sequence, pg_uuid_t *id)
+fill_row(const OrionNewEvent *event, TupleTableSlot *slot, int segment, pg_uuid_t *id)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
+	make_event_id(id, now);
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, 0, COLUMNS * sizeof(bool));
 	slot->tts_values[COL_SEGMENT] = Int16GetDatum(segment);
-	slot->tts_values[COL_SEQ] = Int64GetDatum(nextval_internal(sequence, false));
+	slot->tts_values[COL_SEQ] = Int64GetDatum(nextval_internal(relation_of(0), false));
 	slot->tts_values[COL_XID] = FullTransactionIdGetDatum(GetTopFullTransactionId());
 	slot->tts_values[COL_ID] = UUIDPGetDatum(id);
-	slot->tts_values[COL_OCCURRED_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
+	slot->tts_values[COL_OCCURRED_AT] = TimestampTzGetDatum(now);
 	fill_column(event, slot, COL_TYPE, ORION_EVENT_TYPE);
 	fill_column(event, slot, COL_PAYLOAD, ORION_EVENT_PAYLOAD);
 	fill_column(event, slot, COL_AGGREGATETYPE, ORION_EVENT_AGGREGATETYPE);
@@ -295,17 +337,21 @@ orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids)
 	int			nslots = Min(n, ROWS_AT_ONCE);
 	int			segment;
 	Relation	relation = open_current_segment(&segment);
-	Oid			sequence = private_relation("outbox_seq");
 	EState	   *estate = CreateExecutorState();
 	ResultRelInfo *target = makeNode(ResultRelInfo);
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext chunk = AllocSetContextCreate(caller, "orion events", ALLOCSET_SMALL_SIZES);
 
 	if (RelationGetNumberOfAttributes(relation) != COLUMNS)
 		elog(ERROR, "orion_private.outbox does not have %d columns", COLUMNS);
 	/* before a number is drawn: of each it is known that it may be pending */
 	orion_outbox_announce(events, n);
-	InitResultRelInfo(target, relation, 1, NULL, 0);
+
+	/*
+	 * InitResultRelInfo() would copy the triggers, which are for other ways
+	 * to insert
+	 */
+	target->ri_RangeTableIndex = 1;
+	target->ri_RelationDesc = relation;
 	ExecOpenIndices(target, false);
 	for (int i = 0; i < nslots; i++)
 		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
@@ -313,20 +359,16 @@ orion_events_append(const OrionNewEvent *events, int n, pg_uuid_t *ids)
 	{
 		nslots = Min(n - done, nslots);
 		for (int i = 0; i < nslots; i++)
-		{
-			make_event_id(&ids[done + i]);
-			fill_row(&events[done + i], slots[i], segment, sequence, &ids[done + i]);
-		}
-		MemoryContextSwitchTo(chunk);
+			fill_row(&events[done + i], slots[i], segment, &ids[done + i]);
+		MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
 		insert_rows(target, estate, slots, nslots);
 		MemoryContextSwitchTo(caller);
-		MemoryContextReset(chunk);
+		ResetPerTupleExprContext(estate);
 	}
 	for (int i = 0; i < Min(n, ROWS_AT_ONCE); i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	ExecCloseIndices(target);
 	FreeExecutorState(estate);
-	MemoryContextDelete(chunk);
 	table_close(relation, NoLock);
 	CommandCounterIncrement();
 }

@@ -42,7 +42,8 @@
  * A window may hold millions of rows.  When it is opened, one sorted scan turns
  * its seqs into at most MAX_RUNS runs; gaps are closed as far as needed to stay
  * below that, which is harmless because the rows of a run are tested again when
- * they are read.  Batches are then read from the index on seq.
+ * they are read.  Batches are then read from the index on seq.  Where the last window had
+ * few rows, the rows themselves are taken at once, and that is not needed.
  *
  * Only the segments that can hold rows of the window are read, never the parent
  * table, whose readers would queue behind a TRUNCATE of an old segment.
@@ -54,7 +55,6 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
-#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/fmgroids.h"
@@ -80,6 +80,8 @@
 #define KEEP_TEXT		"10 minutes"
 #define SCAN_CHUNK		10000	/* rows fetched at a time while looking for
 								 * runs */
+#define FEW_ROWS		1000	/* are taken with the look that finds them */
+#define SEGMENTS_MS		1000	/* how long the list of segments is believed */
 #define BETWEEN_MS		1		/* between the openings of two windows, for
 								 * each sink there is */
 #define BETWEEN_MANY_MS	4		/* the same, when events come all the time */
@@ -133,6 +135,10 @@ struct OrionCursor
 	int64		drawn;			/* numbers, when it last passed over something */
 	int64		delivered;		/* events not yet added to the stored count */
 	int			mask;			/* segments of the window, bit 0 is segment 1 */
+	int			new_mask;		/* segments that may hold what is new, */
+	uint32		new_mask_segment;	/* as long as this one is current; 0:
+									 * unknown */
+	TimestampTz new_mask_at;
 	bool		dirty;			/* window or number differ from what is stored */
 	bool		moved;			/* from does, but only over nothing */
 	bool		overtook;		/* or over events of no interest */
@@ -147,71 +153,16 @@ struct OrionCursor
 								 * yet */
 	int			nruns;
 	int64		nrows;			/* found for them */
+	SPITupleTable *rows;		/* all rows of the window, in the transaction
+								 * that opened it and before one is read; or
+								 * NULL */
 	int			run;			/* where reading is */
 	int64		runs_after;		/* runs hold the seqs above this */
 	int64		gap;
 };
 
-typedef enum QueryKind
-{
-	QUERY_SEQS,					/* $1 from, $2 upto, $3 seq: the seqs above $3 */
-	QUERY_ROWS,					/* $1 from, $2 upto, $3 first, $4 last: rows */
-	QUERY_RANGE,				/* $3 first, $4 last: the seqs between */
-	QUERY_KINDS,
-} QueryKind;
-
-/* One plan for each set of segments that was ever needed. */
-static SPIPlanPtr plans[QUERY_KINDS][1 << ORION_OUTBOX_SEGMENTS];
-
-static const char *const arms[QUERY_KINDS] = {
-	"SELECT seq FROM orion_private.outbox_%d"
-	" WHERE (xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) OR xid >= pg_snapshot_xmax($1))"
-	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2) AND seq + 0 > $3",
-	"SELECT seq, id, aggregatetype, aggregateid, type, payload, version,"
-	" correlation_id, causation_id, metadata, occurred_at FROM orion_private.outbox_%d"
-	" WHERE seq >= $3 AND seq <= $4"
-	" AND NOT pg_visible_in_snapshot(xid, $1) AND pg_visible_in_snapshot(xid, $2)",
-	"SELECT seq FROM orion_private.outbox_%d WHERE seq >= $3 AND seq <= $4",
-};
-
-/* seq + 0: not through the index on seq, which would walk all that is not new. */
-static const char *const tails[QUERY_KINDS] = {" ORDER BY seq + 0", " ORDER BY seq", " ORDER BY seq"};
-
 /* A snapshot in which no row of the outbox is visible, restored ones included. */
 #define NOTHING "3:3:"
-
-static SPIPlanPtr
-plan_for(QueryKind kind, int mask)
-{
-	Oid			types[] = {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID};
-	StringInfoData text;
-	bool		first = true;
-
-	if (plans[kind][mask])
-		return plans[kind][mask];
-	initStringInfo(&text);
-	appendStringInfoString(&text, "SELECT * FROM (");
-	for (int i = 0; i < ORION_OUTBOX_SEGMENTS; i++)
-	{
-		if (!(mask & (1 << i)))
-			continue;
-		if (!first)
-			appendStringInfoString(&text, " UNION ALL ");
-		appendStringInfo(&text, arms[kind], i + 1);
-		first = false;
-	}
-	appendStringInfo(&text, ") e%s", tails[kind]);
-
-	/*
-	 * planning for the values took a sixth of a relay's time, and changed
-	 * nothing
-	 */
-	plans[kind][mask] = SPI_prepare_cursor(text.data, kind == QUERY_SEQS ? 3 : 4, types, CURSOR_OPT_GENERIC_PLAN);
-	if (plans[kind][mask] == NULL || SPI_keepplan(plans[kind][mask]) != 0)
-		elog(ERROR, "could not prepare a query of the outbox: %s", SPI_result_code_string(SPI_result));
-	pfree(text.data);
-	return plans[kind][mask];
-}
 
 static Datum
 copy_snapshot(OrionCursor *cursor, Datum snapshot)
@@ -334,6 +285,7 @@ forget_runs(OrionCursor *cursor)
 	if (cursor->runs)
 		pfree(cursor->runs);
 	cursor->runs = NULL;
+	cursor->rows = NULL;
 	cursor->nruns = cursor->run = 0;
 	cursor->gap = FIRST_GAP;
 }
@@ -385,7 +337,7 @@ find_runs(OrionCursor *cursor, Datum upto, int64 seq)
 	cursor->runs_after = seq;
 	cursor->nrows = 0;
 	cursor->runs = MemoryContextAlloc(cursor->context, MAX_RUNS * sizeof(Run));
-	portal = SPI_cursor_open(NULL, plan_for(QUERY_SEQS, cursor->mask), values, NULL, true);
+	portal = SPI_cursor_open(NULL, orion_outbox_query(ORION_QUERY_SEQS, cursor->mask), values, NULL, true);
 	for (;;)
 	{
 		SPI_cursor_fetch(portal, true, SCAN_CHUNK);
@@ -401,6 +353,48 @@ find_runs(OrionCursor *cursor, Datum upto, int64 seq)
 		SPI_freetuptable(SPI_tuptable);
 	}
 	SPI_cursor_close(portal);
+}
+
+static int
+by_seq(const void *a, const void *b, void *desc)
+{
+	int64		x = orion_event_seq(*(const HeapTuple *) a, desc);
+	int64		y = orion_event_seq(*(const HeapTuple *) b, desc);
+
+	return (x > y) - (x < y);
+}
+
+/*
+ * The same as find_runs for all of from .. upto, if that is few rows, which then are at hand.
+ * False: it is more, or probably is.
+ */
+static bool
+find_few_rows(OrionCursor *cursor, Datum upto)
+{
+	Datum		values[] = {cursor->from, upto};
+	SPITupleTable *rows;
+	int			n;
+
+	if (cursor->nrows > FEW_ROWS)
+		return false;
+	if (SPI_execute_plan(orion_outbox_query(ORION_QUERY_NEW, cursor->mask), values, NULL, true, FEW_ROWS + 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not read the outbox");
+	rows = SPI_tuptable;
+	n = (int) SPI_processed;
+	if (n > FEW_ROWS)
+	{
+		SPI_freetuptable(rows);
+		return false;
+	}
+	forget_runs(cursor);
+	cursor->runs_after = 0;
+	cursor->nrows = n;
+	cursor->runs = MemoryContextAlloc(cursor->context, (FEW_ROWS + 1) * sizeof(Run));
+	qsort_arg(rows->vals, n, sizeof(HeapTuple), by_seq, rows->tupdesc);
+	for (int i = 0; i < n; i++)
+		add_seq(cursor, orion_event_seq(rows->vals[i], rows->tupdesc));
+	cursor->rows = rows;
+	return true;
 }
 
 /* The rows of a window that is no live one are a single run. */
@@ -582,10 +576,8 @@ name_window(OrionCursor *cursor)
 
 	cursor->window = Max(cursor->window + 1, now);
 	do
-	{
-		if (!pg_strong_random(&cursor->tag, sizeof(cursor->tag)))
-			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random bytes")));
-	} while (cursor->tag == 0);
+		cursor->tag = (int64) orion_outbox_random();
+	while (cursor->tag == 0);
 }
 
 /* Makes first .. last the open window. */
@@ -658,7 +650,7 @@ open_replay(OrionCursor *cursor)
 	range[2] = Int64GetDatum(next);
 	range[3] = Int64GetDatum(end);
 	cursor->mask = orion_segments_since(nothing());
-	if (SPI_execute_plan(plan_for(QUERY_RANGE, cursor->mask), range, NULL, true, AGAIN_ROWS) != SPI_OK_SELECT)
+	if (SPI_execute_plan(orion_outbox_query(ORION_QUERY_RANGE, cursor->mask), range, NULL, true, AGAIN_ROWS) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the outbox");
 	if (SPI_processed == AGAIN_ROWS)
 		end = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[AGAIN_ROWS - 1], SPI_tuptable->tupdesc, 1, &isnull));
@@ -690,6 +682,7 @@ orion_cursor_open(OrionCursor *cursor)
 {
 	bool		was_live = cursor->kind == WINDOW_LIVE;
 
+	cursor->rows = NULL;		/* of an earlier transaction */
 	if (cursor->upto)
 	{
 		if (cursor->runs == NULL)
@@ -801,6 +794,25 @@ orion_cursor_must_read(OrionCursor *cursor)
 	cursor->listened = false;
 }
 
+/*
+ * After the snapshot was taken.  As from only grows, what held for an earlier one holds but for segments
+ * opened since: then another one is current, which is told before a row goes there.
+ */
+static void
+find_new_segments(OrionCursor *cursor)
+{
+	uint32		current = pg_atomic_read_u32(&orion_shared->outbox_segment);
+
+	if (current == 0 || current != cursor->new_mask_segment ||
+		TimestampDifferenceExceeds(cursor->new_mask_at, GetCurrentTimestamp(), SEGMENTS_MS))
+	{
+		cursor->new_mask = orion_segments_since(cursor->from);
+		cursor->new_mask_segment = current;
+		cursor->new_mask_at = GetCurrentTimestamp();
+	}
+	cursor->mask = cursor->new_mask;
+}
+
 /* Opens a window with what is new.  False: nothing is, or it is too early to look. */
 static bool
 open_live(OrionCursor *cursor)
@@ -819,8 +831,9 @@ open_live(OrionCursor *cursor)
 	upto = OidFunctionCall0(F_PG_CURRENT_SNAPSHOT);
 	if (same_snapshot(upto, cursor->from))
 		return false;
-	cursor->mask = orion_segments_since(cursor->from);
-	find_runs(cursor, upto, 0);
+	find_new_segments(cursor);
+	if (!find_few_rows(cursor, upto))
+		find_runs(cursor, upto, 0);
 	if (cursor->nruns == 0)
 	{
 		forget_runs(cursor);
@@ -865,14 +878,27 @@ read_range(OrionCursor *cursor, int64 first, int64 last, int max)
 
 	if (cursor->kind == WINDOW_REDRIVE)
 		return read_redrives(cursor, first, last, max);
-	if (SPI_execute_plan(plan_for(QUERY_ROWS, cursor->mask), values, NULL, true, max) != SPI_OK_SELECT)
+	if (SPI_execute_plan(orion_outbox_query(ORION_QUERY_ROWS, cursor->mask), values, NULL, true, max) != SPI_OK_SELECT)
 		elog(ERROR, "could not read the outbox");
 	return (int) SPI_processed;
+}
+
+static int
+take_rows(OrionCursor *cursor, int max)
+{
+	int			n = Min(max, (int) cursor->nrows);
+
+	SPI_tuptable = cursor->rows;
+	cursor->rows = NULL;
+	cursor->seq = orion_event_seq(SPI_tuptable->vals[n - 1], SPI_tuptable->tupdesc);
+	return n;
 }
 
 int
 orion_cursor_read(OrionCursor *cursor, int max)
 {
+	if (cursor->rows)
+		return take_rows(cursor, max);
 	while (cursor->run < cursor->nruns)
 	{
 		Run		   *run = &cursor->runs[cursor->run];
@@ -975,6 +1001,7 @@ go_back(OrionCursor *cursor, Datum from, Datum upto, int64 window, int64 tag, in
 	cursor->tag = tag;
 	cursor->seq = seq;
 	cursor->listened = false;
+	cursor->new_mask_segment = 0;
 	cursor->dirty = cursor->replaying = true;
 	orion_cursor_confirm(cursor, seq);
 }
@@ -1031,6 +1058,7 @@ void
 orion_cursor_seek(OrionCursor *cursor, int64 seq)
 {
 	cursor->seq = seq;
+	cursor->rows = NULL;
 	if (cursor->runs == NULL)
 		return;
 	if (seq < cursor->runs_after)

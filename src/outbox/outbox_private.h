@@ -39,7 +39,7 @@ typedef enum OrionOutboxQuery
 	ORION_QUERY_RANGE,			/* $3 first, $4 last: the seqs between */
 	ORION_QUERY_NEW,			/* $1 from, $2 upto: rows, in no order */
 	ORION_QUERY_KINDS,
-}			OrionOutboxQuery;
+} OrionOutboxQuery;
 
 /* The plan of a query of these segments, bit 0 is segment 1; at least one. */
 extern SPIPlanPtr orion_outbox_query(OrionOutboxQuery kind, int mask);

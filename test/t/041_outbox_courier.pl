@@ -59,6 +59,15 @@ sub worker { return value("SELECT $_[0] FROM orion.workers WHERE kind = 'relay'"
 
 publish(10);
 all_arrive('ten events');
+
+# The envelope has payload and metadata as jsonb's own output does.
+my $odd = q{unnest(ARRAY['null', '-1.50', 'true', '"\u0001\b\f\n\r\t\u001f\"\\\\/ \u00e4\u007f x"', '""', '[]', '{}', '[[], {}, [[1, {"a": []}], null, true, false], "x"]',
+	'{"a": {}, "b": [1e300, {"c": "d\ne", "f": {"g": [{}]}}], "": 0.10, "h": "i"}']::jsonb[])};
+value("INSERT INTO published (id) SELECT orion_publish('user.odd', p, metadata => p) FROM $odd p");
+all_arrive('odd payloads');
+my $stream = $redis->command('XRANGE', 'orion:events', '-', '+');
+ok(index($stream, qq("metadata":$_,"payload":$_})) >= 0, "the payload $_") foreach split /\n/, value("SELECT p FROM $odd p");
+
 publish(20000);
 all_arrive('20,000 events');
 

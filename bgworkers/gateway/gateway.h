@@ -309,6 +309,8 @@ extern void orion_gateway_library_resume(struct MHD_Connection *connection, int 
 extern void orion_gateway_library_run(struct MHD_Daemon *daemon);
 extern void orion_gateway_library_start(int fd, bool tls);
 extern void orion_gateway_library_end_request(int fd);
+extern void orion_gateway_library_ended(int fd);
+extern void orion_gateway_library_look_again(void); /* after each turn */
 
 /*
  * A request's head was head_len bytes long, with empty lines before it; what the library has read besides

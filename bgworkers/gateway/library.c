@@ -22,6 +22,11 @@
  * afterwards, two system calls for each request.  Here it stays in: what happens to it
  * meanwhile is kept from the library, and it is told anew once the connection is
  * back, as it would be had it been put in again.
+ *
+ * And it takes a short read for the last one.  Where the end of what a client sends came
+ * together with the bytes before it, the epoll, which reports changes only, says nothing more; the
+ * library would keep the connection until it has been idle for too long.  It is made
+ * to look again.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -62,7 +67,11 @@ typedef struct Socket
 								 * busy */
 	bool		drained;		/* the last look found less than there was
 								 * room for */
+	bool		ended;			/* the client will send no more */
+	bool		again;			/* it has to look again, at the end at least */
 	bool		tls;
+	int			epoll;			/* the library's, and what it wants to hear of */
+	uint32_t	events;
 	uint64_t	received;		/* bytes, ever, without TLS's own */
 	uint64_t	read;			/* of them, up to the end of the last head or
 								 * body */
@@ -72,6 +81,10 @@ typedef struct Socket
 
 static Socket *sockets;
 static int	nsockets;
+static int *look_again;			/* descriptors of sockets; some may be others'
+								 * by now */
+static int	nlook_again;
+static int	look_again_room;
 static bool parking;			/* the library suspends a connection */
 static uint32_t run = 1;
 static int	(*control) (int, int, int, struct epoll_event *);
@@ -160,6 +173,53 @@ orion_gateway_library_end_request(int fd)
 	sockets[fd].chunked = NULL;
 }
 
+static void
+add_look_again(int fd)
+{
+	int		   *more = look_again;
+
+	if (sockets[fd].again)
+		return;
+	if (nlook_again == look_again_room)
+		more = realloc(look_again, (look_again_room += 64) * sizeof(int));
+	if (more == NULL)
+	{
+		look_again_room -= 64;	/* it waits for its time limit */
+		return;
+	}
+	look_again = more;
+	look_again[nlook_again++] = fd;
+	sockets[fd].again = true;
+}
+
+/* What was read last may have been all: under TLS that is not known. */
+void
+orion_gateway_library_ended(int fd)
+{
+	if (fd >= nsockets)
+		return;
+	sockets[fd].ended = true;
+	if (sockets[fd].drained || sockets[fd].tls)
+		add_look_again(fd);
+}
+
+/* Those that are gone since have found the end by themselves. */
+void
+orion_gateway_library_look_again(void)
+{
+	for (int i = 0; i < nlook_again; i++)
+	{
+		int			fd = look_again[i];
+		Socket	   *socket = &sockets[fd];
+		struct epoll_event event = {.events = socket->events,.data.u64 = IS_CONNECTION | fd};
+
+		if (socket->again && socket->connection && !socket->kept)
+			control(socket->epoll, EPOLL_CTL_MOD, fd, &event);
+		socket->again = false;
+	}
+	nlook_again = 0;
+}
+
 static bool
 check_chunks(Socket *socket, const char *bytes, size_t len)
 {
@@ -217,7 +277,7 @@ write_error(int fd, gnutls_session_t tls, const OrionHttpError *error)
  * besides is read, for the kernel would take the answer back otherwise.
  */
 static ssize_t
-pass_on(int fd, gnutls_session_t tls, const char *bytes, ssize_t n)
+pass_on(int fd, gnutls_session_t tls, const char *bytes, size_t room, ssize_t n)
 {
 	Socket	   *socket = &sockets[fd];
 	Request    *request = socket->chunked;
@@ -225,6 +285,8 @@ pass_on(int fd, gnutls_session_t tls, const char *bytes, ssize_t n)
 
 	if (n > 0)
 		socket->received += n;
+	if (n > 0 && (size_t) n < room && socket->ended)
+		add_look_again(fd);
 	if (n <= 0 || request == NULL || check_chunks(socket, bytes, n))
 		return n;
 	request->status = orion_http_bad_request.status;
@@ -244,7 +306,7 @@ gnutls_record_recv(gnutls_session_t session, void *buf, size_t len)
 	if (receive_record == NULL)
 		receive_record = (ReceiveRecord) dlsym(RTLD_NEXT, "gnutls_record_recv");
 	n = receive_record(session, buf, len);
-	return fd >= 0 && fd < nsockets && sockets[fd].tls ? pass_on(fd, session, buf, n) : n;
+	return fd >= 0 && fd < nsockets && sockets[fd].tls ? pass_on(fd, session, buf, len, n) : n;
 }
 
 /*
@@ -269,7 +331,7 @@ recv(int fd, void *buf, size_t len, int flags)
 	if (fd < 0 || fd >= nsockets)
 		return n;
 	sockets[fd].drained = n > 0 && (size_t) n < len;
-	return sockets[fd].tls ? n : pass_on(fd, NULL, buf, n);
+	return sockets[fd].tls ? n : pass_on(fd, NULL, buf, len, n);
 }
 
 /* A connection comes back: what may have happened is reported again. */
@@ -277,7 +339,7 @@ static int
 put_back(int epfd, int fd, struct epoll_event *event)
 {
 	Socket	   *socket = &sockets[fd];
-	bool		missed = socket->missed || !socket->drained;
+	bool		missed = socket->missed || !socket->drained || socket->ended;
 
 	socket->kept = socket->parked = socket->missed = false;
 	return missed ? control(epfd, EPOLL_CTL_MOD, fd, event) : 0;
@@ -302,6 +364,8 @@ epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 		return control(epfd, op, fd, event);
 	ours = *event;
 	sockets[fd].connection = event->data.ptr;
+	sockets[fd].epoll = epfd;
+	sockets[fd].events = event->events;
 	ours.data.u64 = IS_CONNECTION | fd;
 	return sockets[fd].kept ? put_back(epfd, fd, &ours) : control(epfd, op, fd, &ours);
 }

@@ -353,6 +353,7 @@ turn(void)
 	}
 	if (orion_gateway.run_http)
 		orion_gateway_servers_run();
+	orion_gateway_library_look_again();
 	orion_gateway_telemetry_flush();
 	orion_gateway_handoff_wake();
 	orion_gateway_handoff_bury();

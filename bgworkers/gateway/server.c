@@ -236,6 +236,7 @@ void
 orion_gateway_server_client_event(Client *client, uint32_t events)
 {
 	client->half_closed = true;
+	orion_gateway_library_ended(client->source.fd);
 	if (client->request && client->request->stream && (events & (EPOLLHUP | EPOLLERR)))
 		orion_gateway_stream_abandon(client->request->stream);
 	if (!is_underway(client->request))

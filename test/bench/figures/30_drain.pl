@@ -1,11 +1,12 @@
-# How fast a backlog of one transaction reaches Redis and RabbitMQ, against a plain
-# client that sends the same message as often.
+# How fast a backlog of one transaction reaches Redis, RabbitMQ and an endpoint of webhooks,
+# against a plain client that sends the same message as often.
 package Figure::Drain;
 
 use strict;
 use warnings;
 use OrionBench;
 use OrionServices;
+use POSIX ();
 
 my $payload = q{jsonb_build_object('number', i, 'email', 'somebody@bench.example', 'displayName', 'Somebody With A Name',}
   . q{ 'address', '192.0.2.17', 'agent', 'Mozilla/5.0 (X11; Linux x86_64)')};
@@ -70,12 +71,45 @@ JSON
 	$server->sql("SELECT orion_sink_drop('bench_$kind')");
 }
 
+# As many requests at a time on both sides.
+sub webhooks
+{
+	my ($count) = @_;
+	my $together = 32;
+	my $port = free_port();
+	my @raw = ("$option{out}/raw/raw_webhook", $port);
+
+	my $receiver = fork // die "fork: $!\n";
+	if ($receiver == 0)
+	{
+		exec(@raw, 'serve') or POSIX::_exit(127);
+	}
+	my $well = eval {
+		poll_until(sub { eval { run_program(@raw, 'reset'); 1 } }, 30, 'the receiver');
+		my $id = $server->sql("SELECT id FROM orion_webhook_create('http://127.0.0.1:$port/bench', '{hook.#}', concurrency => $together,"
+			  . " networks => '{127.0.0.1/32}', plain_http => true)");
+		drain('hook.row', 1, @raw, 'await');
+		compare(
+			what => "outbox to a webhook / libcurl, $together at a time",
+			ours => sub { run_program(@raw, 'reset'); return drain('hook.row', $count, @raw, 'await') },
+			other => sub { return run_program(@raw, 'copy', $together, $count) + 0 },
+			unit => '1/s');
+		$server->sql("SELECT orion_webhook_drop($id)", "SELECT orion_sink_drop('webhooks')");
+		1;
+	};
+	my $why = $@;
+	kill 'KILL', $receiver;
+	waitpid $receiver, 0;
+	die $why unless $well;
+}
+
 figure drain => sub {
 	$server->needs('orion_sink_create');
 	redis($option{smoke} ? 5_000 : 40_000 * $option{seconds});
 	my $rabbitmq = OrionServices->start_rabbitmq;
 	rabbitmq($rabbitmq, $_, $option{smoke} ? 2_000 : 10_000 * $option{seconds}) foreach 'classic', 'quorum';
 	$rabbitmq->stop;
+	webhooks($option{smoke} ? 500 : 4_000 * $option{seconds});
 };
 
 1;

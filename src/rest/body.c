@@ -88,11 +88,22 @@ json_problem(const char *text)
 	return problem;
 }
 
+/* With columns= PostgREST does not look into the body: PostgreSQL says what is wrong with it. */
 static void
-check_json(const char *text)
+check_json(const OrionCall *call, const char *text)
 {
-	if (json_problem(text))
+	if (call->query.columns)
+		pfree(DatumGetPointer(DirectFunctionCall1(json_in, CStringGetDatum(text))));
+	else if (json_problem(text))
 		refuse_json(NULL);
+}
+
+static void
+refuse_kind(const OrionCall *call, const char *problem, const char *otherwise, const char *details)
+{
+	if (call->query.columns)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg_internal("%s", problem)));
+	orion_refuse(400, "PGRST102", otherwise, details, NULL);
 }
 
 bool
@@ -137,7 +148,7 @@ orion_body_json(const OrionCall *call)
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
 		!is_type(type, "application/vnd.pgrst.array+json"))
 		orion_refuse(400, "PGRST102", psprintf("Content-Type not acceptable: %s", type), NULL, NULL);
-	check_json(text);
+	check_json(call, text);
 	return text;
 }
 
@@ -209,7 +220,7 @@ read_array(const OrionCall *call, const char *c, OrionBody *body)
 		const char *start = c;
 
 		if (*c != '{')
-			orion_refuse(400, "PGRST102", "All object keys must match", NULL, NULL);
+			refuse_kind(call, "argument of json_to_recordset must be an array of objects", "All object keys must match", NULL);
 		if (!first)
 			old = MemoryContextSwitchTo(scratch);
 		keys = object_keys(&c);
@@ -263,7 +274,8 @@ orion_body_read(const OrionCall *call, bool arrays, bool optional, OrionBody *bo
 		body->array = true;
 	}
 	else
-		refuse_json(arrays ? "An object or an array of objects was expected." : "An object was expected.");
+		refuse_kind(call, "cannot call json_to_recordset on a scalar", "Empty or invalid json",
+					arrays ? "An object or an array of objects was expected." : "An object was expected.");
 }
 
 void

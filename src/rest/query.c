@@ -966,22 +966,29 @@ order_list(Parser *p, OrionOrder **first)
 	return at_end(p);
 }
 
+/* Each name once. */
 static bool
 column_list(Parser *p, OrionColumnName **first)
 {
-	OrionColumnName **tail = first;
-
 	*first = NULL;
 	do
 	{
-		*tail = make(p, sizeof(OrionColumnName));
-		if (!*tail || !count_item(p))
-			return false;
+		OrionColumnName **place = first;
+		char	   *column;
+
 		spaces(p);
-		(*tail)->name = name(p);
-		if (!(*tail)->name)
+		column = name(p);
+		if (!column || !count_item(p))
 			return false;
-		tail = &(*tail)->next;
+		while (*place && strcmp((*place)->name, column) != 0)
+			place = &(*place)->next;
+		if (!*place)
+		{
+			*place = make(p, sizeof(OrionColumnName));
+			if (!*place)
+				return false;
+			(*place)->name = column;
+		}
 		spaces(p);
 	} while (accept(p, ','));
 	return true;
@@ -1048,7 +1055,6 @@ static bool
 scoped_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *reserved)
 {
 	OrionPath  *path = NULL;
-	OrionPath **last = &path;
 	OrionName	word = {0};
 	OrionQueryError ignored;
 	Parser		names = *p;
@@ -1061,12 +1067,16 @@ scoped_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *reserv
 		names.text[names.pos] == '\0' && path && !word.steps && is_scoped_word(word.column);
 	if (!*reserved)
 		return true;
-	while ((*last)->next)
-		last = &(*last)->next;
-	if (strcmp((*last)->name, "not") == 0 && (word.column[0] == 'a' || strcmp(word.column, "or") == 0))
+	/* not.clients.or= is clients.not.or= */
+	for (OrionPath **step = &path; *step && (word.column[0] == 'a' || strcmp(word.column, "or") == 0);)
 	{
-		*last = NULL;
-		negated = true;
+		bool		is_not = strcmp((*step)->name, "not") == 0;
+
+		negated |= is_not;
+		if (is_not)
+			*step = (*step)->next;
+		else
+			step = &(*step)->next;
 	}
 	return scoped_word(p, path, word.column, negated, query);
 }

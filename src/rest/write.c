@@ -636,6 +636,18 @@ delete_rows(OrionWrite *w)
 	(void) run_write(w);
 }
 
+static bool
+asks_for_embedded(const OrionQuery *query)
+{
+	for (const OrionSelect *item = query->select; item; item = item->next)
+		if (item->embed)
+			return true;
+	for (const OrionOrder *order = query->order; order; order = order->next)
+		if (order->name.embed)
+			return true;
+	return query->scopes != NULL;
+}
+
 void
 orion_write_serve(OrionCall *call, const OrionSource *source)
 {
@@ -648,6 +660,9 @@ orion_write_serve(OrionCall *call, const OrionSource *source)
 		return;
 	}
 	orion_call_filters(call, NULL, NULL);
+	/* a filter of what is not embedded must not become none at all */
+	if (call->prefer.returns != ORION_RETURN_REPRESENTATION && asks_for_embedded(&call->query))
+		(void) orion_read_make(call, source);
 	if (call->method == ORION_PATCH || call->method == ORION_DELETE)
 		orion_etag_before(call, source, &w.match);
 	switch (call->method)

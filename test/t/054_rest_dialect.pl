@@ -106,6 +106,7 @@ for my $case (
 	[ '/projects?select=id,c:clients(name)&order=c(name).desc&limit=1', '200 [{"id":3,"c":{"name":"Bolt"}}]', 'ordered by what an alias names' ],
 	[ '/projects?select=id,c:clients(name)&order=clients(name)', '400 PGRST108', '... not by the name behind it' ],
 	[ '/clients?select=id,p:projects()&p=is.null', '200 []', 'an alias that is null' ],
+	[ '/clients?select=id,projects(id)&not.projects.or=(id.eq.1,id.eq.3)&projects.order=id', '200 [{"id":1,"projects":[{"id":2}]},{"id":2,"projects":[]}]', 'a negation in front of the path' ],
 	[ '/clients?select=id,projects(id)&projects.limit=-1', '400 2201W', 'a negative limit of what is embedded' ],
 	[ '/clients?select=id,projects(id)&projects.offset=-1', '400 2201X', '... and an offset' ],
 	[ '/parted?note=in.("a\\\\b")', '200 [{"id":1,"note":"a\\\\b"}]', 'a backslash as curl sends it' ],
@@ -164,6 +165,12 @@ is(got('POST', '/bare', $back, $_), '201 []', "$_ is no rows") for '5', 'null', 
 is(got('PATCH', '/bare', undef, 'true'), '204', '... and changes nothing');
 is(got('POST', '/bare', { 'Content-Type' => 'image/png' }, '{}'), '400 PGRST102', 'a body that is a picture');
 is(got('POST', '/bare?select=a', { %$back, 'Content-Type' => 'text/csv' }, "a,b\n5,x\n\n6,y\r\n\r\n"), '201 [{"a":5},{"a":6}]', 'empty lines of CSV');
+is(got('POST', '/bare?columns=a,b,a', $back, '{"a":5,"b":"x","c":1}'), '201 [{"a":5,"b":"x"}]', 'a column named twice');
+is(got('POST', '/bare?columns=a', undef, $_->[0]), "400 $_->[1]", "with columns PostgreSQL says what is wrong with $_->[0]")
+  for [ '{"a"', '22P02' ], [ '"x"', '22023' ], [ '[1]', '22023' ];
+is(got('PATCH', '/projects?clients.id=eq.1', undef, '{"name":"x"}'), '400 PGRST108', 'a filter of what is not embedded changes nothing');
+is(got('DELETE', '/projects?select=id,clients(id)&clients.id=eq.9&id=eq.9'), '204', '... of what is, but not shown, neither');
+is(got('POST', '/bare?select=nowhere(a)', undef, '{"a":1}'), '400 PGRST200', 'no relation, although nothing is shown');
 is(got('POST', '/clients?on_conflict=', { Prefer => 'resolution=merge-duplicates' }, '{"id":1,"name":"x"}'), '400 PGRST100', 'on_conflict of nothing');
 is(got('POST', '/clients?on_conflict=%22id%22', { Prefer => 'resolution=merge-duplicates, return=representation, tx=rollback' }, '{"id":1,"name":"x"}'), '200 [{"id":1,"name":"x"}]', '... of a quoted name');
 is(got('PUT', '/clients?id=eq.9', { Prefer => 'tx=rollback' }, '{"id":9,"name":"p"}'), '204', 'PUT says nothing unasked');

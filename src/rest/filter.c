@@ -434,7 +434,16 @@ add_related(OrionStatement *st, const OrionRead *read, const OrionOrder *order)
 {
 	OrionRead  *child = orion_read_named(read, order->name.embed);
 	int			position = order->name.steps ? -1 : orion_read_position(child, order->name.column);
+	const char *shown = orion_read_shown(child, &order->name);
 	ListCell   *lc;
+
+	if (shown)
+	{
+		orion_statement_add(st, child->lateral);
+		orion_statement_add(st, ".");
+		orion_statement_name(st, shown);
+		return;
+	}
 
 	if (position >= 0)
 	{

@@ -187,7 +187,8 @@ apply_orders(OrionRead *read)
 			orion_refuse(400, "PGRST118", psprintf("A related order on '%s' is not possible", order->name.embed),
 						 psprintf("'%s' and '%s' do not form a many-to-one or one-to-one relationship",
 								  read->source->name, order->name.embed), NULL);
-		child->hidden = lappend(child->hidden, unconstify(OrionOrder *, order));
+		if (orion_read_shown(child, &order->name) == NULL)
+			child->hidden = lappend(child->hidden, unconstify(OrionOrder *, order));
 	}
 	for (OrionRead *child = read->first; child; child = child->next)
 		apply_orders(child);

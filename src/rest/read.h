@@ -74,6 +74,9 @@ extern List *orion_read_columns(const OrionRead *read, bool *all);
 /* In select.c: number of the column of a spread child that goes by the name, or -1. */
 extern int	orion_read_position(const OrionRead *read, const char *name);
 
+/* The same for a child that is not spread: the name of what shows the column as it is, or NULL. */
+extern const char *orion_read_shown(const OrionRead *child, const OrionName *name);
+
 /* filter.c: " WHERE ...", " ORDER BY ..." over read->alias; nothing when empty. */
 extern void orion_filter_where(OrionStatement *st, const OrionRead *read);
 extern void orion_filter_order(OrionStatement *st, const OrionRead *read);

@@ -204,8 +204,20 @@ finish_single(RpcCall *rpc)
 static void
 finish_set(RpcCall *rpc, bool counted)
 {
-	check_affected(rpc, orion_result_int(0, 0));
-	orion_result_page_of(rpc->call, counted ? orion_result_int(2, -1) : -1);
+	int64		rows = orion_result_int(0, 0);
+
+	check_affected(rpc, rows);
+	orion_result_page_of(rpc->call, counted ? orion_result_int(2, -1) : orion_prefer_counts(rpc->call) ? rows : -1);
+}
+
+/* Whether the rows of the answer may be fewer than those that are asked to be counted. */
+static bool
+counts_apart(const RpcCall *rpc)
+{
+	const OrionQuery *query = &rpc->call->query;
+
+	return rpc->f.set && orion_prefer_counts(rpc->call) &&
+		(query->has_limit || query->has_offset || orion_rest_max_rows >= 0);
 }
 
 /* All of what is counted comes out of one call, kept as s. */
@@ -243,7 +255,7 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 	OrionCall  *call = rpc->call;
 	OrionStatement st;
 	OrionRead  *read;
-	bool		counted = rpc->f.set && orion_prefer_counts(call);
+	bool		counted = counts_apart(rpc);
 	bool		one = call->one;
 
 	if (!rpc->f.set)
@@ -349,7 +361,7 @@ call_scalar(RpcCall *rpc)
 	OrionSource source;
 	OrionColumn column;
 	OrionRead  *read;
-	bool		counted = rpc->f.set && orion_prefer_counts(call);
+	bool		counted = counts_apart(rpc);
 
 	orion_media_resolve(call, InvalidOid, rpc->f.set ? InvalidOid : rpc->f.result);
 	read = read_scalars(rpc, &source, &column);

@@ -215,6 +215,43 @@ orion_read_position(const OrionRead *read, const char *name)
 	return -1;
 }
 
+static bool
+shows_column(const OrionRead *read, const Output *output, const char *column)
+{
+	const OrionSelect *item = output->item;
+	OrionColumn found;
+
+	if (output->star)
+		return get_attnum(read->source->relid, column) > 0;
+	return item && item->name && strcmp(item->name, column) == 0 && item->steps == NULL && item->cast == NULL &&
+		item->aggregate == ORION_AGGREGATE_NONE && orion_source_find_column(read->source, column, &found) &&
+		orion_type_cast_function(found.type, JSONOID) == NULL;
+}
+
+const char *
+orion_read_shown(const OrionRead *child, const OrionName *name)
+{
+	List	   *outputs = child->spread || name->steps ? NIL : list_outputs(child);
+	const char *shown = NULL;
+	int			n = 0;
+	ListCell   *lc;
+
+	foreach(lc, outputs)
+	{
+		const Output *output = lfirst(lc);
+
+		if (shown == NULL && shows_column(child, output, name->column))
+			shown = output->star ? name->column : output->name;
+	}
+	foreach(lc, shown ? outputs : NIL)
+	{
+		const Output *output = lfirst(lc);
+
+		n += output->star ? get_attnum(child->source->relid, shown) > 0 : strcmp(output->name, shown) == 0;
+	}
+	return n == 1 ? shown : NULL;
+}
+
 /* Is the output of type json? (columns of that type aside) */
 static bool
 is_json(const Output *output)

@@ -120,6 +120,11 @@ is(header('Warning', 'GET', '/clients?select=id,p:projects(id)&projects.id=eq.1&
 	'299 Orion "Embedded resource was referenced by relation name even though it has an alias. This is deprecated and will stop '
 	  . 'working in a future release. Update `projects` to `p` in query string filters, orders or limits."', 'a name in place of an alias is warned of');
 is(header('Warning', 'GET', '/clients?select=id,p:projects(id)&p.id=eq.1'), '', 'an alias is not');
+for my $shown ([ 'n:name', '{"n":"Bolt"}' ], [ '*', '{"id":2,"name":"Bolt"}' ], [ 'id', '{"id":2}' ], [ 'name:id', '{"name":2}' ],
+	[ 'name:id,n:name', '{"name":2,"n":"Bolt"}' ], [ '*,name', '{"id":2,"name":"Bolt","name":"Bolt"}' ], [ 'name,name', '{"name":"Bolt","name":"Bolt"}' ])
+{
+	is(got('GET', "/projects?select=id,clients($shown->[0])&order=clients(name).desc,id&limit=1"), qq(200 [{"id":3,"clients":$shown->[1]}]), "ordered by a column of clients($shown->[0])");
+}
 is(header('Content-Location', 'GET', '/projects?name=in.(one,two)&client_id=eq.1&select=id,name'),
 	'/projects?client_id=eq.1&name=in.%28one%2Ctwo%29&select=id%2Cname', 'the address is always escaped alike');
 is(field('hint', 'GET', '/clients?select=id,project(*)'), "Perhaps you meant 'projects' instead of 'project'.", 'a relation that is meant');
@@ -131,6 +136,7 @@ is(got('GET', '/projects?limit=1', { Range => '1-2' }), '416 PGRST103', 'a range
 is(got('GET', '/projects?limit=0', { Range => '1-2' }), '200 []', '... unless nothing was asked for');
 is(header('Content-Range', 'GET', '/rpc/upto?n=5&limit=2', { Prefer => 'count=planned' }), '0-1/*', 'what a function gives is not planned');
 is(header('Content-Range', 'GET', '/rpc/upto?n=5&limit=2', { Prefer => 'count=estimated' }), '0-1/5', '... but counted');
+is(header('Content-Range', 'GET', '/rpc/upto?n=5', { Prefer => 'count=exact' }), '0-4/5', '... also where all are shown');
 is(header('Content-Range', 'DELETE', '/bare?a=eq.1', { Prefer => 'count=estimated, tx=rollback' }), '*/1', 'so is what a change touches');
 is(header('Content-Range', 'GET', '/rpc/nothing'), '0-0/*', 'a function of nothing gives one');
 is(got('PATCH', '/projects?id=lt.3&limit=1&select=id&order=id', $back, '{"name":"x"}'), '200 [{"id":1},{"id":2}]', 'a change and what is shown of it have no limit');

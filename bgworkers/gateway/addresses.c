@@ -93,7 +93,12 @@ orion_gateway_address_of(const struct sockaddr *sa)
 	GatewayAddress address = {{0}};
 
 	if (sa->sa_family == AF_INET6)
-		memcpy(address.bytes, &((const struct sockaddr_in6 *) sa)->sin6_addr, 16);
+	{
+		const struct in6_addr *of = &((const struct sockaddr_in6 *) sa)->sin6_addr;
+
+		/* who has one address of a network of 64 bits has them all */
+		memcpy(address.bytes, of, IN6_IS_ADDR_V4MAPPED(of) ? 16 : 8);
+	}
 	else if (sa->sa_family == AF_INET)
 	{
 		address.bytes[10] = address.bytes[11] = 0xFF;

@@ -126,7 +126,7 @@ typedef struct GatewayPool
 	size_t		len;
 } GatewayPool;
 
-/* As of IPv6; that of IPv4 is mapped into it. All zeros: a Unix socket. */
+/* As of IPv6, and only the network, 64 bits; that of IPv4 is mapped into it. */
 typedef struct GatewayAddress
 {
 	uint8_t		bytes[16];

@@ -245,18 +245,60 @@ target_bytes_valid(const char *str, size_t len)
 	return plain || decodes_to_utf8(str, len);
 }
 
+/* A host in brackets may have what IPv6 addresses have, zones included. */
+static bool
+host_char_valid(char c, bool in_brackets)
+{
+	if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
+		return true;
+	return c != 0 && strchr(in_brackets ? ":.%-_~" : "-._~!$&'()*+,;=%", c) != NULL;
+}
+
+bool
+orion_http_authority_valid(const char *str, size_t len)
+{
+	size_t		at = 0;
+	bool		in_brackets = len > 0 && str[0] == '[';
+
+	if (in_brackets)
+		at++;
+	while (at < len && host_char_valid(str[at], in_brackets))
+		at++;
+	if (in_brackets && (at == len || str[at++] != ']' || at == 2))
+		return false;
+	if (at == len)
+		return true;
+	if (str[at++] != ':' || len - at > 5)
+		return false;
+	while (at < len && str[at] >= '0' && str[at] <= '9')
+		at++;
+	return at == len;
+}
+
+/* The length of "http://" or "https://" in front, or 0. */
+static size_t
+scheme_len(const char *target, size_t len)
+{
+	if (len > 7 && strncasecmp(target, "http://", 7) == 0)
+		return 7;
+	return len > 8 && strncasecmp(target, "https://", 8) == 0 ? 8 : 0;
+}
+
 bool
 orion_http_target_split(const char *target, size_t len, OrionHttpTarget *out)
 {
 	const char *mark;
+	size_t		scheme;
 
 	if (!target_bytes_valid(target, len))
 		return false;
-	if (len > 7 && strncasecmp(target, "http://", 7) == 0)
+	scheme = len > 0 && target[0] == '/' ? 0 : scheme_len(target, len);
+	if (scheme > 0)
 	{
-		const char *slash = memchr(target + 7, '/', len - 7);
+		const char *host = target + scheme;
+		const char *slash = memchr(host, '/', len - scheme);
 
-		if (slash == NULL || slash == target + 7)
+		if (slash == NULL || slash == host || !orion_http_authority_valid(host, slash - host))
 			return false;
 		len -= slash - target;
 		target = slash;
@@ -320,7 +362,11 @@ orion_http_head_add(OrionHttpHead *head, const char *name, size_t name_len,
 	if (!orion_http_name_valid(name, name_len) || !orion_http_value_valid(value, value_len))
 		head->malformed = true;
 	else if (name_is(name, name_len, "host"))
+	{
 		head->nhost++;
+		if (!orion_http_authority_valid(value, value_len))
+			head->malformed = true;
+	}
 	else if (name_is(name, name_len, "content-length"))
 	{
 		head->nlength++;

@@ -73,6 +73,9 @@ extern bool orion_http_request_id_valid(const char *id, size_t len);
 
 extern OrionHttpMethod orion_http_method(const char *method);
 
+/* RFC 3986 section 3.2, without a user: a host, which may be empty, and perhaps a port. */
+extern bool orion_http_authority_valid(const char *str, size_t len);
+
 /*
  * Splits a request target in origin or absolute form.  False when it is no such
  * form, has a control character, space, fragment or backslash, invalid UTF-8 raw

@@ -680,6 +680,8 @@ judge_head(Request *request, const HeadScan *scan, const char *method, const cha
 		return &orion_http_bad_request;
 	if (scan->head.nhost == 0 && strcmp(version, "HTTP/1.1") == 0)
 		return &orion_http_bad_request; /* RFC 9112 section 3.2 */
+	if (scan->head.nencoding > 0 && strcmp(version, "HTTP/1.1") != 0)
+		return &orion_http_bad_request; /* section 6.1 */
 	if (scan->size + request->target_len + strlen(method) + 12 > orion_gateway.config.max_header)
 		return &orion_http_headers_too_large;
 	return orion_http_head_check(&scan->head, orion_gateway.config.max_body);

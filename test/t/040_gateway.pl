@@ -161,7 +161,7 @@ like(get('/nowhere', "X-Request-Id: abc-1\r\n"), qr/^X-Request-Id: abc-1\r$/mi, 
 like(get('/nowhere', "X-Request-Id: a b\r\n"), qr/^X-Request-Id: [0-9a-f-]+\r$/mi, 'another is replaced');
 like(talk("HEAD /health HTTP/1.1\r\n$end"), qr/^Content-Length: [1-9].*\r\n\r\n\z/ms, 'HEAD has the length and no body');
 like(talk("HEAD /nowhere HTTP/1.1\r\n$end"), qr/\r\n\r\n\z/s, 'HEAD of an executor has no body');
-is(status(get('http://x/health')), '200', 'absolute form');
+is(status(get("$_://x/health")), '200', "absolute form, $_") for 'http', 'https';
 like(talk("POST /rest/v1/rpc/echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n$end"
 		. "5\r\n{\"v\":\r\n6\r\n\"part\"\r\n1\r\n}\r\n0\r\n\r\n"),
 	qr/"part"\s*/, 'a chunked body');
@@ -230,6 +230,8 @@ sub refused
 is(talk("\r\n\r\nnonsense\r\n\r\n"), '', 'nonsense gets no answer');
 refused("GET /health HTTP/1.1\r\nConnection: close\r\n\r\n", '400', 'no Host');
 refused("GET /health HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", '400', 'two Hosts');
+refused("GET /health HTTP/1.1\r\nHost: x, y\r\nConnection: close\r\n\r\n", '400', 'a Host that is none');
+refused("GET http://u\@x/health HTTP/1.1\r\n$end", '400', 'a user in the target');
 refused("GET /a b HTTP/1.1\r\n$end", '400', 'a space in the target');
 refused("GET health HTTP/1.1\r\n$end", '400', 'a target without a slash');
 refused("GET /%00 HTTP/1.1\r\n$end", '400', 'an encoded NUL');
@@ -252,6 +254,7 @@ refused("POST /x HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 4\r\nHost: x\r
 refused("POST /x HTTP/1.1\r\nContent-Length: -1\r\nHost: x\r\n\r\n", '400', 'a negative length');
 refused("POST /x HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\nHost: x\r\n\r\n0\r\n\r\n", '400', 'another encoding');
 refused("POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\nzz\r\n", '400', 'a bad chunk');
+refused("POST /rest/v1/rpc/echo HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n0\r\n\r\nGET /health HTTP/1.0\r\n\r\n", '400', 'chunks in HTTP/1.0');
 refused("POST /x HTTP/1.1\r\nContent-Length: 65537\r\nHost: x\r\n\r\n", '413', 'a body over the limit, before it is sent');
 refused("POST /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n10001\r\n" . ('a' x 65537) . "\r\n0\r\n\r\n", '413', 'a chunked body over the limit');
 refused("GET /" . ('a' x 9000) . " HTTP/1.1\r\n$end", '414', 'a target over the limit');

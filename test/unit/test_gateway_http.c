@@ -60,12 +60,32 @@ test_target(void **state)
 	assert_true(split(LIT("/a?b=in.(\"c\\\"\")"), "/a", "b=in.(\"c\\\"\")"));
 	assert_true(split(LIT("http://host:80/a?b"), "/a", "b"));
 	assert_true(split(LIT("HTTP://h/"), "/", ""));
+	assert_true(split(LIT("https://[::1]:8443/a"), "/a", ""));
 	assert_true(split(LIT("/%C3%A9\xC3\xA9%e2\x82%ac"), "/%C3%A9\xC3\xA9%e2\x82%ac", ""));
 	assert_true(split(LIT("/%41?a=%&b=%4%zz"), "/%41", "a=%&b=%4%zz"));
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		if (orion_http_target_split(bad[i], strlen(bad[i]), &out))
 			fail_msg("\"%s\" was taken", bad[i]);
 	assert_false(orion_http_target_split(LIT("/a\0b"), &out));
+}
+
+static void
+test_authority(void **state)
+{
+	static const char *const good[] = {
+		"", "x", "a.b-c_d~", "1.2.3.4:80", "x:", "x:65535", "%41", "[::1]", "[2001:db8::1%25eth0]:8080", "[v1.x]"
+	};
+	static const char *const bad[] = {
+		"x/y", "x y", "u@x", "x?", "x#", "x\\", "x:1:2", "x:a", "x:123456", "::1", "[::1", "[]", "[::1]x", "[a/b]", "\xC3\xA9", "\"x\"", "<x>"
+	};
+
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		if (!orion_http_authority_valid(good[i], strlen(good[i])))
+			fail_msg("\"%s\" was refused", good[i]);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		if (orion_http_authority_valid(bad[i], strlen(bad[i])))
+			fail_msg("\"%s\" was taken", bad[i]);
+	assert_false(orion_http_authority_valid(LIT("a\0b")));
 }
 
 static void
@@ -129,6 +149,8 @@ test_framing(void **state)
 {
 	assert_int_equal(judge("Host", "a", NULL), 0);
 	assert_int_equal(judge("Host", "a", "host", "b", NULL), 400);
+	assert_int_equal(judge("Host", "", NULL), 0);
+	assert_int_equal(judge("Host", "a, b", NULL), 400);
 	assert_int_equal(judge("Content-Length", "1000", NULL), 0);
 	assert_int_equal(judge("Content-Length", "1000 ", NULL), 0);
 	assert_int_equal(judge("Content-Length", "1001", NULL), 413);
@@ -245,6 +267,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_utf8),
 		cmocka_unit_test(test_target),
+		cmocka_unit_test(test_authority),
 		cmocka_unit_test(test_names_and_values),
 		cmocka_unit_test(test_methods),
 		cmocka_unit_test(test_framing),

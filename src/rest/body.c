@@ -139,10 +139,11 @@ orion_body_json(const OrionCall *call)
 	const char *type = orion_call_header(call, "content-type");
 	char	   *text = orion_body_text(call);
 
+	/* a form of no fields is an object of no keys */
+	if (type && is_type(type, "application/x-www-form-urlencoded"))
+		return form_json(call, text ? text : "");
 	if (text == NULL)
 		return NULL;
-	if (type && is_type(type, "application/x-www-form-urlencoded"))
-		return form_json(call, text);
 	if (type && is_type(type, "text/csv"))
 		return orion_csv_json(text);
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&

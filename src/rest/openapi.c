@@ -1,7 +1,6 @@
 /*
  * openapi.c
- *	  The root path: a description of the schema as OpenAPI 2.0, or the function that
- *	  orion.rest_root_spec names.
+ *	  The root path: a description of the schema as OpenAPI.
  *
  * The description is one statement over the catalog, run as the role of the request;
  * texts come from COMMENTs: the first line is the summary.  Not a hot path.
@@ -151,15 +150,8 @@ orion_openapi_serve(OrionCall *call)
 		orion_refuse(405, "PGRST117", psprintf("Unsupported HTTP method: %s", call->request->method), NULL, NULL);
 	if (orion_openapi_mode == ORION_OPENAPI_DISABLED)
 		orion_refuse(404, "PGRST126", "Root endpoint metadata is disabled", NULL, NULL);
-	if (orion_rest_root_spec[0])
-		orion_rpc_serve(call, orion_rest_root_spec);
-	else
-	{
-		orion_call_enter(call, NULL);
-		describe(call, three);
-	}
-	if (three)
-		(void) orion_response_put(call->response, "Content-Type", OPENAPI_JSON ";version=3.1; charset=utf-8");
-	else if (openapi || orion_rest_root_spec[0] == '\0')
-		(void) orion_response_put(call->response, "Content-Type", OPENAPI_JSON "; charset=utf-8");
+	orion_call_enter(call, NULL);
+	describe(call, three);
+	(void) orion_response_put(call->response, "Content-Type",
+							  three ? OPENAPI_JSON ";version=3.1; charset=utf-8" : OPENAPI_JSON "; charset=utf-8");
 }

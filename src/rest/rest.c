@@ -138,12 +138,23 @@ refuse_method(const OrionCall *call)
 	orion_refuse(405, "PGRST117", psprintf("Unsupported HTTP method: %s", call->request->method), NULL, NULL);
 }
 
+/* The name of the function behind the path; NULL when it is no function's. */
+static const char *
+function_name(OrionCall *call, const char *path)
+{
+	if (strncmp(path, "rpc/", 4) == 0)
+		return decode_name(call, path + 4);
+	return path[0] == '\0' && orion_rest_root_spec[0] && orion_openapi_mode != ORION_OPENAPI_DISABLED ?
+		orion_rest_root_spec : NULL;
+}
+
 static void
 serve_resource(OrionCall *call, const char *path)
 {
-	bool		rpc = strncmp(path, "rpc/", 4) == 0;
-	bool		root = path[0] == '\0';
-	char	   *name = root ? NULL : decode_name(call, rpc ? path + 4 : path);
+	const char *function = function_name(call, path);
+	bool		rpc = function != NULL;
+	bool		root = path[0] == '\0' && !rpc;
+	const char *name = root ? NULL : rpc ? function : decode_name(call, path);
 	OrionQueryError error;
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
@@ -217,14 +228,14 @@ serve_batch(OrionCall *call)
 static void
 serve_options(OrionCall *call, const char *path)
 {
-	bool		rpc = strncmp(path, "rpc/", 4) == 0;
+	const char *function = function_name(call, path);
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->schema = orion_relation_schema(call);
-	if (path[0] == '\0')
+	if (function)
+		orion_rpc_options(call, function);
+	else if (path[0] == '\0')
 		orion_response_header(call->response, "Allow", "OPTIONS,GET,HEAD");
-	else if (rpc)
-		orion_rpc_options(call, decode_name(call, path + 4));
 	else
 		orion_table_options(call, decode_name(call, path));
 	orion_call_mark(call, ORION_STAGE_RESPONSE);

@@ -171,6 +171,7 @@ is(got('POST', '/bare', $back, $_), '201 []', "$_ is no rows") for '5', 'null', 
 is(got('PATCH', '/bare', undef, 'true'), '204', '... and changes nothing');
 is(got('POST', '/bare', { 'Content-Type' => 'image/png' }, '{}'), '400 PGRST102', 'a body that is a picture');
 is(got('POST', '/bare?select=a', { %$back, 'Content-Type' => 'text/csv' }, "a,b\n5,x\n\n6,y\r\n\r\n"), '201 [{"a":5},{"a":6}]', 'empty lines of CSV');
+is(got('POST', '/bare', { %$back, 'Content-Type' => 'application/x-www-form-urlencoded' }, ''), '201 [{"a":null,"b":null}]', 'a form of no fields');
 is(got('POST', '/bare?columns=a,b,a', $back, '{"a":5,"b":"x","c":1}'), '201 [{"a":5,"b":"x"}]', 'a column named twice');
 is(got('POST', '/bare?columns=a', undef, $_->[0]), "400 $_->[1]", "with columns PostgreSQL says what is wrong with $_->[0]")
   for [ '{"a"', '22P02' ], [ '"x"', '22023' ], [ '[1]', '22023' ];

@@ -167,6 +167,8 @@ switch(["orion.rest_schemas = 'public, other'"], 'other', 'rest_schemas', sub { 
 $node->safe_psql('postgres', q{
 COMMENT ON TABLE stamp IS E'Stamps\nof time';
 CREATE TABLE private_one (id int PRIMARY KEY);
+CREATE DOMAIN "text/html" AS text;
+CREATE FUNCTION front(name text DEFAULT 'you') RETURNS "text/html" LANGUAGE sql STABLE AS $$ SELECT ('<p>' || name)::"text/html" $$;
 CREATE FUNCTION welcome() RETURNS json LANGUAGE sql STABLE AS $$ SELECT '{"hello":"there"}'::json $$;
 });
 $answer = ask('GET', '');
@@ -186,6 +188,11 @@ switch(["orion.openapi_server_proxy_uri = 'HTTP://[::1]:8080'"], 'http [::1]:808
 isnt($node->psql('postgres', "ALTER SYSTEM SET orion.openapi_server_proxy_uri = '$_'"), 0, "no address: $_")
 	for 'api.example', 'ftp://api.example', 'https://', 'https:///v1', 'https://me@api.example', 'https://api.example/?v=1', 'http://a:0', 'http://a:65536', 'http://a:x', 'http://[::1';
 switch(["orion.rest_root_spec = 'welcome'"], '200 {"hello":"there"}', 'rest_root_spec', 'GET', '');
+is(ask('GET', '')->{headers}{'content-type'}, 'application/json; charset=utf-8', 'which is no description');
+switch(["orion.rest_root_spec = 'front'"], '200 <p>me', 'a page', 'GET', '?name=me', { Accept => 'text/html' });
+is(ask('GET', '', { Accept => 'text/html' })->{headers}{'content-type'}, 'text/html', '... of its type');
+is(short('DELETE', ''), '405 PGRST101', '... is a function');
+is(ask('OPTIONS', '')->{headers}{allow}, 'OPTIONS,GET,HEAD,POST', '... and takes what one takes');
 switch([ "orion.rest_root_spec = ''", "orion.openapi_mode = 'disabled'" ], '404 PGRST126', 'openapi_mode disabled', 'GET', '');
 
 $node->stop;

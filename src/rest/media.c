@@ -414,7 +414,10 @@ plain_type(const OrionCall *call)
 static bool
 has_charset(const OrionMedia *media)
 {
-	static const char *const known[] = {"text/plain", "text/xml", "text/csv", "application/json", "application/geo+json"};
+	static const char *const known[] = {
+		"text/plain", "text/xml", "text/csv", "application/json", "application/geo+json", "application/openapi+json",
+		"application/x-www-form-urlencoded",
+	};
 
 	if (media->format != ORION_FORMAT_CUSTOM && media->format != ORION_FORMAT_RAW)
 		return true;

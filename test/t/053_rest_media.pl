@@ -43,6 +43,8 @@ CREATE FUNCTION all_of(VARIADIC those int[]) RETURNS int LANGUAGE sql IMMUTABLE 
 CREATE DOMAIN "text/html" AS text;
 CREATE DOMAIN "image/x-dot" AS bytea;
 CREATE DOMAIN "text/number" AS int;
+CREATE DOMAIN "application/openapi+json" AS json;
+CREATE FUNCTION described() RETURNS "application/openapi+json" LANGUAGE sql IMMUTABLE AS $$ SELECT '{}'::json $$;
 CREATE DOMAIN "application/x-any" AS text;
 CREATE FUNCTION page() RETURNS "text/html" LANGUAGE sql IMMUTABLE AS $$ SELECT '<p>"x"</p>'::"text/html" $$;
 CREATE FUNCTION dot() RETURNS "image/x-dot" LANGUAGE sql IMMUTABLE AS $$ SELECT '\x00ff01'::"image/x-dot" $$;
@@ -149,7 +151,9 @@ is_deeply($two->{definitions}{kinds}{properties}, {
 is(join(' ', map { exists $two->{paths}{"/rpc/$_"} ? 1 : 0 } 'nameless', 'nameless_two', 'whole'), '0 0 1', 'functions that nobody can call are left out');
 ok($two->{paths}{'/rpc/all_of'}{get}{parameters}[0]{required}, 'a variadic argument without a default is asked for');
 
-my $answer = get('', 'application/openapi+json;version=3.1');
+my $answer = get('rpc/described', 'application/openapi+json');
+is("$answer->{headers}{'content-type'} $answer->{body}", 'application/openapi+json; charset=utf-8 {}', 'a description by a function');
+$answer = get('', 'application/openapi+json;version=3.1');
 is($answer->{headers}{'content-type'}, 'application/openapi+json;version=3.1; charset=utf-8', 'the type of 3.1');
 my $three = decode_json($answer->{body});
 is($three->{openapi}, '3.1.0', 'OpenAPI 3.1');

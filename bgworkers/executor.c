@@ -86,6 +86,8 @@ static int	slot = -1;			/* claimed and not answered */
 static uint64 slot_id;			/* the request in it */
 static bool streaming;			/* the answer has begun, and goes in parts */
 static bool wanted;				/* it comes over the socket */
+static bool draining;			/* parts of its answer wait there for a slow
+								 * client, and so would the next answer */
 static MemoryContext request_context;
 static TimeoutId peek_timeout;
 static bool used_temp_tables;	/* a transaction since the last clean-up did */
@@ -115,7 +117,7 @@ disconnect(void)
 	at->fd = -1;
 	while (nlinks > 0 && links[nlinks - 1].fd < 0)
 		nlinks--;
-	wanted = false;
+	wanted = draining = false;
 	orion_buffer_free(&at->in);
 	orion_buffer_free(&at->out);
 }
@@ -247,6 +249,7 @@ send_answer(void)
 		return true;
 	}
 	slot = -1;					/* the gateway frees it when it has the answer */
+	draining = streaming;
 	streaming = false;
 	if (!flush_out())
 		return false;
@@ -567,6 +570,11 @@ take_frame(OrionFrame *frame)
 {
 	if (frame->type == ORION_FRAME_WAKE)
 		return true;
+	if (draining && frame->type == ORION_FRAME_STREAM_END && frame->id == slot_id)
+	{
+		draining = false;
+		return true;
+	}
 	if (!wanted || frame->id != slot_id)
 		return false;
 	wanted = false;
@@ -601,7 +609,7 @@ work(void)
 	}
 	if (size < 0)
 		return -1;
-	if (!wanted)
+	if (!wanted && !draining)
 	{
 		slot = orion_ring_claim(at->ring, at->lane, &slot_id);
 		if (slot != -1)
@@ -650,9 +658,9 @@ rest_a_while(void)
 		else if (orion_gateway_is_on(i))
 			timeout_ms = RECONNECT_MS;
 	}
-	if (wanted)
+	if (wanted || draining)
 		at->readable = (orion_pool_wait(at->fd, false, timeout_ms) & WL_SOCKET_READABLE) != 0;
-	if (wanted || !fall_asleep())
+	if (wanted || draining || !fall_asleep())
 		return;
 	pgstat_report_activity(STATE_IDLE, NULL);
 	orion_pool_wait_many(fds, n, timeout_ms, readable);
@@ -708,7 +716,7 @@ take_turns(void)
 	{
 		int			done = 0;
 
-		if (!wanted)
+		if (!wanted && !draining)
 			at = &links[(turn + i) % n];
 		if (is_connected())
 			done = work();
@@ -719,7 +727,7 @@ take_turns(void)
 			turn = at - links + 1;
 			return true;
 		}
-		if (wanted)
+		if (wanted || draining)
 			return false;
 	}
 	return false;

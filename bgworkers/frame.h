@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 #define ORION_FRAME_HEADER	16
-#define ORION_PROTOCOL		6	/* raised with any change of a frame's fields */
+#define ORION_PROTOCOL		7	/* raised with any change of a frame's fields */
 
 /*
  * Where executors find a gateway, below the data directory; the directory has mode
@@ -48,7 +48,8 @@ typedef enum OrionFrameType
 	ORION_FRAME_STREAM = 30,	/* fields: u64 status, then pairs of header
 								 * name and value */
 	ORION_FRAME_CHUNK = 31,		/* fields: bytes of the body */
-	ORION_FRAME_STREAM_END = 32,	/* fields: u64 1 complete, 0 broken off */
+	ORION_FRAME_STREAM_END = 32,	/* fields: u64 1 complete, 0 broken off;
+									 * given back, without, once it was read */
 	ORION_FRAME_LATER = 33,		/* to be sent again once the standby has
 								 * replayed a position: u64 timeline, u64 LSN,
 								 * u64 ms to wait at most */

@@ -708,7 +708,7 @@ take_stream_end(Executor *executor, OrionFrame *frame)
 		orion_gateway_stream_end(slots[slot].stream, complete == 1);
 	orion_gateway_handoff_pause(executor, false);
 	(void) take_out(slot);
-	return true;
+	return tell(executor, ORION_FRAME_STREAM_END, frame->id);
 }
 
 /* False when the executor is not to be believed. */

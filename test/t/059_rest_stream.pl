@@ -1,6 +1,8 @@
 # Large answers in lines (NDJSON, CSV): sent while they are read, in bounded memory.
 use strict;
 use warnings;
+use IO::Select;
+use IO::Socket::UNIX;
 use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -128,6 +130,31 @@ is($node->safe_psql('postgres', q{SELECT count(pg_terminate_backend(pid)) FROM p
 (undef, undef, undef, undef, $whole) = read_stream($s);
 ok(!$whole, '... leaves no answer that looks complete');
 ok(OrionHttp::await($port, '/rest/v1/few?id=eq.1', 200), '... and others serve on');
+
+# --- a client that takes nothing, when its answer is made already but lies between executor and
+# gateway: the executor is not free yet, for answers of others would lie behind it
+$node->safe_psql('postgres', "ALTER SYSTEM SET $_") foreach "orion.http_idle_timeout = '120s'", "orion.http_unix_socket = 'http.sock'";
+$node->reload;
+chdir $node->data_dir or die;	# the path may be too long for a socket's name
+my $unix;
+ok(OrionServices::poll_until(sub { $unix = IO::Socket::UNIX->new(Peer => 'http.sock') }, 30), 'a socket that holds little');
+my $slowest = 0;
+for (my $rows = 6000; $rows < 26_000 && $slowest < 30; $rows += 1500)
+{
+	$unix = IO::Socket::UNIX->new(Peer => 'http.sock') // die;
+	syswrite($unix, "GET /rest/v1/many?limit=$rows HTTP/1.1\r\nHost: h\r\nAccept: application/x-ndjson\r\n\r\n");
+	IO::Select->new($unix)->can_read(60) or die 'no answer';
+	OrionServices::poll_until(sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'orion executor' AND wait_event_type = 'Extension'") == 2 }, 30);
+	foreach (1 .. 6)
+	{
+		my $from = time;
+		is(get('many?limit=1000')->{status}, 200, 'a long answer') if $slowest < 20;
+		$slowest = time - $from if time - $from > $slowest;
+	}
+	close $unix;
+}
+cmp_ok($slowest, '<', 20, 'nobody waits behind it');
+unlike(slurp_file($node->logfile), qr/is not understood|PANIC|TRAP/, 'gateway and executors understood each other');
 
 $node->stop;
 done_testing();

@@ -120,13 +120,16 @@ orion_call_enter(OrionCall *call, struct ArrayType *hoisted)
 	orion_idempotency_begin(call);
 }
 
-/* Content-Profile, where there is a choice of schemas; what may make the answer another one. */
+/* What may make the answer another one. */
+#define VARY "Accept, Prefer, Range"
+
+/* Content-Profile, where there is a choice of schemas, and Vary. */
 static void
 put_headers(OrionCall *call)
 {
 	if (list_length(orion_rest_schema_list()) > 1)
 		orion_response_header(call->response, "Content-Profile", call->schema);
-	orion_response_header(call->response, "Vary", "Accept, Prefer, Range");
+	orion_response_header(call->response, "Vary", VARY);
 	orion_prefer_applied(call);
 }
 
@@ -238,6 +241,7 @@ serve_options(OrionCall *call, const char *path)
 		orion_response_header(call->response, "Allow", "OPTIONS,GET,HEAD");
 	else
 		orion_table_options(call, decode_name(call, path));
+	orion_response_header(call->response, "Vary", VARY);
 	orion_call_mark(call, ORION_STAGE_RESPONSE);
 	orion_session_enter(NULL);
 }

@@ -236,6 +236,7 @@ is(got('POST', '/rpc/raised_whole', undef, encode_json({ message => '{"code":"X"
 	is(join(' ', $answer =~ /^Content-Type: (\S+)\r$/mg), 'text/x', '... and one that Orion has is replaced');
 }
 is(got($_, '/clients'), '405 PGRST117', "$_ of a table") for 'TRACE', 'OTHER';
+is(header('Vary', $_, '/clients?id=eq.99'), 'Accept, Prefer, Range', "what the answer of $_ may depend on") for 'GET', 'OPTIONS', 'DELETE';
 is(got('OPTIONS', '/clients', { 'Accept-Profile' => 'nowhere' }), '406 PGRST106', 'OPTIONS of another schema');
 is(got('OTHER', '/rpc/add'), '405 PGRST101', '... of a function');
 is(field('message', 'OTHER', '/clients'), 'Unsupported HTTP method: OTHER', 'the method is named');

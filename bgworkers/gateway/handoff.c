@@ -393,17 +393,17 @@ void
 orion_gateway_handoff_expire(void)
 {
 	Request    *request;
+	bool		in_vain = orion_gateway.leave_at && orion_gateway.nexecutors == 0;
 
 	/* when the server stops, executors leave first and none comes back */
-	while (orion_gateway.leave_at && orion_gateway.nexecutors == 0 &&
-		   (request = (Request *) orion_queue_pop(&orion_gateway.queue)) != NULL)
+	while (in_vain && (request = (Request *) orion_queue_pop(&orion_gateway.queue)) != NULL)
 		refuse_late(request);
 	while ((request = (Request *) orion_queue_pop_expired(&orion_gateway.queue, orion_gateway.now)) != NULL)
 		refuse_late(request);
 	for (int i = 0; i < ORION_RING_SLOTS; i++)
 	{
 		request = slots[i].request;
-		if (request && request->item.deadline <= orion_gateway.now &&
+		if (request && (in_vain || request->item.deadline <= orion_gateway.now) &&
 			orion_ring_withdraw(orion_gateway.ring, i, request->id))
 			refuse_late(take_out(i));
 	}

@@ -108,4 +108,33 @@ unlike(slurp_file($standby->logfile), qr/PANIC|TRAP|is not understood/, 'nothing
 
 $standby->stop;
 $primary->stop;
+
+# --- the replay of DROP DATABASE ends the executors; their clients are told
+
+my ($main_port, $other_port) = map { PostgreSQL::Test::Cluster::get_free_port() } 1, 2;
+my $conf = "shared_preload_libraries = 'orion'\nmax_worker_processes = 16\norion.database = 'app'\norion.http_listen_addresses = '127.0.0.1'\norion.http_queue_timeout = '60s'\n";
+my $main = PostgreSQL::Test::Cluster->new('main');
+$main->init(allows_streaming => 1);
+$main->append_conf('postgresql.conf', "${conf}orion.http_port = $main_port\n");
+$main->start;
+$main->safe_psql('postgres', 'CREATE DATABASE app');
+$main->safe_psql('app', q{CREATE EXTENSION orion; CREATE FUNCTION slow(seconds float8) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'slept' FROM pg_sleep(seconds) $$; CREATE TABLE items (id int)});
+$main->backup('base');
+my $other = PostgreSQL::Test::Cluster->new('other');
+$other->init_from_backup($main, 'base', has_streaming => 1);
+$other->append_conf('postgresql.conf', "orion.http_port = $other_port\n");
+chmod 0600, $other->data_dir . '/orion_master.key';
+$other->start;
+$there = bless { %$stack, http_port => $other_port, node => $other }, ref $stack;
+$port = $other_port;
+ok($stack->until_true(sub { $there->is_ready }, 60), 'a standby of another database');
+my $socket = begin('/rest/v1/rpc/slow?seconds=600');
+ok($other->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"), 'a long request reads there');
+$main->safe_psql('postgres', 'DROP DATABASE app');
+is(seen(answer($socket)), '503 ORH503', 'the database is dropped: there is nobody to answer any more, and its client is told');
+$main->wait_for_catchup($other, 'replay', $main->lsn('flush'));
+is($other->safe_psql('postgres', "SELECT count(*) FROM pg_database WHERE datname = 'app'"), '0', 'the replay did not have to wait');
+unlike(slurp_file($other->logfile), qr/PANIC|TRAP|is not understood/, 'nothing went wrong on the way');
+$other->stop;
+$main->stop;
 done_testing();

@@ -6491,7 +6491,7 @@ CREATE VIEW orion.sinks WITH (security_invoker = true) AS
 				FILTER (WHERE x.last_error IS NOT NULL))[1] AS last_error,
 			pg_catalog.max(x.lag_events) FILTER (WHERE x.pid IS NOT NULL) AS lag_events,
 			pg_catalog.max(x.lag) FILTER (WHERE x.pid IS NOT NULL AND x.lag_events OPERATOR(pg_catalog.>) 0) AS lag,
-			pg_catalog.sum(x.rate) AS rate, pg_catalog.max(x.attempts) AS attempts,
+			pg_catalog.round(pg_catalog.sum(x.rate)::numeric, 2)::double precision AS rate, pg_catalog.max(x.attempts) AS attempts,
 			pg_catalog.bool_and(x.pid IS NOT NULL AND x.caught_up)
 				AND pg_catalog.count(*) OPERATOR(pg_catalog.=) s.workers AS caught_up
 		FROM orion_private.workers() x

@@ -102,7 +102,7 @@ put_slot(ReturnSetInfo *rsinfo, OrionWorkerSlot *slot, int number)
 	values[10] = Int32GetDatum(slot->index);
 	values[11] = Int32GetDatum(slot->part);
 	values[12] = Int64GetDatum((int64) pg_atomic_read_u64(&slot->attempts));
-	values[13] = Float8GetDatum(rate_now(slot));
+	values[13] = Float8GetDatum(rint(rate_now(slot) * 100) / 100);
 	values[14] = BoolGetDatum(slot->pid != 0 && orion_slot_is_caught_up(number));
 	nulls[10] = nulls[11] = nulls[12] = nulls[13] = nulls[14] = !is_relay;
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);

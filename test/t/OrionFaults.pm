@@ -174,8 +174,7 @@ sub tend
 {
 	my ($self) = @_;
 	return if $self->{writers} && $self->{writers}->alive;
-	return unless $self->decide;
-	$self->open_one;
+	return unless $self->decide && $self->open_one;
 	$self->{writers} = OrionFaults::Writers->new(faults => $self, turn => ++$self->{turns})->launch;
 }
 
@@ -193,13 +192,17 @@ sub decide
 	return 1;
 }
 
-# The transaction that stays open, with an event of its own.
+# The transaction that stays open, with an event of its own. False: not yet, for the server is
+# away, or was just then taken away by a kill.
 sub open_one
 {
 	my ($self) = @_;
-	return if ($self->try_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fault open'") // '') ne '0';
+	my $there = $self->try_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'fault open'") // return 0;
+	return 1 if $there ne '0';
 	$self->{open}->stop if $self->{open};
-	$self->{open} = OrionFaults::OpenTransaction->new(faults => $self)->start;
+	my $open = $self->{open} = OrionFaults::OpenTransaction->new(faults => $self)->launch;
+	OrionServices::poll_until(sub { $open->is_ready || !$open->alive }, 90);
+	return $open->is_ready && $open->alive;
 }
 
 # --- kills ---------------------------------------------------------------------------
@@ -301,7 +304,7 @@ sub finish
 		next unless $sink->{broker};
 		$self->until_true(sub { $sink->broker_ready }, "the broker of $sink->{name} is back", 90);
 	}
-	$self->open_one;	# the server was killed since
+	$self->until_true(sub { $self->open_one }, 'a transaction is open');	# the server was killed since
 	my $open = $self->{open}->id;
 	$self->until_true(sub { $self->look; $self->drained }, 'all is delivered but the open transaction');
 	$_->{before_open} = $_->arrived_once($open) foreach $self->sinks;

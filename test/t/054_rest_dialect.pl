@@ -85,7 +85,7 @@ sub field { my ($name, @request) = @_; return decode_json(call(@request)->{body}
 sub token { return { Authorization => 'Bearer ' . OrionHttp::token($_[0], $secret) }; }
 
 my $back = { Prefer => 'return=representation, tx=rollback' };
-for (1 .. 300) { last if call('GET', '/ready')->{status} == 200; select(undef, undef, undef, 0.1); }
+ok(OrionHttp::await($port, '/ready', 200), 'ready');
 
 # --- the query string
 

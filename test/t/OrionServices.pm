@@ -487,7 +487,7 @@ sub frame
 sub expect
 {
 	my ($self, $class, $method) = @_;
-	while (my ($type, $payload) = $self->frame)
+	while (my ($type, $payload) = $self->frame(60))
 	{
 		next if $type != 1;
 		my ($c, $m) = unpack('nn', $payload);
@@ -565,7 +565,8 @@ sub encode_properties
 sub publish
 {
 	my ($self, $queue, @messages) = @_;
-	my ($bytes, $confirmed) = ('', 0);
+	my $bytes = '';
+	my %unconfirmed = map { $_ => 1 } 1 .. @messages;    # by number; a later one may be confirmed first
 	$self->method(1, 85, 10, "\0");
 	$self->expect(85, 11);
 	foreach my $m (@messages)
@@ -584,11 +585,10 @@ sub publish
 		my $n = $self->{socket}->syswrite($bytes, 65536) // die "cannot write: $!";
 		substr($bytes, 0, $n, '');
 	}
-	while ($confirmed < @messages)
+	while (%unconfirmed)
 	{
-		my $payload = $self->expect(60, 80);
-		my ($tag, $multiple) = unpack('x4 Q> C', $payload);
-		$confirmed = $multiple ? $tag : $confirmed + 1;
+		my ($tag, $multiple) = unpack('x4 Q> C', $self->expect(60, 80));
+		delete @unconfirmed{ $multiple ? grep { $_ <= $tag } keys %unconfirmed : $tag };
 	}
 }
 

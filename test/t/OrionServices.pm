@@ -566,7 +566,9 @@ sub publish
 {
 	my ($self, $queue, @messages) = @_;
 	my $bytes = '';
-	my %unconfirmed = map { $_ => 1 } 1 .. @messages;    # by number; a later one may be confirmed first
+	my $before = $self->{published} // 0;
+	$self->{published} = $before + @messages;
+	my %unconfirmed = map { $_ => 1 } $before + 1 .. $self->{published};    # a later one may be confirmed first
 	$self->method(1, 85, 10, "\0");
 	$self->expect(85, 11);
 	foreach my $m (@messages)

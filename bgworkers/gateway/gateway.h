@@ -302,8 +302,7 @@ extern int	orion_gateway_servers_timeout(int max);
 /* library.c: the library's own answers; our responses are queued through it */
 extern bool orion_gateway_library_init(void);
 
-/* While a request is underway the library reads nothing; false: memory is out. */
-extern bool orion_gateway_library_busy(int fd, bool is_busy);
+/* From here to the end of the request the library reads nothing of the connection. */
 extern void orion_gateway_library_suspend(struct MHD_Connection *connection, int fd);
 extern void orion_gateway_library_resume(struct MHD_Connection *connection, int fd);
 extern void orion_gateway_library_run(struct MHD_Daemon *daemon);

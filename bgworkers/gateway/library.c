@@ -115,19 +115,11 @@ have_socket(int fd)
 	return true;
 }
 
-bool
-orion_gateway_library_busy(int fd, bool is_busy)
-{
-	if (is_busy && !have_socket(fd))
-		return false;
-	if (fd < nsockets)
-		sockets[fd].busy = is_busy;
-	return true;
-}
-
 void
 orion_gateway_library_suspend(struct MHD_Connection *connection, int fd)
 {
+	if (have_socket(fd))
+		sockets[fd].busy = true;
 	parking = true;
 	MHD_suspend_connection(connection);
 	parking = false;

@@ -149,7 +149,6 @@ is_underway(const Request *request)
 static void
 suspend(Request *request)
 {
-	orion_gateway_library_busy(request->client->source.fd, true);
 	orion_gateway_library_suspend(request->connection, request->client->source.fd);
 }
 

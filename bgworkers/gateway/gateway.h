@@ -327,7 +327,13 @@ extern enum MHD_Result orion_gateway_library_queue(struct MHD_Connection *connec
  */
 extern size_t orion_gateway_memory_shelve(size_t wanted, int n);
 extern GatewayPool orion_gateway_memory_take(void);
-extern void orion_gateway_memory_trim(GatewayPool pool);
+
+/* between: two requests, so that only what was received is of use. */
+extern void orion_gateway_memory_trim(GatewayPool pool, bool between);
+
+/* What the library has read, and that a request begins, before it takes memory. */
+extern void orion_gateway_memory_received(const char *bytes, size_t len);
+extern void orion_gateway_memory_begin(GatewayPool pool);
 
 /* server.c */
 extern bool orion_gateway_server_init(void);

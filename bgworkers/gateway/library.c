@@ -298,6 +298,8 @@ gnutls_record_recv(gnutls_session_t session, void *buf, size_t len)
 	if (receive_record == NULL)
 		receive_record = (ReceiveRecord) dlsym(RTLD_NEXT, "gnutls_record_recv");
 	n = receive_record(session, buf, len);
+	if (n > 0)
+		orion_gateway_memory_received(buf, n);
 	return fd >= 0 && fd < nsockets && sockets[fd].tls ? pass_on(fd, session, buf, len, n) : n;
 }
 
@@ -320,6 +322,8 @@ recv(int fd, void *buf, size_t len, int flags)
 	if (receive == NULL)
 		receive = (Receive) dlsym(RTLD_NEXT, "recv");
 	n = receive(fd, buf, len, flags);
+	if (n > 0)
+		orion_gateway_memory_received(buf, n);
 	if (fd < 0 || fd >= nsockets)
 		return n;
 	sockets[fd].drained = n > 0 && (size_t) n < len;

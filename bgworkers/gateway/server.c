@@ -208,7 +208,7 @@ trim_idle(void)
 
 		client_enter(client, &orion_gateway.idle);
 		client->since = since;
-		orion_gateway_memory_trim(client->pool);
+		orion_gateway_memory_trim(client->pool, client->request == NULL);
 	}
 }
 
@@ -452,6 +452,7 @@ orion_gateway_server_target_seen(void *cls, const char *uri, struct MHD_Connecti
 
 	if (request == NULL)
 		return NULL;
+	orion_gateway_memory_begin(client->pool);
 	request->connection = connection;
 	request->client = client;
 	request->since_us = orion_gateway.now_us;

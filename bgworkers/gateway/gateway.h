@@ -354,6 +354,14 @@ extern void orion_gateway_server_refuse(Request *request, const OrionHttpError *
 extern bool orion_gateway_server_has_room(Request *request, size_t answer_len);
 extern void orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *request_id);
 
+/*
+ * head.c: the fields of an answer, one answer at a time.  add leaves out what must not be sent;
+ * set puts them into the response: false when memory is out.
+ */
+extern void orion_gateway_head_begin(const char *request_id);
+extern void orion_gateway_head_add(const char *name, size_t name_len, const char *value, size_t value_len);
+extern bool orion_gateway_head_set(struct MHD_Response *response);
+
 /* telemetry.c */
 extern bool orion_gateway_telemetry_open(const GatewayConfig *config, char *why, size_t size);
 extern bool orion_gateway_telemetry_serves(const Request *request);

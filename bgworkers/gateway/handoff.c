@@ -25,7 +25,6 @@
 #include "gateway/stream.h"
 
 #define MAX_ANSWER	(1024u * 1024 * 1024)	/* as PostgreSQL's longest value */
-#define VALUE_SIZE	8192
 #define MAX_NONSENSE	16		/* executors given up before the program is */
 
 /* What the gateway believes about a slot of the ring. */
@@ -465,23 +464,22 @@ note(Request *request, const char *name, size_t name_len, const char *value, siz
 static bool
 add_headers(Request *request, struct MHD_Response *response, OrionFrame *frame)
 {
-	char		name[ORION_HTTP_MAX_NAME + 1];
-	char		value[VALUE_SIZE];
 	const char *n,
 			   *v;
 	size_t		nlen,
 				vlen;
 
+	orion_gateway_head_begin(request->request_id);
 	while (orion_frame_get(frame, &n, &nlen))
 	{
 		if (!orion_frame_get(frame, &v, &vlen))
 			return false;
 		if (nlen > 0 && n[0] == ':')
 			note(request, n, nlen, v, vlen);
-		else if (orion_http_response_header(n, nlen, v, vlen, name, sizeof(name), value, sizeof(value)))
-			MHD_add_response_header(response, name, value);
+		else
+			orion_gateway_head_add(n, nlen, v, vlen);
 	}
-	return orion_frame_done(frame);
+	return orion_frame_done(frame) && orion_gateway_head_set(response);
 }
 
 static void
@@ -507,7 +505,6 @@ answer(Request *request, OrionFrame *frame)
 	request->answer_len = len;
 	if (response && add_headers(request, response, frame))
 	{
-		orion_gateway_server_add_own_headers(response, request->request_id);
 		orion_gateway_server_answer(request, status, response);
 		return;
 	}
@@ -649,7 +646,6 @@ begin_stream(Executor *executor, Request *request, int slot, OrionFrame *frame, 
 		response = orion_gateway_stream_begin(request, executor, slot, &slots[slot].stream);
 	if (response && add_headers(request, response, frame))
 	{
-		orion_gateway_server_add_own_headers(response, request->request_id);
 		orion_gateway_server_answer(request, status, response);
 		return;
 	}

@@ -35,25 +35,33 @@ const OrionHttpError orion_http_not_ready = {503, "ORH503", "no server process i
 static const char *const served_methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"};
 static const char *const refused_methods[] = {"TRACE", "CONNECT", "PROPFIND", "MKCOL", "COPY", "MOVE", "LOCK", "UNLOCK"};
 
+typedef struct Name
+{
+	const char *str;
+	size_t		len;
+} Name;
+
+#define NAME(str) {str, sizeof(str) - 1}
+
 /* RFC 9110 section 7.6.1, and what RFC 2616 had besides */
-static const char *const hop_by_hop[] = {
-	"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-	"te", "trailer", "transfer-encoding", "upgrade", "expect"
+static const Name hop_by_hop[] = {
+	NAME("connection"), NAME("keep-alive"), NAME("proxy-connection"), NAME("proxy-authenticate"),
+	NAME("proxy-authorization"), NAME("te"), NAME("trailer"), NAME("transfer-encoding"), NAME("upgrade"), NAME("expect")
 };
 
 /* the gateway or the HTTP library writes these itself */
-static const char *const own_headers[] = {
-	"content-length", "date", "server", "x-request-id", "x-content-type-options"
+static const Name own_headers[] = {
+	NAME("content-length"), NAME("date"), NAME("server"), NAME("x-request-id"), NAME("x-content-type-options")
 };
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static bool
-is_one_of(const char *name, size_t len, const char *const *list, size_t n)
+is_one_of(const char *name, size_t len, const Name *list, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 	{
-		if (strlen(list[i]) == len && strncasecmp(list[i], name, len) == 0)
+		if (list[i].len == len && strncasecmp(list[i].str, name, len) == 0)
 			return true;
 	}
 	return false;
@@ -108,13 +116,12 @@ orion_http_utf8_valid(const char *str, size_t len)
 	return true;
 }
 
-static bool
-is_token_char(unsigned char c)
-{
-	if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
-		return true;
-	return c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL;
-}
+/* RFC 9110 section 5.6.2 */
+static const bool token_chars[256] = {
+	['a'...'z'] = true,['A'...'Z'] = true,['0'...'9'] = true,
+	['!'] = true,['#'] = true,['$'] = true,['%'] = true,['&'] = true,['\''] = true,['*'] = true,['+'] = true,
+	['-'] = true,['.'] = true,['^'] = true,['_'] = true,['`'] = true,['|'] = true,['~'] = true
+};
 
 bool
 orion_http_name_valid(const char *name, size_t len)
@@ -123,7 +130,7 @@ orion_http_name_valid(const char *name, size_t len)
 		return false;
 	for (size_t i = 0; i < len; i++)
 	{
-		if (!is_token_char(name[i]))
+		if (!token_chars[(unsigned char) name[i]])
 			return false;
 	}
 	return true;
@@ -135,11 +142,34 @@ is_control(unsigned char c)
 	return c < 0x20 || c == 0x7F;
 }
 
+#define EACH(byte) (UINT64_MAX / 255 * (byte))
+
+/* Printable ASCII and nothing else: looked at eight bytes at a time. */
+static bool
+is_plain(const char *bytes, size_t len)
+{
+	const unsigned char *str = (const unsigned char *) bytes;
+	uint64_t	odd = 0;
+	uint64_t	word;
+
+	for (; len >= sizeof(word); str += sizeof(word), len -= sizeof(word))
+	{
+		memcpy(&word, str, sizeof(word));
+		/* below 0x20, above 0x7F, and 0x7F */
+		odd |= (word - EACH(0x20)) | word | ((word ^ EACH(0x7F)) - EACH(1));
+	}
+	for (; len > 0; str++, len--)
+		odd |= *str < 0x20 || *str >= 0x7F ? EACH(0x80) : 0;
+	return (odd & EACH(0x80)) == 0;
+}
+
 bool
 orion_http_value_valid(const char *value, size_t len)
 {
 	bool		ascii = true;
 
+	if (is_plain(value, len))
+		return true;
 	for (size_t i = 0; i < len; i++)
 	{
 		if (is_control(value[i]) && value[i] != '\t')
@@ -322,7 +352,7 @@ orion_http_hop_by_hop(const char *name, size_t len)
 bool
 orion_http_names_proxy(const char *name, size_t len)
 {
-	static const char *const names[] = {"forwarded", "via", "x-forwarded-for", "x-real-ip"};
+	static const Name names[] = {NAME("forwarded"), NAME("via"), NAME("x-forwarded-for"), NAME("x-real-ip")};
 
 	return (name[0] == 'f' || name[0] == 'F' || name[0] == 'v' || name[0] == 'V' || name[0] == 'x' || name[0] == 'X') &&
 		is_one_of(name, len, names, COUNT(names));
@@ -399,21 +429,34 @@ orion_http_head_check(const OrionHttpHead *head, uint64_t max_body)
 	return NULL;
 }
 
-bool
-orion_http_response_header(const char *name, size_t name_len, const char *value, size_t value_len,
-						   char *name_out, size_t name_size, char *value_out, size_t value_size)
+static void
+blank_controls(char *str, size_t len)
 {
-	if (!orion_http_name_valid(name, name_len) || name_len >= name_size ||
-		value_len == 0 || value_len >= value_size ||
+	for (size_t i = 0; i < len; i++)
+	{
+		if (is_control(str[i]))
+			str[i] = ' ';
+	}
+}
+
+size_t
+orion_http_response_header(const char *name, size_t name_len, const char *value, size_t value_len, char *out)
+{
+	if (!orion_http_name_valid(name, name_len) || value_len == 0 || value_len > ORION_HTTP_MAX_VALUE ||
 		orion_http_hop_by_hop(name, name_len) ||
 		is_one_of(name, name_len, own_headers, COUNT(own_headers)))
-		return false;
-	memcpy(name_out, name, name_len);
-	name_out[name_len] = '\0';
-	for (size_t i = 0; i < value_len; i++)
-		value_out[i] = is_control(value[i]) ? ' ' : value[i];
-	value_out[value_len] = '\0';
-	return true;
+		return 0;
+	memcpy(out, name, name_len);
+	out += name_len;
+	*out++ = ':';
+	*out++ = ' ';
+	memcpy(out, value, value_len);
+	if (!is_plain(value, value_len))
+		blank_controls(out, value_len);
+	out += value_len;
+	*out++ = '\r';
+	*out++ = '\n';
+	return name_len + value_len + ORION_HTTP_HEADER_ROOM;
 }
 
 int

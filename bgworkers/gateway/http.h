@@ -16,6 +16,8 @@
 #define ORION_HTTP_MAX_HEADERS	100 /* as Apache's LimitRequestFields */
 #define ORION_HTTP_MAX_NAME		256 /* of a header; the longest registered one
 									 * has 36 */
+#define ORION_HTTP_MAX_VALUE	8191	/* of a header of an answer */
+#define ORION_HTTP_HEADER_ROOM	4	/* colon, space and end of a header's line */
 #define ORION_HTTP_MAX_TARGET	8192	/* RFC 9112 section 3 asks for 8000 at
 										 * least */
 #define ORION_HTTP_MAX_REQUEST_ID	128
@@ -99,13 +101,13 @@ extern void orion_http_head_add(OrionHttpHead *head, const char *name, size_t na
 extern const OrionHttpError *orion_http_head_check(const OrionHttpHead *head, uint64_t max_body);
 
 /*
- * A response header from an executor, made safe: false when it must not be sent
- * (hop-by-hop, set by the gateway itself, no token, too long).  name and value
- * are terminated copies of at most the given sizes; control characters in
- * values become spaces, so that no header can be split.
+ * A response header from an executor, made safe and written as it is sent, "Name: value" CR LF:
+ * its length, or 0 when it must not be sent (hop-by-hop, set by the gateway itself, no
+ * token, too long, empty).  Control characters in values become spaces, so that no header can
+ * be split.  out has room for name, value and ORION_HTTP_HEADER_ROOM.
  */
-extern bool orion_http_response_header(const char *name, size_t name_len, const char *value, size_t value_len,
-									   char *name_out, size_t name_size, char *value_out, size_t value_size);
+extern size_t orion_http_response_header(const char *name, size_t name_len, const char *value, size_t value_len,
+										 char *out);
 
 /*
  * Writes the JSON body of an error to out; returns its length (snprintf's rule).

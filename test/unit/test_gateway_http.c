@@ -195,29 +195,67 @@ test_request_id(void **state)
 	assert_int_equal(head.request_id_len, 7);
 }
 
+static char line[ORION_HTTP_MAX_NAME + ORION_HTTP_MAX_VALUE + ORION_HTTP_HEADER_ROOM + 2];
+
+static bool
+is_sent(const char *name, size_t name_len, const char *value, size_t value_len)
+{
+	size_t		len;
+
+	memset(line, '?', sizeof(line));
+	len = orion_http_response_header(name, name_len, value, value_len, line);
+	assert_true(len == 0 || len == name_len + value_len + ORION_HTTP_HEADER_ROOM);
+	assert_int_equal(line[len], '?');
+	line[len] = '\0';
+	return len > 0;
+}
+
 static void
 test_response_headers(void **state)
 {
-	char		name[32];
-	char		value[16];
+	char		longest[ORION_HTTP_MAX_VALUE + 1];
 
-#define CLEAN(n, v) orion_http_response_header(LIT(n), LIT(v), name, sizeof(name), value, sizeof(value))
-	assert_true(CLEAN("Location", "/a?b"));
-	assert_string_equal(name, "Location");
-	assert_string_equal(value, "/a?b");
-	assert_true(CLEAN("x", "a\r\nb: c\0d\t"));
-	assert_string_equal(value, "a  b: c d ");
-	assert_false(CLEAN("x\r\ny", "a"));
-	assert_false(CLEAN("", "a"));
-	assert_false(CLEAN("x", ""));
-	assert_false(CLEAN("x", "0123456789abcdef"));
-	assert_true(CLEAN("x", "0123456789abcde"));
-	assert_false(CLEAN("a-name-that-is-too-long-for-the-buffer", "a"));
-	assert_false(CLEAN("Connection", "close"));
-	assert_false(CLEAN("transfer-encoding", "chunked"));
-	assert_false(CLEAN("Content-Length", "1"));
-	assert_false(CLEAN("SERVER", "x"));
-#undef CLEAN
+	memset(longest, 'x', sizeof(longest));
+	assert_true(is_sent(LIT("Location"), LIT("/a?b")));
+	assert_string_equal(line, "Location: /a?b\r\n");
+	assert_true(is_sent(LIT("x"), LIT("a\r\nb: c\0d\t")));
+	assert_string_equal(line, "x: a  b: c d \r\n");
+	assert_false(is_sent(LIT("x\r\ny"), LIT("a")));
+	assert_false(is_sent(LIT(""), LIT("a")));
+	assert_false(is_sent(LIT("x"), LIT("")));
+	assert_false(is_sent(LIT("x"), longest, ORION_HTTP_MAX_VALUE + 1));
+	assert_true(is_sent(LIT("x"), longest, ORION_HTTP_MAX_VALUE));
+	assert_false(is_sent(longest, ORION_HTTP_MAX_NAME + 1, LIT("a")));
+	assert_true(is_sent(longest, ORION_HTTP_MAX_NAME, LIT("a")));
+	assert_false(is_sent(LIT("Connection"), LIT("close")));
+	assert_false(is_sent(LIT("transfer-encoding"), LIT("chunked")));
+	assert_false(is_sent(LIT("Content-Length"), LIT("1")));
+	assert_false(is_sent(LIT("SERVER"), LIT("x")));
+	assert_false(is_sent(LIT("date"), LIT("x")));
+}
+
+/* Any byte at any place of a value, whose bytes are looked at several at a time. */
+static void
+test_every_byte(void **state)
+{
+	char		value[20];
+	char		sent[64];
+
+	for (int byte = 0; byte < 256; byte++)
+	{
+		for (size_t at = 0; at < sizeof(value); at++)
+		{
+			bool		control = byte < 0x20 || byte == 0x7F;
+
+			memset(value, 'v', sizeof(value));
+			value[at] = byte;
+			assert_int_equal(orion_http_value_valid(value, sizeof(value)), byte == '\t' || (!control && byte < 0x80));
+			assert_true(is_sent(LIT("n"), value, sizeof(value)));
+			value[at] = control ? ' ' : byte;
+			snprintf(sent, sizeof(sent), "n: %.*s\r\n", (int) sizeof(value), value);
+			assert_string_equal(line, sent);
+		}
+	}
 }
 
 static void
@@ -274,6 +312,7 @@ main(void)
 		cmocka_unit_test(test_header_count),
 		cmocka_unit_test(test_request_id),
 		cmocka_unit_test(test_response_headers),
+		cmocka_unit_test(test_every_byte),
 		cmocka_unit_test(test_error_body),
 		cmocka_unit_test(test_queue),
 	};

@@ -65,7 +65,9 @@ orion_buffer_consume(OrionBuffer *buf, size_t n)
 static void
 append(OrionBuffer *buf, const void *bytes, size_t len)
 {
-	if (len == 0 || !orion_buffer_reserve(buf, len))
+	if (len == 0)
+		return;
+	if ((buf->failed || buf->cap - buf->end < len) && !orion_buffer_reserve(buf, len))
 		return;
 	memcpy(buf->data + buf->end, bytes, len);
 	buf->end += len;

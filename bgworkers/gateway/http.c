@@ -254,7 +254,7 @@ decodes_to_utf8(const char *str, size_t len)
 }
 
 /*
- * A plain target needs no decoding: the usual case, one pass.  A backslash, which some
+ * A plain target needs no decoding: the usual case, without a look at each byte.  A backslash, which some
  * take for a slash, may stand in the query: it escapes there, and curl sends it as it is.
  */
 static bool
@@ -263,6 +263,9 @@ target_bytes_valid(const char *str, size_t len)
 	bool		plain = true;
 	bool		in_query = false;
 
+	if (is_plain(str, len) && !memchr(str, ' ', len) && !memchr(str, '#', len) && !memchr(str, '\\', len) &&
+		!memchr(str, '%', len))
+		return true;
 	for (size_t i = 0; i < len; i++)
 	{
 		unsigned char c = str[i];
@@ -275,14 +278,16 @@ target_bytes_valid(const char *str, size_t len)
 	return plain || decodes_to_utf8(str, len);
 }
 
-/* A host in brackets may have what IPv6 addresses have, zones included. */
-static bool
-host_char_valid(char c, bool in_brackets)
-{
-	if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'))
-		return true;
-	return c != 0 && strchr(in_brackets ? ":.%-_~" : "-._~!$&'()*+,;=%", c) != NULL;
-}
+#define IN_NAME		1			/* or in an IPv4 address */
+#define IN_BRACKETS	2			/* where IPv6 addresses are, zones included */
+
+static const uint8_t host_chars[256] = {
+	['a'...'z'] = IN_NAME | IN_BRACKETS,['A'...'Z'] = IN_NAME | IN_BRACKETS,['0'...'9'] = IN_NAME | IN_BRACKETS,
+	['-'] = IN_NAME | IN_BRACKETS,['.'] = IN_NAME | IN_BRACKETS,['_'] = IN_NAME | IN_BRACKETS,
+	['~'] = IN_NAME | IN_BRACKETS,['%'] = IN_NAME | IN_BRACKETS,[':'] = IN_BRACKETS,['!'] = IN_NAME,
+	['$'] = IN_NAME,['&'] = IN_NAME,['\''] = IN_NAME,['('] = IN_NAME,[')'] = IN_NAME,['*'] = IN_NAME,
+	['+'] = IN_NAME,[','] = IN_NAME,[';'] = IN_NAME,['='] = IN_NAME
+};
 
 bool
 orion_http_authority_valid(const char *str, size_t len)
@@ -292,7 +297,7 @@ orion_http_authority_valid(const char *str, size_t len)
 
 	if (in_brackets)
 		at++;
-	while (at < len && host_char_valid(str[at], in_brackets))
+	while (at < len && (host_chars[(unsigned char) str[at]] & (in_brackets ? IN_BRACKETS : IN_NAME)))
 		at++;
 	if (in_brackets && (at == len || str[at++] != ']' || at == 2))
 		return false;

@@ -52,7 +52,7 @@ static int	nfree;
 static uint64_t held;			/* bytes of bodies in memory */
 static uint64_t answers_held;	/* and of large answers */
 static uint64_t last_id;
-static uint64_t id_prefix;
+static char id_prefix[18];		/* of request ids: 16 digits and a dash */
 static struct MHD_Response *health;
 static struct MHD_Response *ready;
 
@@ -565,6 +565,22 @@ request_line_is_whole(const Request *request, const char *method, const char *ur
 	return url == method + strlen(method) + 1 && version == url + request->target_len + 1;
 }
 
+/* Of this process, and of this request. */
+static void
+make_request_id(uint64_t id, char *out)
+{
+	static const char digits[] = "0123456789abcdef";
+	size_t		len = strlen(id_prefix) + 1;
+
+	for (uint64_t rest = id >> 4; rest > 0; rest >>= 4)
+		len++;
+	memcpy(out, id_prefix, strlen(id_prefix));
+	out[len] = '\0';
+	do
+		out[--len] = digits[id & 15];
+	while ((id >>= 4) > 0);
+}
+
 static void
 choose_request_id(Request *request, const OrionHttpHead *head)
 {
@@ -574,8 +590,7 @@ choose_request_id(Request *request, const OrionHttpHead *head)
 		request->request_id[head->request_id_len] = '\0';
 	}
 	else
-		snprintf(request->request_id, sizeof(request->request_id), "%016llx-%llx",
-				 (unsigned long long) id_prefix, (unsigned long long) request->id);
+		make_request_id(request->id, request->request_id);
 }
 
 /* Who asks: the client, or whom a trusted proxy speaks for. */
@@ -732,7 +747,8 @@ headers_seen(Request *request, const char *method, const char *url, const char *
 
 	request->state = REQUEST_READING;
 	request->safe = strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0;
-	snprintf(request->method, sizeof(request->method), "%s", orion_http_method(method) == ORION_HTTP_METHOD_UNKNOWN ? "-" : method);
+	/* none that is known is longer */
+	strcpy(request->method, orion_http_method(method) == ORION_HTTP_METHOD_UNKNOWN ? "-" : method);
 	scan.trusted = request->client->trusted;
 	MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, scan_header, &scan);
 	choose_request_id(request, &scan.head);
@@ -869,10 +885,13 @@ bool
 orion_gateway_server_init(void)
 {
 	char		body[128];
+	unsigned long long prefix;
 
+	if (getrandom(&prefix, sizeof(prefix), 0) != sizeof(prefix))
+		return false;
+	snprintf(id_prefix, sizeof(id_prefix), "%016llx-", prefix);
 	snprintf(body, sizeof(body), "{\"status\":\"ok\",\"version\":\"%s\"}", orion_gateway.config.version);
 	health = make_own_response(body);
 	ready = make_own_response("{\"status\":\"ready\"}");
-	return health && ready && orion_gateway_library_init() &&
-		getrandom(&id_prefix, sizeof(id_prefix), 0) == sizeof(id_prefix);
+	return health && ready && orion_gateway_library_init();
 }

@@ -3,6 +3,7 @@
  * test_gateway_http.c
  *	  What the gateway lets through, and its queue.
  */
+#include <ctype.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -67,6 +68,18 @@ test_target(void **state)
 		if (orion_http_target_split(bad[i], strlen(bad[i]), &out))
 			fail_msg("\"%s\" was taken", bad[i]);
 	assert_false(orion_http_target_split(LIT("/a\0b"), &out));
+	for (int byte = 0; byte < 256; byte++)
+	{
+		char		target[12] = "/abc?defghij";
+
+		target[10] = byte;		/* in the query; alone it is no UTF-8 */
+		assert_int_equal(orion_http_target_split(target, sizeof(target), &out),
+						 byte > 0x20 && byte < 0x7F && byte != '#');
+		target[2] = byte;
+		target[10] = 'x';
+		assert_int_equal(orion_http_target_split(target, sizeof(target), &out),
+						 byte > 0x20 && byte < 0x7F && strchr("#%\\", byte) == NULL);
+	}
 }
 
 static void
@@ -86,6 +99,15 @@ test_authority(void **state)
 		if (orion_http_authority_valid(bad[i], strlen(bad[i])))
 			fail_msg("\"%s\" was taken", bad[i]);
 	assert_false(orion_http_authority_valid(LIT("a\0b")));
+	for (int byte = 1; byte < 256; byte++)
+	{
+		char		plain[2] = {'a', byte};
+		char		bracketed[4] = {'[', 'a', byte, ']'};
+		bool		alphanumeric = byte < 0x80 && isalnum(byte);
+
+		assert_int_equal(orion_http_authority_valid(plain, 2), alphanumeric || strchr("-._~!$&'()*+,;=%:", byte) != NULL);
+		assert_int_equal(orion_http_authority_valid(bracketed, 4), alphanumeric || strchr(":.%-_~", byte) != NULL);
+	}
 }
 
 static void

@@ -36,6 +36,13 @@
 #define orion_owns_relation(oid) pg_class_ownercheck((oid), GetUserId())
 #endif
 
+/* Runs a query that runs only once. */
+#if PG_VERSION_NUM >= 180000
+#define orion_executor_run(query) ExecutorRun((query), ForwardScanDirection, 0)
+#else
+#define orion_executor_run(query) ExecutorRun((query), ForwardScanDirection, 0, true)
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define orion_main_loop_interrupts() ProcessMainLoopInterrupts()
 #else

@@ -43,6 +43,7 @@ typedef struct PlanEntry
 	Oid		   *types;			/* same allocation */
 	size_t		len;
 	SPIPlanPtr	plan;
+	OrionPlanNote note;
 } PlanEntry;
 
 static HTAB *plans = NULL;
@@ -89,7 +90,7 @@ prepare(const char *text, int nargs, const Oid *types)
 	return plan;
 }
 
-static void
+static PlanEntry *
 remember(const PlanKey *key, const char *text, size_t len, const Oid *types, SPIPlanPtr plan)
 {
 	Oid		   *memory = MemoryContextAlloc(TopMemoryContext, key->nargs * sizeof(Oid) + len + 1);
@@ -102,16 +103,26 @@ remember(const PlanKey *key, const char *text, size_t len, const Oid *types, SPI
 	entry->text = (char *) (memory + key->nargs);
 	entry->len = len;
 	entry->plan = plan;
+	memset(&entry->note, 0, sizeof(entry->note));
 	if (key->nargs > 0)
 		memcpy(entry->types, types, key->nargs * sizeof(Oid));
 	memcpy(entry->text, text, len + 1);
 	texts += len;
 	dlist_push_head(&recent, &entry->node);
 	SPI_keepplan(plan);
+	return entry;
 }
 
 SPIPlanPtr
 orion_plan_get(const char *text, size_t len, int nargs, const Oid *types)
+{
+	OrionPlanNote *note;
+
+	return orion_plan_find(text, len, nargs, types, &note);
+}
+
+SPIPlanPtr
+orion_plan_find(const char *text, size_t len, int nargs, const Oid *types, OrionPlanNote **note)
 {
 	PlanKey		key = {0};
 	PlanEntry  *entry;
@@ -131,12 +142,12 @@ orion_plan_get(const char *text, size_t len, int nargs, const Oid *types)
 		if (same(entry, text, len, nargs, types))
 		{
 			dlist_move_head(&recent, &entry->node);
+			*note = &entry->note;
 			return entry->plan;
 		}
 		forget(entry);			/* two texts of one hash: the newer one stays */
 	}
 	plan = prepare(text, nargs, types);
-	if (len <= MAX_TEXT)
-		remember(&key, text, len, types, plan);
+	*note = len <= MAX_TEXT ? &remember(&key, text, len, types, plan)->note : NULL;
 	return plan;
 }

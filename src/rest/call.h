@@ -14,6 +14,7 @@
 #include "rest/prefer.h"
 #include "rest/query.h"
 #include "rest/rest.h"
+#include "rest/settings.h"
 
 struct OrionSource;
 struct ArrayType;
@@ -137,7 +138,8 @@ orion_call_reads(const OrionCall *call)
 static inline void
 orion_call_mark(OrionCall *call, OrionStage stage)
 {
-	INSTR_TIME_SET_CURRENT(call->marks[stage]);
+	if (orion_http_server_timing)
+		INSTR_TIME_SET_CURRENT(call->marks[stage]);
 }
 
 /*

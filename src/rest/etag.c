@@ -222,7 +222,7 @@ make_tag(const OrionCall *call, const char *body, size_t len)
 	crypto_generichash_update(&state, (const unsigned char *) body, len);
 	crypto_generichash_final(&state, digest, sizeof(digest));
 	sodium_bin2hex(hex, sizeof(hex), digest, sizeof(digest));
-	return version < 0 ? psprintf("%.*s", (int) sizeof(hex), hex) : psprintf("v" INT64_FORMAT ".%s", version, hex);
+	return version < 0 ? pstrdup(hex) : psprintf("v" INT64_FORMAT ".%s", version, hex);
 }
 
 /* --- reading ------------------------------------------------------------------------ */

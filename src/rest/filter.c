@@ -18,9 +18,11 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+#include "rest/closed.h"
 #include "rest/error.h"
 #include "rest/keyset.h"
 #include "rest/read.h"
+#include "rest/session.h"
 
 /* SQL of each operator, in the order of OrionOperator. */
 static const char *const operator_sql[] = {
@@ -181,6 +183,8 @@ add_list(OrionStatement *st, const OrionFilter *filter, Oid type)
 	bool		byval;
 	char		align;
 
+	if (orion_type_is_open(type))
+		orion_session_tell();
 	getTypeInputInfo(type, &input, &param);
 	fmgr_info(input, &function);
 	get_typlenbyvalalign(type, &len, &byval, &align);

@@ -8,9 +8,11 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "catalog/namespace.h"
 #include "access/transam.h"
 #include "catalog/pg_attribute.h"
@@ -22,6 +24,7 @@
 #include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -31,6 +34,10 @@
 #include "rest/hint.h"
 #include "rest/relation.h"
 #include "rest/settings.h"
+
+/* What has_json_casts found, while no cast changes. */
+static bool casts_are_known = false;
+static bool casts_to_json;
 
 static char *
 list_names(List *names)
@@ -71,24 +78,67 @@ served(char relkind)
 		relkind == RELKIND_VIEW || relkind == RELKIND_MATVIEW || relkind == RELKIND_FOREIGN_TABLE;
 }
 
+static void
+read_class(OrionSource *source, bool *is_partition)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(source->relid));
+	Form_pg_class class;
+
+	if (!HeapTupleIsValid(tuple))
+		return;
+	class = (Form_pg_class) GETSTRUCT(tuple);
+	source->relkind = class->relkind;
+	*is_partition = class->relispartition;
+	ReleaseSysCache(tuple);
+}
+
+static char *
+append_quoted(char *out, const char *name)
+{
+	*out++ = '"';
+	for (; *name; name++)
+	{
+		if (*name == '"')
+			*out++ = '"';
+		*out++ = *name;
+	}
+	*out++ = '"';
+	return out;
+}
+
+/* Quoted whether they must be or not: that takes no look at the key words. */
+static char *
+quote_both(const char *schema, const char *name)
+{
+	char	   *quoted = palloc(2 * (strlen(schema) + strlen(name)) + sizeof("\"\".\"\""));
+	char	   *end = append_quoted(quoted, schema);
+
+	*end++ = '.';
+	end = append_quoted(end, name);
+	*end = '\0';
+	return quoted;
+}
+
 void
 orion_relation_find(const char *schema, const char *name, OrionSource *source)
 {
 	Oid			namespace = get_namespace_oid(schema, true);
 
+	bool		is_partition = false;
+
 	memset(source, 0, sizeof(OrionSource));
 	if (OidIsValid(namespace) && strlen(name) < NAMEDATALEN)
 		source->relid = get_relname_relid(name, namespace);
 	if (OidIsValid(source->relid))
-		source->relkind = get_rel_relkind(source->relid);
+		read_class(source, &is_partition);
 
 	/* a partition may lack the policies of the table that it is part of */
-	if (!served(source->relkind) || get_rel_relispartition(source->relid))
+	if (!served(source->relkind) || is_partition)
 		orion_refuse(404, "PGRST205",
 					 psprintf("Could not find the table '%s.%s' in the schema cache", schema, name),
 					 NULL, orion_hint_table(schema, name));
 	source->name = name;
-	source->quoted = quote_qualified_identifier(schema, name);
+	source->quoted = quote_both(schema, name);
 }
 
 /* A function of the row is a column as well: t.name calls name(t). */
@@ -170,13 +220,53 @@ orion_type_cast_function(Oid from, Oid to)
 	return quote_qualified_identifier(get_namespace_name(get_func_namespace(function)), get_func_name(function));
 }
 
+static void
+forget_casts(Datum arg, int cache, uint32 hash)
+{
+	casts_are_known = false;
+}
+
+/* Has the database any cast from a type that somebody made to json? */
+static bool
+has_json_casts(void)
+{
+	static bool registered = false;
+	Relation	casts;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	if (casts_are_known)
+		return casts_to_json;
+	if (!registered)
+		CacheRegisterSyscacheCallback(CASTSOURCETARGET, forget_casts, (Datum) 0);
+	registered = true;
+	casts_are_known = true;		/* unless a change is noticed from here on */
+	casts = table_open(CastRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(casts, 0, NULL);
+	while (!found && HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_cast cast = (Form_pg_cast) GETSTRUCT(tuple);
+
+		found = cast->casttarget == JSONOID && cast->castsource >= FirstNormalObjectId;
+	}
+	table_endscan(scan);
+	table_close(casts, AccessShareLock);
+	casts_to_json = found;
+	return found;
+}
+
 bool
 orion_relation_represents(Oid relid)
 {
-	Relation	relation = relation_open(relid, AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(relation);
+	Relation	relation;
+	TupleDesc	desc;
 	bool		represents = false;
 
+	if (!has_json_casts())
+		return false;
+	relation = relation_open(relid, AccessShareLock);
+	desc = RelationGetDescr(relation);
 	for (int i = 0; i < desc->natts && !represents; i++)
 		represents = TupleDescAttr(desc, i)->atttypid >= FirstNormalObjectId && !TupleDescAttr(desc, i)->attisdropped &&
 			orion_type_cast_function(TupleDescAttr(desc, i)->atttypid, JSONOID) != NULL;

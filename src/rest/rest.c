@@ -18,6 +18,7 @@
 
 #include "apikey/apikey.h"
 #include "rest/batch.h"
+#include "rest/closed.h"
 #include "rest/compress.h"
 #include "rest/cors.h"
 #include "rest/error.h"
@@ -151,12 +152,20 @@ function_name(OrionCall *call, const char *path)
 		orion_rest_root_spec : NULL;
 }
 
+/* Behind the prefix: neither the root nor a function. */
+static bool
+is_table(const char *path)
+{
+	return path[0] != '\0' && strchr(path, '/') == NULL;
+}
+
 static void
 serve_resource(OrionCall *call, const char *path)
 {
 	const char *function = function_name(call, path);
 	bool		rpc = function != NULL;
 	bool		root = path[0] == '\0' && !rpc;
+	bool		reads_table = !root && !rpc && orion_call_reads(call);
 	const char *name = root ? NULL : rpc ? function : decode_name(call, path);
 	OrionQueryError error;
 
@@ -183,6 +192,8 @@ serve_resource(OrionCall *call, const char *path)
 		orion_session_schema(call->schema);
 		call->prefer.timezone = NULL;	/* the batch's counts */
 	}
+	else if (reads_table)
+		orion_session_assume_untold(call, call->schema);
 	else
 		orion_session_assume(call, call->schema);
 	if (root)
@@ -262,7 +273,7 @@ serve(OrionCall *call)
 {
 	const char *path = rest_path(call->request->path);
 
-	orion_session_begin(call);
+	orion_session_begin(call, path && is_table(path) && orion_call_reads(call));
 	if ((path == NULL || orion_rest_prefix_length() == 0) && orion_route_serve(call))
 		;						/* without a prefix, routes come first */
 	else if (orion_batch_asked(call, path))
@@ -271,7 +282,10 @@ serve(OrionCall *call)
 		serve_rest(call, path);
 	else
 		refuse_path();
-	orion_response_settings(call->response);
+	if (orion_session_is_untold())
+		call->response->pristine = true;
+	else
+		orion_response_settings(call->response);
 	orion_idempotency_store(call);
 	orion_position_before_commit();
 	orion_session_commit(call->schema && orion_prefer_rolls_back(call));
@@ -339,6 +353,7 @@ void
 orion_rest_init(void)
 {
 	orion_session_init();
+	orion_closed_init();
 	orion_rest_settings_init();
 	orion_standby_init();
 	orion_position_init();

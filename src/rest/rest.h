@@ -54,6 +54,8 @@ typedef struct OrionResponse
 	const char *role;			/* under which role; NULL: not known */
 	bool		streamed;		/* the sink has it all */
 	bool		broken;			/* an error came after that */
+	bool		pristine;		/* nothing ran that could have left something
+								 * in the session */
 	int			wait_ms;		/* more than 0: this is no answer.  The
 								 * request is to come again when the position
 								 * below is replayed, or, as one that has

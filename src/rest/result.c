@@ -83,7 +83,24 @@ orion_result_check_one(const OrionCall *call, int64 rows)
 					 psprintf("The result contains " INT64_FORMAT " rows", rows), NULL);
 }
 
-/* RFC 3986, section 2.3: the unreserved stay. */
+/* RFC 3986, section 2.3 */
+static bool
+is_unreserved(unsigned char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+		c == '-' || c == '.' || c == '_' || c == '~';
+}
+
+bool
+orion_result_is_unreserved(const char *text, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		if (!is_unreserved(text[i]))
+			return false;
+	return true;
+}
+
+/* The unreserved stay. */
 void
 orion_result_escape(StringInfo out, const char *text)
 {
@@ -91,7 +108,7 @@ orion_result_escape(StringInfo out, const char *text)
 	{
 		unsigned char c = *text;
 
-		if (isalnum(c) && c < 0x80 ? true : strchr("-._~", c) != NULL)
+		if (is_unreserved(c))
 			appendStringInfoChar(out, c);
 		else
 			appendStringInfo(out, "%%%02X", c);
@@ -101,15 +118,22 @@ orion_result_escape(StringInfo out, const char *text)
 void
 orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total)
 {
-	char text[	80];
-	int			n = rows > 0 ?
-	snprintf(text, sizeof(text), INT64_FORMAT "-" INT64_FORMAT, offset, offset + rows - 1) :
-	snprintf(text, sizeof(text), "*");
+	char text[	3 * MAXINT8LEN + 3];
+	char	   *end = text;
 
-	if (total >= 0)
-		snprintf(text +n, sizeof(text) - n, "/" INT64_FORMAT, total);
+	if (rows > 0)
+	{
+		end += pg_lltoa(offset, end);
+		*end++ = '-';
+		end += pg_lltoa(offset + rows - 1, end);
+	}
 	else
-		snprintf(text +n, sizeof(text) - n, "/*");
+		*end++ = '*';
+	*end++ = '/';
+	if (total >= 0)
+		(void) pg_lltoa(total, end);
+	else
+		strcpy(end, "*");
 	orion_response_header(call->response, "Content-Range", text);
 }
 

@@ -43,4 +43,7 @@ extern void orion_call_filters(OrionCall *call, bool (*skip) (void *context, con
 /* Appends the text, percent-encoded as a name or value of a query string. */
 extern void orion_result_escape(StringInfo out, const char *text);
 
+/* Would it be left as it is? */
+extern bool orion_result_is_unreserved(const char *text, size_t len);
+
 #endif							/* ORION_REST_RESULT_H */

@@ -7,15 +7,22 @@
  */
 #include "postgres.h"
 
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "nodes/params.h"
 #include "tcop/dest.h"
+#include "utils/plancache.h"
+#include "utils/snapmgr.h"
 
+#include "core/compat.h"
+#include "core/plan.h"
+#include "rest/closed.h"
 #include "rest/error.h"
 #include "rest/media.h"
 #include "rest/result.h"
 #include "rest/rows.h"
+#include "rest/session.h"
 #include "rest/settings.h"
 
 typedef struct RowsReceiver
@@ -60,27 +67,94 @@ orion_rows_possible(const OrionCall *call)
 	return call->media.format == ORION_FORMAT_JSON && !call->media.stripped && !call->media.plan;
 }
 
-static void
-run(OrionStatement *st, SPIExecuteOptions *options)
+static ParamListInfo
+list_params(const OrionStatement *st)
 {
+	ParamListInfo params;
+
+	if (st->nparams == 0)
+		return NULL;
+	params = makeParamList(st->nparams);
+	for (int i = 0; i < st->nparams; i++)
+		params->params[i] = (ParamExternData)
+	{
+		.value = st->values[i],.isnull = st->nulls[i] != ' ',.pflags = PARAM_FLAG_CONST,.ptype = st->types[i]
+	};
+	return params;
+}
+
+static bool
+is_closed(OrionPlanNote *note, const CachedPlanSource *source, const CachedPlan *plan)
+{
+	if (note->plan != plan->generation || note->generation != orion_closed_generation())
+	{
+		note->closed = orion_statement_is_closed(source->query_list);
+		note->plan = plan->generation;
+		note->generation = orion_closed_generation();
+	}
+	return note->closed;
+}
+
+/* For the server's log. */
+static void
+name_statement(void *text)
+{
+	errcontext("SQL statement \"%s\"", (const char *) text);
+}
+
+/*
+ * Without SPI: it would take the plan, and with it the locks under which it is what it
+ * is, only when it is too late to tell the session.
+ */
+static void
+run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, DestReceiver *dest)
+{
+	CachedPlan *plan;
+	QueryDesc  *query;
+	ErrorContextCallback named = {error_context_stack, name_statement, unconstify(char *, source->query_string)};
+
+	error_context_stack = &named;
+	if (!note->closed)
+		orion_session_tell();
+	plan = GetCachedPlan(source, params, CurrentResourceOwner, NULL);
+	if (!is_closed(note, source, plan))
+		orion_session_tell();
+	query = CreateQueryDesc(linitial_node(PlannedStmt, plan->stmt_list), source->query_string,
+							GetActiveSnapshot(), InvalidSnapshot, dest, params, NULL, 0);
+	ExecutorStart(query, 0);
+	orion_executor_run(query);
+	ExecutorFinish(query);
+	ExecutorEnd(query);
+	FreeQueryDesc(query);
+	ReleaseCachedPlan(plan, CurrentResourceOwner);
+	error_context_stack = named.previous;
+}
+
+static void
+run_spi(OrionStatement *st, ParamListInfo params, DestReceiver *dest)
+{
+	SPIExecuteOptions options = {.dest = dest,.read_only = true,.params = params};
 	int			result;
 
-	options->read_only = true;
-	if (st->nparams > 0)
-	{
-		options->params = makeParamList(st->nparams);
-		for (int i = 0; i < st->nparams; i++)
-			options->params->params[i] = (ParamExternData)
-		{
-			.value = st->values[i],.isnull = st->nulls[i] != ' ',.pflags = PARAM_FLAG_CONST,.ptype = st->types[i]
-		};
-	}
-	if (orion_rest_prepared_statements)
-		result = SPI_execute_plan_extended(orion_statement_plan(st), options);
-	else
-		result = SPI_execute_extended(st->text.data, options);
+	orion_session_tell();
+	result = SPI_execute_extended(st->text.data, &options);
 	if (result < 0)
-		elog(ERROR, "SPI_execute_plan_extended failed: %s", SPI_result_code_string(result));
+		elog(ERROR, "SPI_execute_extended failed: %s", SPI_result_code_string(result));
+}
+
+static void
+run(OrionStatement *st, DestReceiver *dest)
+{
+	ParamListInfo params = list_params(st);
+	OrionPlanNote *note = NULL;
+	SPIPlanPtr	plan = NULL;
+
+	if (orion_rest_prepared_statements)
+		plan = orion_plan_find(st->text.data, st->text.len, st->nparams, st->types, &note);
+	if (note)
+		run_kept(linitial(SPI_plan_get_plan_sources(plan)), note, params, dest);
+	else
+		run_spi(st, params, dest);
 }
 
 int64
@@ -98,9 +172,8 @@ orion_rows_run(OrionCall *call, OrionStatement *st)
 		.max = (Size) orion_rest_max_answer_size * 1024,
 		.one = call->one,
 	};
-	SPIExecuteOptions options = {.dest = &rows.pub};
 
-	run(st, &options);
+	run(st, &rows.pub);
 	if (!call->one)
 		appendStringInfoString(rows.body, rows.n == 0 ? "[]" : "]");
 	return rows.n;

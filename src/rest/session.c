@@ -6,6 +6,10 @@
  * transaction: no SQL text, no value in a log.  The role switches before
  * anything of the request's own runs.  What a function may leave in the session
  * (SET, advisory locks) the executor undoes after each request.
+ *
+ * Settings are a fifth of what a GET by key costs, and most such statements cannot ask
+ * for them (closed.h).  So a read of a table becomes its role without them and tells
+ * the settings only when something is about to run that could: orion_session_tell.
  */
 #include "postgres.h"
 
@@ -56,6 +60,11 @@
 
 static int	failures = 0;
 static bool role_is_fixed = false;
+static OrionCall *untold = NULL;	/* the request whose settings wait */
+static Oid	user_before;		/* who ran before it became its role */
+static int	context_before;
+static bool path_is_kept = false;	/* search_path may be set for more than a
+									 * request */
 static ProcessUtility_hook_type prev_process_utility = NULL;
 
 static void
@@ -91,6 +100,10 @@ at_transaction_end(XactEvent event, void *arg)
 	Oid			user;
 	int			context;
 
+	if (untold && event == XACT_EVENT_PRE_COMMIT)
+		SetUserIdAndSecContext(user_before, context_before);
+	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_ABORT)
+		untold = NULL;
 	if (!role_is_fixed)
 		return;
 	if (event == XACT_EVENT_PRE_COMMIT)
@@ -339,8 +352,8 @@ read_role_settings(RoleSettings *entry, Oid role)
  * The catalog has no cache of PostgreSQL's that would be told of changes; wake.c counts
  * them.  A standby replays them uncounted, so it looks each time.
  */
-static void
-set_role_settings(Oid role)
+static const RoleSettings *
+find_role_settings(Oid role)
 {
 	static RoleSettings cache[16];
 	RoleSettings *entry = &cache[role % lengthof(cache)];
@@ -348,9 +361,7 @@ set_role_settings(Oid role)
 	if (entry->role != role || RecoveryInProgress() ||
 		entry->generation != pg_atomic_read_u32(&orion_shared->role_settings_generation))
 		read_role_settings(entry, role);
-	for (int i = 0; i < lengthof(entry->config); i++)
-		if (entry->config[i])
-			apply_settings(entry->config[i], harmless);
+	return entry;
 }
 
 /* What settings named default_... and statement_timeout mean for a transaction that has begun. */
@@ -371,27 +382,42 @@ has_pre_request(const OrionCall *call)
 	return call->schema && orion_rest_pre_request[0] != '\0';
 }
 
-static void
-set_identity(OrionCall *call)
+/* The role that the request is to have. */
+static Oid
+choose_role(OrionCall *call)
 {
-	const char *role = call->role;
+	const char *role = call->role ? call->role : orion_rest_anon_role;
 	Oid			oid;
 
-	if (role == NULL)
-		role = orion_rest_anon_role;
 	if (role[0] == '\0')
 		orion_refuse(401, "PGRST302", "Anonymous access is disabled", NULL, NULL);
 	oid = find_role(role);
 	call->response->role = MemoryContextStrdup(call->arena.context, role);
-	set_role_settings(oid);
-	if (call->prefer.timezone)
-		set_local("timezone", call->prefer.timezone);
-	set_local("role", role);
+	return oid;
+}
+
+static void
+set_role(OrionCall *call)
+{
+	set_local("role", call->response->role);
 	if (!has_pre_request(call))
 		fix_role();
+	set_local("request.jwt.claims", claims_json(call->claims, call->response->role));
+}
+
+static void
+set_identity(OrionCall *call)
+{
+	const RoleSettings *settings = find_role_settings(choose_role(call));
+
+	for (int i = 0; i < lengthof(settings->config); i++)
+		if (settings->config[i])
+			apply_settings(settings->config[i], harmless);
+	if (call->prefer.timezone)
+		set_local("timezone", call->prefer.timezone);
 	if (call->claims)
 		orion_claims_set(call->claims);
-	set_local("request.jwt.claims", claims_json(call->claims, role));
+	set_role(call);
 }
 
 /* Quoted whether it must be or not, as PostgREST does: plans show it. */
@@ -400,26 +426,46 @@ append_quoted(StringInfo path, const char *schema)
 {
 	appendStringInfoString(path, path->len > 0 ? ", \"" : "\"");
 	for (const char *c = schema; *c; c++)
-		appendStringInfo(path, *c == '"' ? "\"%c" : "%c", *c);
+	{
+		if (*c == '"')
+			appendStringInfoChar(path, '"');
+		appendStringInfoChar(path, *c);
+	}
 	appendStringInfoChar(path, '"');
+}
+
+static const char *
+path_of(const char *schema)
+{
+	StringInfoData path;
+	ListCell   *lc;
+
+	initStringInfo(&path);
+	append_quoted(&path, schema);
+	foreach(lc, orion_rest_extra_list())
+		if (strcmp(lfirst(lc), schema) != 0)
+		append_quoted(&path, lfirst(lc));
+	return path.data;
 }
 
 /* The schema asked for, then those of orion.rest_extra_search_path. */
 void
 orion_session_schema(const char *schema)
 {
-	StringInfoData path;
-	ListCell   *lc;
+	const char *path;
 
 	if (schema == NULL)
 		return;
-	initStringInfo(&path);
-	append_quoted(&path, schema);
-	foreach(lc, orion_rest_extra_list())
-		if (strcmp(lfirst(lc), schema) != 0)
-		append_quoted(&path, lfirst(lc));
-	if (namespace_search_path == NULL || strcmp(namespace_search_path, path.data) != 0)
-		set_local("search_path", path.data);
+	path = path_of(schema);
+	if (namespace_search_path && strcmp(namespace_search_path, path) == 0)
+		return;
+	if (untold == NULL)
+	{
+		set_local("search_path", path);
+		return;
+	}
+	path_is_kept = true;
+	SetConfigOption("search_path", path, PGC_USERSET, PGC_S_SESSION);
 }
 
 /*
@@ -447,8 +493,13 @@ orion_session_pre_request(OrionCall *call)
 }
 
 void
-orion_session_begin(OrionCall *call)
+orion_session_begin(OrionCall *call, bool may_keep_path)
 {
+	if (path_is_kept && !may_keep_path)
+	{
+		path_is_kept = false;
+		SetConfigOption("search_path", NULL, PGC_USERSET, PGC_S_SESSION);
+	}
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (failures >= FORGET_AFTER)
@@ -468,6 +519,51 @@ orion_session_assume(OrionCall *call, const char *search_schema)
 	set_identity(call);
 	set_request(call);
 	orion_session_schema(search_schema);
+}
+
+/* Nothing but the request itself is to be set. */
+static bool
+may_wait(const OrionCall *call, const RoleSettings *settings)
+{
+	return !has_pre_request(call) && call->prefer.timezone == NULL &&
+		settings->config[0] == NULL && settings->config[1] == NULL;
+}
+
+void
+orion_session_assume_untold(OrionCall *call, const char *search_schema)
+{
+	Oid			role = choose_role(call);
+
+	if (!may_wait(call, find_role_settings(role)))
+	{
+		orion_session_assume(call, search_schema);
+		return;
+	}
+	GetUserIdAndSecContext(&user_before, &context_before);
+	SetUserIdAndSecContext(role, context_before | SECURITY_LOCAL_USERID_CHANGE);
+	untold = call;
+	if (call->claims)
+		orion_claims_set(call->claims);
+	orion_session_schema(search_schema);
+}
+
+void
+orion_session_tell(void)
+{
+	OrionCall  *call = untold;
+
+	if (call == NULL)
+		return;
+	untold = NULL;
+	SetUserIdAndSecContext(user_before, context_before);
+	set_role(call);
+	set_request(call);
+}
+
+bool
+orion_session_is_untold(void)
+{
+	return untold != NULL;
 }
 
 void

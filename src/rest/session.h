@@ -9,8 +9,11 @@
 
 struct ArrayType;
 
-/* Begins the transaction, as the session user still. */
-extern void orion_session_begin(OrionCall *call);
+/*
+ * Begins the transaction, as the session user still.  may_keep_path: the request sets
+ * search_path itself before it matters.
+ */
+extern void orion_session_begin(OrionCall *call, bool may_keep_path);
 
 /* Verifies the bearer token, if there is one. */
 extern void orion_session_identify(OrionCall *call);
@@ -28,6 +31,17 @@ extern char *orion_session_claims(const OrionCall *call);
  * the request.  search_schema may be NULL.
  */
 extern void orion_session_assume(OrionCall *call, const char *search_schema);
+
+/*
+ * The same for one that reads a table; but what functions could ask for (the settings of
+ * role and request) is only set by orion_session_tell.  Whoever runs anything that may
+ * be a user's code calls that before; it does nothing where nothing waits.
+ */
+extern void orion_session_assume_untold(OrionCall *call, const char *search_schema);
+extern void orion_session_tell(void);
+
+/* Has it not been told? Then nothing can have changed the session either. */
+extern bool orion_session_is_untold(void);
 
 /* The schema that unqualified names mean first, for one operation of a batch. */
 extern void orion_session_schema(const char *schema);

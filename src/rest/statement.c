@@ -14,7 +14,9 @@
 
 #include "core/compat.h"
 #include "core/plan.h"
+#include "rest/closed.h"
 #include "rest/error.h"
+#include "rest/session.h"
 #include "rest/settings.h"
 #include "rest/statement.h"
 
@@ -74,6 +76,8 @@ orion_statement_input(OrionStatement *st, Oid type, const char *value)
 	Oid			input;
 	Oid			param;
 
+	if (orion_type_is_open(type))
+		orion_session_tell();
 	getTypeInputInfo(type, &input, &param);
 	orion_statement_param(st, type, OidInputFunctionCall(input, unconstify(char *, value), param, -1));
 }
@@ -89,19 +93,15 @@ orion_statement_type(OrionStatement *st, const char *name)
 	orion_statement_add(st, orion_type_name(type, typmod));
 }
 
-SPIPlanPtr
-orion_statement_plan(const OrionStatement *st)
-{
-	return orion_plan_get(st->text.data, st->text.len, st->nparams, st->types);
-}
-
 void
 orion_statement_run(OrionStatement *st, bool read_only)
 {
 	int			result;
 
+	orion_session_tell();
 	if (orion_rest_prepared_statements)
-		result = SPI_execute_plan(orion_statement_plan(st), st->values, st->nulls, read_only, 0);
+		result = SPI_execute_plan(orion_plan_get(st->text.data, st->text.len, st->nparams, st->types),
+								  st->values, st->nulls, read_only, 0);
 	else
 		result = SPI_execute_with_args(st->text.data, st->nparams, st->types, st->values, st->nulls,
 									   read_only, 0);

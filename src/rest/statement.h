@@ -42,8 +42,6 @@ extern void orion_statement_limit(OrionStatement *st, const OrionQuery *query);
 /* Appends the type of that name, qualified; refuses what names no type. */
 extern void orion_statement_type(OrionStatement *st, const char *name);
 
-/* Its kept plan, as orion_plan_get. */
-extern struct _SPI_plan *orion_statement_plan(const OrionStatement *st);
 
 /* Runs it by its kept plan; the result is in SPI's globals. */
 extern void orion_statement_run(OrionStatement *st, bool read_only);

@@ -20,6 +20,7 @@
 #include "rest/read.h"
 #include "rest/result.h"
 #include "rest/rows.h"
+#include "rest/session.h"
 #include "rest/settings.h"
 #include "rest/standby.h"
 #include "rest/stream.h"
@@ -83,6 +84,18 @@ total_of(const OrionCall *call, int64 total, int64 rows)
 	return Max(total, rows + (call->query.has_offset ? call->query.offset : 0));
 }
 
+/* One parameter, or none, that escaping would leave as it is? */
+static bool
+is_plain(const char *query)
+{
+	const char *equals = strchr(query, '=');
+
+	if (query[0] == '\0')
+		return true;
+	return equals > query && orion_result_is_unreserved(query, equals - query) &&
+		orion_result_is_unreserved(equals + 1, strlen(equals + 1));
+}
+
 /* The address of these rows, with the parameters by name and escaped in one way only. */
 static void
 put_location(OrionCall *call)
@@ -93,6 +106,13 @@ put_location(OrionCall *call)
 	OrionQueryError error;
 	StringInfoData url;
 
+	if (is_plain(call->request->query))
+	{
+		orion_response_header(call->response, "Content-Location",
+							  call->request->query[0] == '\0' ? call->request->path :
+							  psprintf("%s?%s", call->request->path, call->request->query));
+		return;
+	}
 	if (!orion_query_split(&call->arena, call->request->query, strlen(call->request->query), &param, &error))
 		orion_refuse_query(&error);
 	for (; param; param = next)
@@ -130,6 +150,8 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	bool		counted = call->prefer.count == ORION_COUNT_EXACT && limited;
 	bool		written;
 
+	if (keyset || call->prefer.count != ORION_COUNT_NONE || call->media.ncandidates > 0 || !orion_rows_possible(call))
+		orion_session_tell();
 	orion_media_resolve(call, source->relid, InvalidOid);
 	read = orion_read_make(call, source);
 	read->typed = call->media.row != NULL;

@@ -139,6 +139,12 @@ orion_uid(PG_FUNCTION_ARGS)
 }
 
 bool
+orion_claims_gives(PGFunction function)
+{
+	return function == orion_uid || function == orion_role || function == orion_claims;
+}
+
+bool
 orion_claims_user(pg_uuid_t *user)
 {
 	LOCAL_FCINFO(asked, 0);

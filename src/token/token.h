@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "fmgr.h"
 #include "utils/jsonb.h"
 #include "utils/uuid.h"
 
@@ -48,6 +49,9 @@ extern const Jsonb *orion_claims_get(void);
 
 /* Another number whenever the claims are others: for what is worked out of them. */
 extern uint64 orion_claims_generation(void);
+
+/* Is it one of the functions that give these claims to SQL, and look at nothing else? */
+extern bool orion_claims_gives(PGFunction function);
 
 /* The claim "sub"; false when nobody is signed in or it is no UUID. */
 extern bool orion_claims_user(pg_uuid_t *user);

@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -62,7 +63,9 @@
 #define KEEP_BUFFER		(1024 * 1024)	/* larger buffers are freed after use */
 #define MAX_ROW_TYPES	2000	/* kept by PostgreSQL until the process ends;
 								 * one of 1,600 columns takes 180 kB */
-#define LOOK_AT_MEMORY	256		/* requests between two looks at all of it */
+#define LOOK_AT_AGE		16		/* requests between two looks at what is kept */
+#define LOOK_AT_MEMORY	16		/* of these between two at all memory */
+#define LOOKS			20		/* for work, before it sleeps: some 10 us */
 
 PGDLLEXPORT void orion_executor_main(Datum arg);
 
@@ -484,18 +487,23 @@ has_many_row_types(void)
 static bool
 has_much_memory(void)
 {
-	static int	requests = 0;
+	static int	looks = 0;
 	Size		limit = (Size) orion_executor_max_memory * 1024;
 
 	if (MemoryContextMemAllocated(CacheMemoryContext, false) > limit)
 		return true;
-	return requests++ % LOOK_AT_MEMORY == 0 && MemoryContextMemAllocated(TopMemoryContext, true) > limit;
+	return looks++ % LOOK_AT_MEMORY == 0 && MemoryContextMemAllocated(TopMemoryContext, true) > limit;
 }
 
 static bool
 is_old(void)
 {
-	const char *why = has_many_row_types() ? "row types" : has_much_memory() ? "memory" : NULL;
+	static int	requests = 0;
+	const char *why;
+
+	if (requests++ % LOOK_AT_AGE != 0)
+		return false;
+	why = has_many_row_types() ? "row types" : has_much_memory() ? "memory" : NULL;
 
 	if (why)
 		ereport(DEBUG1, (errmsg_internal("executor leaves: it has gathered much: %s", why)));
@@ -524,7 +532,8 @@ serve(OrionFrame *frame)
 		HOLD_CANCEL_INTERRUPTS();
 		put_answer(slot_id, &response);
 		ok = send_answer();
-		restore_session();
+		if (!response.pristine)
+			restore_session();
 		pgstat_report_stat(false);
 	}
 	MemoryContextSwitchTo(old);
@@ -640,6 +649,25 @@ fall_asleep(void)
 	return true;
 }
 
+/*
+ * To sleep and be woken costs more than to look again a few times, and lets whoever makes
+ * work for this process run first.
+ */
+static bool
+something_comes(void)
+{
+	for (int looks = 0; looks < LOOKS; looks++)
+	{
+		for (int i = 0; i < ORION_MAX_GATEWAYS; i++)
+		{
+			if (links[i].ring && orion_ring_waiting(links[i].ring) > 0)
+				return true;
+		}
+		sched_yield();
+	}
+	return false;
+}
+
 /* Nothing to do: wait for a gateway, or first for it to appear. */
 static void
 rest_a_while(void)
@@ -660,7 +688,9 @@ rest_a_while(void)
 	}
 	if (wanted || draining)
 		at->readable = (orion_pool_wait(at->fd, false, timeout_ms) & WL_SOCKET_READABLE) != 0;
-	if (wanted || draining || !fall_asleep())
+	if (wanted || draining)
+		return;
+	if (something_comes() || !fall_asleep())
 		return;
 	pgstat_report_activity(STATE_IDLE, NULL);
 	orion_pool_wait_many(fds, n, timeout_ms, readable);

@@ -38,6 +38,7 @@
 /* What has_json_casts found, while no cast changes. */
 static bool casts_are_known = false;
 static bool casts_to_json;
+static uint64 cast_changes = 0;
 
 static char *
 list_names(List *names)
@@ -223,6 +224,7 @@ orion_type_cast_function(Oid from, Oid to)
 static void
 forget_casts(Datum arg, int cache, uint32 hash)
 {
+	cast_changes++;
 	casts_are_known = false;
 }
 
@@ -234,6 +236,7 @@ has_json_casts(void)
 	Relation	casts;
 	TableScanDesc scan;
 	HeapTuple	tuple;
+	uint64		changes;
 	bool		found = false;
 
 	if (casts_are_known)
@@ -241,7 +244,7 @@ has_json_casts(void)
 	if (!registered)
 		CacheRegisterSyscacheCallback(CASTSOURCETARGET, forget_casts, (Datum) 0);
 	registered = true;
-	casts_are_known = true;		/* unless a change is noticed from here on */
+	changes = cast_changes;
 	casts = table_open(CastRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(casts, 0, NULL);
 	while (!found && HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
@@ -253,6 +256,7 @@ has_json_casts(void)
 	table_endscan(scan);
 	table_close(casts, AccessShareLock);
 	casts_to_json = found;
+	casts_are_known = changes == cast_changes;
 	return found;
 }
 

@@ -272,10 +272,11 @@ static void
 serve(OrionCall *call)
 {
 	const char *path = rest_path(call->request->path);
+	bool		maybe_route = path == NULL || orion_rest_prefix_length() == 0;	/* these come first */
 
-	orion_session_begin(call, path && is_table(path) && orion_call_reads(call));
-	if ((path == NULL || orion_rest_prefix_length() == 0) && orion_route_serve(call))
-		;						/* without a prefix, routes come first */
+	orion_session_begin(call, !maybe_route && is_table(path) && orion_call_reads(call));
+	if (maybe_route && orion_route_serve(call))
+		;
 	else if (orion_batch_asked(call, path))
 		serve_batch(call);
 	else if (path)

@@ -23,6 +23,7 @@
 #include "fmgr.h"
 #include "nodes/nodeFuncs.h"
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "utils/fmgroids.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -59,7 +60,7 @@ bool
 orion_type_is_open(Oid type)
 {
 	if (type < FirstUnpinnedObjectId)
-		return false;
+		return type == ANYARRAYOID; /* in statistics: of anything */
 	return get_typtype(type) != TYPTYPE_ENUM || has_json_cast(type);
 }
 
@@ -100,7 +101,7 @@ is_open_relation(const RangeTblEntry *rte)
 	switch (rte->rtekind)
 	{
 		case RTE_RELATION:
-			return rte->relkind == RELKIND_FOREIGN_TABLE || rte->tablesample != NULL;
+			return rte->tablesample != NULL;
 		case RTE_SUBQUERY:
 		case RTE_JOIN:
 		case RTE_FUNCTION:
@@ -186,10 +187,27 @@ is_open(Node *node, void *context)
 	return expression_tree_walker(node, is_open, context);
 }
 
-bool
-orion_statement_is_closed(List *queries)
+/* Partitions and children are found by the planner. */
+static bool
+has_foreign_table(const PlannedStmt *plan)
 {
-	return list_length(queries) == 1 && !is_open(linitial(queries), NULL);
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+	{
+		const RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relkind == RELKIND_FOREIGN_TABLE)
+			return true;
+	}
+	return false;
+}
+
+bool
+orion_statement_is_closed(List *queries, List *plans)
+{
+	return list_length(queries) == 1 && !is_open(linitial(queries), NULL) &&
+		!has_foreign_table(linitial_node(PlannedStmt, plans));
 }
 
 static void

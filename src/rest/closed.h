@@ -11,11 +11,11 @@
 
 /*
  * Does the statement (its queries after parse analysis and rewriting, policies
- * included) run nothing but functions of PostgreSQL itself that ask for no setting of
- * a request and change none, over types of PostgreSQL itself and enums?  Its relations
- * must be locked.
+ * included, and their plans) run nothing but functions of PostgreSQL itself that ask for
+ * no setting of a request and change none, over types of PostgreSQL itself and enums?
+ * Its relations must be locked.
  */
-extern bool orion_statement_is_closed(List *queries);
+extern bool orion_statement_is_closed(List *queries, List *plans);
 
 /* Another number after a change that may make another answer, though no relation was changed. */
 extern uint64 orion_closed_generation(void);

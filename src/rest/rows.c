@@ -88,7 +88,7 @@ is_closed(OrionPlanNote *note, const CachedPlanSource *source, const CachedPlan 
 {
 	if (note->plan != plan->generation || note->generation != orion_closed_generation())
 	{
-		note->closed = orion_statement_is_closed(source->query_list);
+		note->closed = orion_statement_is_closed(source->query_list, plan->stmt_list);
 		note->plan = plan->generation;
 		note->generation = orion_closed_generation();
 	}
@@ -114,10 +114,8 @@ run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, De
 	ErrorContextCallback named = {error_context_stack, name_statement, unconstify(char *, source->query_string)};
 
 	error_context_stack = &named;
-	if (!note->closed)
-		orion_session_tell();
-	plan = GetCachedPlan(source, params, CurrentResourceOwner, NULL);
-	if (!is_closed(note, source, plan))
+	plan = GetCachedPlan(source, params, CurrentResourceOwner, NULL);	/* one made anew tells */
+	if (orion_session_is_untold() && !is_closed(note, source, plan))
 		orion_session_tell();
 	query = CreateQueryDesc(linitial_node(PlannedStmt, plan->stmt_list), source->query_string,
 							GetActiveSnapshot(), InvalidSnapshot, dest, params, NULL, 0);

@@ -24,6 +24,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "optimizer/planner.h"
 #include "pgstat.h"
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
@@ -66,6 +67,7 @@ static int	context_before;
 static bool path_is_kept = false;	/* search_path may be set for more than a
 									 * request */
 static ProcessUtility_hook_type prev_process_utility = NULL;
+static planner_hook_type prev_planner = NULL;
 
 static void
 set_local(const char *name, const char *value)
@@ -560,6 +562,18 @@ orion_session_tell(void)
 	set_request(call);
 }
 
+/*
+ * The planner calls functions for their estimates and folds those of constants, of
+ * policies, indexes and constraints as well: what looks closed may have been altered.
+ */
+static PlannedStmt *
+plan_told(Query *query, const char *text, int options, ParamListInfo params)
+{
+	orion_session_tell();
+	return prev_planner ? prev_planner(query, text, options, params) :
+		standard_planner(query, text, options, params);
+}
+
 bool
 orion_session_is_untold(void)
 {
@@ -616,4 +630,6 @@ orion_session_init(void)
 	RegisterXactCallback(at_transaction_end, NULL);
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
+	prev_planner = planner_hook;
+	planner_hook = plan_told;
 }

@@ -35,7 +35,7 @@ extern void orion_session_assume(OrionCall *call, const char *search_schema);
 /*
  * The same for one that reads a table; but what functions could ask for (the settings of
  * role and request) is only set by orion_session_tell.  Whoever runs anything that may
- * be a user's code calls that before; it does nothing where nothing waits.
+ * be a user's code calls that before, and the planner does; it does nothing where nothing waits.
  */
 extern void orion_session_assume_untold(OrionCall *call, const char *search_schema);
 extern void orion_session_tell(void);

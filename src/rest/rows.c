@@ -19,6 +19,7 @@
 #include "core/plan.h"
 #include "rest/closed.h"
 #include "rest/error.h"
+#include "rest/json_row.h"
 #include "rest/media.h"
 #include "rest/result.h"
 #include "rest/rows.h"
@@ -32,11 +33,15 @@ typedef struct RowsReceiver
 	Size		max;
 	bool		one;
 	int64		n;
+	OrionJsonRow *row;
+	MemoryContext memory;		/* for one row after the other; the first
+								 * does without */
 } RowsReceiver;
 
 static void
-ignore_startup(DestReceiver *self, int operation, TupleDesc desc)
+startup(DestReceiver *self, int operation, TupleDesc desc)
 {
+	((RowsReceiver *) self)->row = orion_json_row_make(desc);
 }
 
 static void
@@ -44,20 +49,37 @@ ignore(DestReceiver *self)
 {
 }
 
+/* Most answers are a row. */
+static void
+write_row(RowsReceiver *rows, TupleTableSlot *slot)
+{
+	MemoryContext old;
+
+	if (rows->n == 1)
+	{
+		orion_json_row_write(rows->row, slot, rows->body);
+		return;
+	}
+	if (rows->memory == NULL)
+		rows->memory = AllocSetContextCreate(CurrentMemoryContext, "orion row", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(rows->memory);
+	orion_json_row_write(rows->row, slot, rows->body);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(rows->memory);
+}
+
 static bool
 receive(TupleTableSlot *slot, DestReceiver *self)
 {
 	RowsReceiver *rows = (RowsReceiver *) self;
-	bool		isnull;
-	struct varlena *json = PG_DETOAST_DATUM_PACKED(slot_getattr(slot, 1, &isnull));
 
 	if (rows->n++ > 0 && rows->one)
 		return true;			/* counted, for the refusal */
-	if (rows->body->len + VARSIZE_ANY_EXHDR(json) > rows->max)
-		orion_result_refuse_size();
 	if (!rows->one)
 		appendStringInfoString(rows->body, rows->n == 1 ? "[" : ", \n ");
-	appendBinaryStringInfo(rows->body, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
+	write_row(rows, slot);
+	if (rows->body->len > rows->max)
+		orion_result_refuse_size();
 	return true;
 }
 
@@ -161,7 +183,7 @@ orion_rows_run(OrionCall *call, OrionStatement *st)
 	RowsReceiver rows = {
 		.pub = {
 			.receiveSlot = receive,
-			.rStartup = ignore_startup,
+			.rStartup = startup,
 			.rShutdown = ignore,
 			.rDestroy = ignore,
 			.mydest = DestNone,

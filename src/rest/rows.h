@@ -12,8 +12,8 @@
 extern bool orion_rows_possible(const OrionCall *call);
 
 /*
- * Runs a statement of one json column; its rows become a JSON array in the body, as
- * json_agg writes one, or the first of them the body when one object was asked
+ * Runs a statement; its rows become a JSON array of objects in the body, as json_agg
+ * writes one, or the first of them the body when one object was asked
  * for.  Returns their number.  Refuses (500) what is longer than
  * orion.rest_max_answer_size.
  */

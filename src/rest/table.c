@@ -167,9 +167,7 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	}
 	written = !counted && orion_rows_possible(call);
 	orion_statement_init(&st);
-	if (written)
-		orion_statement_add(&st, "SELECT pg_catalog.row_to_json(w.*)");
-	else
+	if (!written)
 	{
 		orion_statement_add(&st, "SELECT pg_catalog.count(*), ");
 		orion_media_body(&st, call);
@@ -182,11 +180,13 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	}
 	read->keyset = keyset;		/* all that match are counted, the page begins
 								 * further down */
-	orion_statement_add(&st, " FROM (");
+	if (!written)
+		orion_statement_add(&st, " FROM (");
 	orion_read_begin(&st, read);
 	orion_statement_add(&st, source->quoted);
 	orion_read_end(&st, read);
-	orion_statement_add(&st, ") AS w");
+	if (!written)
+		orion_statement_add(&st, ") AS w");
 	if (call->media.plan)
 	{
 		orion_media_explain(call, &st);

@@ -64,7 +64,7 @@
 #define MAX_ROW_TYPES	2000	/* kept by PostgreSQL until the process ends;
 								 * one of 1,600 columns takes 180 kB */
 #define LOOK_AT_AGE		16		/* requests between two looks at what is kept */
-#define LOOK_AT_MEMORY	16		/* of these between two at all memory */
+#define LOOK_AT_MEMORY	64		/* of these between two at all memory */
 #define LOOKS			20		/* for work, before it sleeps: some 10 us */
 
 PGDLLEXPORT void orion_executor_main(Datum arg);

@@ -128,24 +128,24 @@ orion_json_row_make(TupleDesc desc)
 static void
 put_integer(Oid type, Datum value, StringInfo out)
 {
-	char		text[MAXINT8LEN + 1];
+	char		digits[MAXINT8LEN + 1];
 	int			len;
 
 	if (type == INT8OID)
-		len = pg_lltoa(DatumGetInt64(value), text);
+		len = pg_lltoa(DatumGetInt64(value), digits);
 	else
-		len = pg_ltoa(type == INT4OID ? DatumGetInt32(value) : DatumGetInt16(value), text);
-	appendBinaryStringInfo(out, text, len);
+		len = pg_ltoa(type == INT4OID ? DatumGetInt32(value) : DatumGetInt16(value), digits);
+	appendBinaryStringInfo(out, digits, len);
 }
 
 static void
 put_time(Oid type, Datum value, StringInfo out)
 {
-	char		text[MAXDATELEN + 1];
+	char		iso[MAXDATELEN + 1];
 
-	JsonEncodeDateTime(text, value, type, NULL);
+	JsonEncodeDateTime(iso, value, type, NULL);
 	appendStringInfoChar(out, '"');
-	appendStringInfoString(out, text);
+	appendStringInfoString(out, iso);
 	appendStringInfoChar(out, '"');
 }
 

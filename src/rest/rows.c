@@ -34,8 +34,8 @@ typedef struct RowsReceiver
 	bool		one;
 	int64		n;
 	OrionJsonRow *row;
-	MemoryContext memory;		/* for one row after the other; the first
-								 * does without */
+	MemoryContext memory;		/* for one row after the other; the first does
+								 * without */
 } RowsReceiver;
 
 static void

@@ -36,10 +36,12 @@
 #include "utils/fmgrprotos.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/regproc.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 #include "utils/timeout.h"
 
 #include "audit/audit.h"
@@ -61,6 +63,7 @@
 
 static int	failures = 0;
 static bool role_is_fixed = false;
+static uint64 role_changes = 0; /* of roles and memberships */
 static OrionCall *untold = NULL;	/* the request whose settings wait */
 static Oid	user_before;		/* who ran before it became its role */
 static int	context_before;
@@ -155,7 +158,7 @@ process_utility(PlannedStmt *pstmt, const char *query, bool read_only_tree,
  * request however somebody granted them.
  */
 static Oid
-find_role(const char *role)
+look_for_role(const char *role)
 {
 	Oid			oid = strlen(role) < NAMEDATALEN ? get_role_oid(role, true) : InvalidOid;
 
@@ -164,6 +167,30 @@ find_role(const char *role)
 	if (strcmp(role, "none") == 0 || !OidIsValid(oid) || oid == GetSessionUserId() ||
 		superuser_arg(oid) || !orion_may_set_role(GetSessionUserId(), oid))
 		orion_refuse(403, "42501", psprintf("permission denied to set role \"%s\"", role), NULL, NULL);
+	return oid;
+}
+
+static void
+count_role_change(Datum arg, int cache, uint32 hash)
+{
+	role_changes++;
+}
+
+/* Most requests have the role of the last one, and no role has changed since. */
+static Oid
+find_role(const char *role)
+{
+	static char last[NAMEDATALEN] = "";
+	static Oid	oid = InvalidOid;
+	static uint64 found_at;
+	uint64		changes = role_changes; /* one noticed on the way counts */
+
+	if (OidIsValid(oid) && found_at == changes && strcmp(last, role) == 0)
+		return oid;
+	oid = InvalidOid;
+	oid = look_for_role(role);
+	strlcpy(last, role, sizeof(last));
+	found_at = changes;
 	return oid;
 }
 
@@ -628,6 +655,8 @@ void
 orion_session_init(void)
 {
 	RegisterXactCallback(at_transaction_end, NULL);
+	CacheRegisterSyscacheCallback(AUTHOID, count_role_change, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, count_role_change, (Datum) 0);
 	prev_process_utility = ProcessUtility_hook;
 	ProcessUtility_hook = process_utility;
 	prev_planner = planner_hook;

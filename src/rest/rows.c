@@ -139,6 +139,12 @@ run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, De
 	plan = GetCachedPlan(source, params, CurrentResourceOwner, NULL);	/* one made anew tells */
 	if (orion_session_is_untold() && !is_closed(note, source, plan))
 		orion_session_tell();
+
+	/*
+	 * one from before the locks would see no rows of a table that was
+	 * rewritten while we waited
+	 */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	query = CreateQueryDesc(linitial_node(PlannedStmt, plan->stmt_list), source->query_string,
 							GetActiveSnapshot(), InvalidSnapshot, dest, params, NULL, 0);
 	ExecutorStart(query, 0);
@@ -146,6 +152,7 @@ run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, De
 	ExecutorFinish(query);
 	ExecutorEnd(query);
 	FreeQueryDesc(query);
+	PopActiveSnapshot();
 	ReleaseCachedPlan(plan, CurrentResourceOwner);
 	error_context_stack = named.previous;
 }

@@ -113,5 +113,14 @@ sql('ALTER TABLE things RENAME TO objects');
 is(everywhere('things'), '404 PGRST205', 'RENAME: the old name');
 is(everywhere('objects?select=id'), '200 [{"id":1}]', '... and the new one');
 
+# rows of a table that was rewritten while the request waited for it
+my $open = $node->background_psql('postgres');
+$open->query_safe('BEGIN; ALTER TABLE owners ALTER id TYPE bigint');
+my $waiting = start('owners');
+ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'owners'::regclass}), 'a request waits for a table');
+$open->query_safe('COMMIT');
+$open->quit;
+is(OrionHttp::parse(OrionHttp::receive($waiting, sub { 0 }))->{body}, '[{"id":7}]', 'and finds its rows, which were written anew');
+
 $node->stop;
 done_testing();

@@ -318,6 +318,21 @@ sql(q{ALTER ROLE slow RESET statement_timeout; ALTER ROLE slow SET search_path =
 always('slow,slow,-,-,-,GET,"public", "extra"', 'the search path is the request\'s, not the role\'s', 'asked?select=whole', as('slow'));
 nothing_left('a role with a search path');
 
+# --- a role that is taken away, and given back
+foreach my $round (1 .. 2)
+{
+	always('member', "a role ($round)", 'who?select=x', as('ann'));
+	sql('REVOKE member FROM orion_authenticator');
+	always('403 42501', "... that is no more to be had ($round)", 'who?select=x', as('ann'));
+	sql('GRANT member TO orion_authenticator');
+	always('member', "... and is again ($round)", 'who?select=x', as('ann'));
+	sql('ALTER ROLE member RENAME TO other_member');
+	always('401 22023', "... has another name ($round)", 'who?select=x', as('ann'));
+	sql('ALTER ROLE other_member RENAME TO member');
+	always('member', "... and its own again ($round)", 'who?select=x', as('ann'));
+	nothing_left("changes of a role ($round)");
+}
+
 # --- failures in between
 sub who_is { always('member', "a closed statement after $_[0]", 'who?select=x', as('bob')); return nothing_left($_[0]); }
 is(gist(ask('who?select=x', as('ann'))), 'member', 'as ann') for 1 .. $times;

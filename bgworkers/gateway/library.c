@@ -63,8 +63,10 @@ typedef struct Socket
 	bool		kept;			/* in the epoll, unknown to the library */
 	bool		parked;			/* and suspended */
 	uint32_t	resumed;		/* in which run of the library; else 0 */
-	bool		missed;			/* something happened while it was parked or
-								 * busy */
+	bool		missed;			/* something came while it was parked, or was
+								 * looked for in vain while it was busy */
+	bool		told;			/* the library knows of something that came
+								 * and has not looked for it yet */
 	bool		drained;		/* the last look found less than there was
 								 * room for */
 	bool		ended;			/* the client will send no more */
@@ -316,6 +318,8 @@ recv(int fd, void *buf, size_t len, int flags)
 
 	if (fd >= 0 && fd < nsockets && sockets[fd].busy)
 	{
+		sockets[fd].missed |= sockets[fd].told;
+		sockets[fd].told = false;
 		errno = EAGAIN;
 		return -1;
 	}
@@ -326,6 +330,7 @@ recv(int fd, void *buf, size_t len, int flags)
 		orion_gateway_memory_received(buf, n);
 	if (fd < 0 || fd >= nsockets)
 		return n;
+	sockets[fd].told = false;
 	sockets[fd].drained = n > 0 && (size_t) n < len;
 	return sockets[fd].tls ? n : pass_on(fd, NULL, buf, len, n);
 }
@@ -385,14 +390,15 @@ epoll_wait(int epfd, struct epoll_event *events, int max, int timeout)
 		if (event.data.u64 & IS_CONNECTION)
 		{
 			Socket	   *socket = &sockets[event.data.u64 & ~IS_CONNECTION];
+			bool		has_come = (event.events & ~EPOLLOUT) != 0;
 
 			if (socket->parked && (socket->resumed == 0 || socket->resumed == run))
 			{
-				socket->missed = true;
+				socket->missed |= has_come;
 				continue;
 			}
 			socket->parked = false;
-			socket->missed |= socket->busy; /* it may look and find nothing */
+			socket->told |= has_come;
 			event.data.ptr = socket->connection;
 		}
 		events[kept++] = event;

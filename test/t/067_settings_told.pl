@@ -254,17 +254,22 @@ CREATE TABLE moods (id int PRIMARY KEY, m mood);
 INSERT INTO moods VALUES (1, 'glad');
 CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN to_json($1 || ' ' || coalesce(mark(), 'unmarked')); END $$;
 CREATE VIEW mood_rows AS SELECT 1 AS id, row_to_json(ROW(m)) AS m FROM moods;
-GRANT SELECT ON moods, mood_rows TO PUBLIC;
+CREATE TABLE many_moods AS SELECT 'glad'::mood AS m FROM generate_series(1, 10);
+ANALYZE many_moods;
+CREATE VIEW mood_statistics AS SELECT to_json(stavalues1) AS m FROM pg_statistic WHERE starelid = 'many_moods'::regclass;
+GRANT SELECT ON moods, mood_rows, mood_statistics TO PUBLIC;
 });
 foreach my $round (1 .. 2)
 {
 	always('glad', "an enum ($round)", 'moods?select=m&m=eq.glad', { 'X-Mark' => $round });
 	always('[{"m":{"f1":"glad"}}]', "... in a row ($round)", 'mood_rows?select=m', { 'X-Mark' => $round });
 	always('glad', "... of all ($round)", 'moods?select=m', { 'X-Mark' => $round });
+	always('[{"m":["glad"]}]', "... in statistics ($round)", 'mood_statistics?select=m', { 'X-Mark' => $round });
 	sql('CREATE CAST (mood AS json) WITH FUNCTION mood_json(mood)');
 	always("glad $round", "... with a cast to json, made later ($round)", 'moods?select=m&m=eq.glad', { 'X-Mark' => $round });
 	always("[{\"m\":{\"f1\":\"glad $round\"}}]", "... in a row ($round)", 'mood_rows?select=m', { 'X-Mark' => $round });
 	nothing_left("a cast ($round)");
+	always("[{\"m\":[\"glad $round\"]}]", "... in statistics ($round)", 'mood_statistics?select=m', { 'X-Mark' => $round });
 	always("glad $round", "... of all ($round)", 'moods?select=m', { 'X-Mark' => $round });
 	sql('DROP CAST (mood AS json)');
 }

@@ -61,6 +61,7 @@
 											 * orion.http_max_header_size is
 											 * at most 1 MB */
 #define KEEP_BUFFER		(1024 * 1024)	/* larger buffers are freed after use */
+#define KEEP_MEMORY		(32 * 1024) /* of a request: most need no more */
 #define MAX_ROW_TYPES	2000	/* kept by PostgreSQL until the process ends;
 								 * one of 1,600 columns takes 180 kB */
 #define LOOK_AT_AGE		16		/* requests between two looks at what is kept */
@@ -768,7 +769,8 @@ run(void)
 {
 	for (int i = 0; i < ORION_MAX_GATEWAYS; i++)
 		links[i].fd = links[i].bell = -1;
-	request_context = AllocSetContextCreate(TopMemoryContext, "orion request", ALLOCSET_DEFAULT_SIZES);
+	request_context = AllocSetContextCreate(TopMemoryContext, "orion request", 0,
+											KEEP_MEMORY, ALLOCSET_DEFAULT_MAXSIZE);
 	peek_timeout = RegisterTimeout(USER_TIMEOUT, peek);
 	RegisterXactCallback(note_transaction, NULL);
 	before_shmem_exit(give_back, 0);

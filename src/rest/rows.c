@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "executor/tuptable.h"
@@ -125,6 +126,20 @@ name_statement(void *text)
 }
 
 /*
+ * The one at hand is from before the locks and would see no rows of a table that was
+ * rewritten while we waited.  Its successor serves what else is asked of the page.  A batch
+ * has renewed it itself, and not in the subtransaction.
+ */
+static void
+renew_snapshot(void)
+{
+	if (GetCurrentTransactionNestLevel() > 1)
+		return;
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
  * Without SPI: it would take the plan, and with it the locks under which it is what it
  * is, only when it is too late to tell the session.
  */
@@ -139,12 +154,7 @@ run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, De
 	plan = GetCachedPlan(source, params, CurrentResourceOwner, NULL);	/* one made anew tells */
 	if (orion_session_is_untold() && !is_closed(note, source, plan))
 		orion_session_tell();
-
-	/*
-	 * one from before the locks would see no rows of a table that was
-	 * rewritten while we waited
-	 */
-	PushActiveSnapshot(GetTransactionSnapshot());
+	renew_snapshot();
 	query = CreateQueryDesc(linitial_node(PlannedStmt, plan->stmt_list), source->query_string,
 							GetActiveSnapshot(), InvalidSnapshot, dest, params, NULL, 0);
 	ExecutorStart(query, 0);
@@ -152,7 +162,6 @@ run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, De
 	ExecutorFinish(query);
 	ExecutorEnd(query);
 	FreeQueryDesc(query);
-	PopActiveSnapshot();
 	ReleaseCachedPlan(plan, CurrentResourceOwner);
 	error_context_stack = named.previous;
 }

@@ -42,8 +42,10 @@ extern void orion_statement_limit(OrionStatement *st, const OrionQuery *query);
 /* Appends the type of that name, qualified; refuses what names no type. */
 extern void orion_statement_type(OrionStatement *st, const char *name);
 
-
-/* Runs it by its kept plan; the result is in SPI's globals. */
+/*
+ * Runs it by its kept plan; the result is in SPI's globals.  read_only: with the snapshot
+ * at hand, which may be older than the locks.
+ */
 extern void orion_statement_run(OrionStatement *st, bool read_only);
 
 #endif							/* ORION_REST_STATEMENT_H */

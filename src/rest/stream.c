@@ -178,7 +178,7 @@ orion_stream_rows(OrionCall *call, const OrionRead *read)
 	orion_statement_add(&st, ") AS w");
 	initStringInfo(&streamer.lines);
 	portal = SPI_cursor_open(NULL, orion_plan_get(st.text.data, st.text.len, st.nparams, st.types),
-							 st.values, st.nulls, true);
+							 st.values, st.nulls, false);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();

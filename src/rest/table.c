@@ -70,7 +70,7 @@ estimated_count(const OrionSource *source, const OrionRead *read)
 	orion_statement_add(&st, "SELECT pg_catalog.count(*) FROM (");
 	add_counted(&st, source, read, (int64) orion_rest_max_rows + 1);
 	orion_statement_add(&st, ") AS c");
-	orion_statement_run(&st, true);
+	orion_statement_run(&st, false);
 	counted = orion_result_int(0, 0);
 	return counted <= orion_rest_max_rows ? counted : Max(counted, planned_count(source, read));
 }
@@ -200,7 +200,8 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 		orion_keyset_link(call, read, rows);
 		return;
 	}
-	orion_statement_run(&st, true);
+	orion_statement_run(&st, keyset != NULL);	/* the cursor is made with the
+												 * same snapshot */
 	if (call->prefer.count == ORION_COUNT_EXACT)
 		total = orion_result_int(counted ? 2 : 0, -1);
 	rows = orion_result_int(0, 0);

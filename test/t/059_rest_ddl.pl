@@ -24,9 +24,9 @@ ok(OrionHttp::await($port, '/ready', 200), 'ready');
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 sub start
 {
-	my ($path) = @_;
+	my ($path, $headers) = @_;
 	my $s = OrionHttp::connection($port);
-	syswrite($s, "GET /rest/v1/$path HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+	syswrite($s, "GET /rest/v1/$path HTTP/1.1\r\nHost: h\r\nConnection: close\r\n" . ($headers ? "$headers\r\n" : '') . "\r\n");
 	return $s;
 }
 sub finish { return OrionHttp::parse(OrionHttp::receive($_[0], sub { 0 })); }
@@ -114,13 +114,39 @@ is(everywhere('things'), '404 PGRST205', 'RENAME: the old name');
 is(everywhere('objects?select=id'), '200 [{"id":1}]', '... and the new one');
 
 # rows of a table that was rewritten while the request waited for it
+my @forms = ([ 'Accept: application/json', '[{"id":7}]' ], [ 'Accept: text/csv', "id\n7" ], [ 'Accept: application/x-ndjson', "{\"id\":7}\n" ], [ "Prefer: count=exact\r\nRange: 0-0", '[{"id":7}]' ]);
+my @types = ('bigint', 'int');
 my $open = $node->background_psql('postgres');
-$open->query_safe('BEGIN; ALTER TABLE owners ALTER id TYPE bigint');
-my $waiting = start('owners');
-ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'owners'::regclass}), 'a request waits for a table');
-$open->query_safe('COMMIT');
+foreach my $form (@forms, @forms)
+{
+	my ($header, $rows) = @$form;
+	my ($type) = @types;
+	$open->query_safe("BEGIN; ALTER TABLE owners ALTER id TYPE $type");
+	my $waiting = start('owners', $header);
+	ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'owners'::regclass}), 'a request waits for a table');
+	$open->query_safe('COMMIT');
+	is(finish($waiting)->{body}, $rows, "... and finds its rows, which were written anew: $header");
+	@types = reverse @types;
+}
+
+# the cursor of a page is of what the page shows, whatever is deleted meanwhile
+sql(q{CREATE TABLE pages (id int PRIMARY KEY); INSERT INTO pages SELECT generate_series(1, 9); GRANT SELECT ON pages TO orion_anon;
+	CREATE FUNCTION waits(pages) RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(99); RETURN 0; END'});
+foreach my $form ([ 1, 'Accept: application/json', '[{"id":1,"waits":0},{"id":2,"waits":0}]' ], [ 3, 'Accept: text/csv', 'id,waits3,04,0' ])
+{
+	my ($first, $header, $rows) = @$form;
+	$open->query_safe('SELECT pg_advisory_lock(99)');
+	my $waiting = start('pages?select=id,waits&order=id&limit=2&cursor=', $header);
+	ok($node->poll_query_until('postgres', q{SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'}), 'a page is read');
+	$open->query_safe("DELETE FROM pages WHERE id = $first");
+	$open->query_safe('SELECT pg_advisory_unlock(99)');
+	my $page = finish($waiting);
+	is($page->{body} =~ s{\s}{}gr, $rows, "it shows what was deleted then: $header");
+	my ($next) = ($page->{headers}{link} // '') =~ m{</rest/v1/(.*?)>};
+	is(finish(start($next // 'none'))->{body} =~ /"id":(\d)/ ? $1 : '', $first + 2, '... and the next goes on behind it');
+	sql("DELETE FROM pages WHERE id <= $first + 1");
+}
 $open->quit;
-is(OrionHttp::parse(OrionHttp::receive($waiting, sub { 0 }))->{body}, '[{"id":7}]', 'and finds its rows, which were written anew');
 
 $node->stop;
 done_testing();

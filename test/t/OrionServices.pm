@@ -46,7 +46,9 @@ sub poll_until
 	my $end = time + ($seconds // 60);
 	while (1)
 	{
-		my $result = $code->();
+		my $result = eval { $code->() };
+		# psql of a server that restarts may be gone before it reads its statement
+		die $@ if $@ && $@ !~ /Broken pipe/;
 		return $result if $result;
 		return 0 if time > $end;
 		sleep 0.05;

@@ -267,7 +267,8 @@ diag(sprintf 'executors have at most %.1f MB in the first half, %.1f MB in the s
 cmp_ok($late, '<=', $early * 1.05 + 2048, 'no executor grows') or diag("RssAnon in kB: @seen");
 is(slurp_file($stack->node->logfile) =~ /is not understood|PANIC|FATAL/ ? $& : '', '', 'gateway and executors understood each other');
 
-# --- what a process cannot forget: shapes of rows, which clients choose; the million has seen many
+# --- what a process cannot forget: shapes of rows that PostgreSQL makes a record of, which clients
+# choose; plain answers need none, those without nulls do. The million has seen many
 
 # Asks for rows of ever new shapes until all executors are others; the number of requests, or 0.
 sub replaced_after
@@ -282,7 +283,8 @@ sub replaced_after
 		for my $socket (@sockets)
 		{
 			my $name = $mark . $n++ . '_';
-			syswrite($socket, bytes(GET => '/rest/v1/slots?limit=1&select=' . ($wide =~ s/%s/$name/gr)));
+			syswrite($socket, bytes(GET => '/rest/v1/slots?limit=1&select=' . ($wide =~ s/%s/$name/gr),
+				{ Accept => 'application/vnd.pgrst.array+json;nulls=stripped' }));
 		}
 		for my $i (0 .. $#sockets)
 		{

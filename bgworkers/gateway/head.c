@@ -18,17 +18,17 @@
 #define FILLER	'x'
 #define KEEP	65536			/* bytes of memory kept for the next answer */
 
-static OrionBuffer text;		/* from 0: the fields, but for "Date: " and
+static OrionBuffer fields;		/* from 0: the fields, but for "Date: " and
 								 * the last line feed */
 static OrionBuffer filler;		/* nothing but FILLER */
 
 static void
 add(const char *bytes, size_t len)
 {
-	if (!orion_buffer_reserve(&text, len))
+	if (!orion_buffer_reserve(&fields, len))
 		return;
-	memcpy(text.data + text.end, bytes, len);
-	text.		end += len;
+	memcpy(fields.data + fields.end, bytes, len);
+	fields.end += len;
 }
 
 /* RFC 9110 section 5.6.7 */
@@ -55,11 +55,11 @@ orion_gateway_head_begin(const char *request_id)
 {
 	static const char own[] = "X-Content-Type-Options: nosniff\r\nX-Request-Id: ";
 
-	if (text.cap > KEEP || text.failed)
-		orion_buffer_free(&text);
+	if (fields.cap > KEEP || fields.failed)
+		orion_buffer_free(&fields);
 	if (filler.cap > KEEP || filler.failed)
 		orion_buffer_free(&filler);
-	text.		end = 0;
+	fields.end = 0;
 
 	add_date();
 	add(own, sizeof(own) - 1);
@@ -70,8 +70,8 @@ orion_gateway_head_begin(const char *request_id)
 void
 orion_gateway_head_add(const char *name, size_t name_len, const char *value, size_t value_len)
 {
-	if (orion_buffer_reserve(&text, name_len + value_len + ORION_HTTP_HEADER_ROOM))
-		text.		end += orion_http_response_header(name, name_len, value, value_len, (char *) text.data + text.end);
+	if (orion_buffer_reserve(&fields, name_len + value_len + ORION_HTTP_HEADER_ROOM))
+		fields.end += orion_http_response_header(name, name_len, value, value_len, (char *) fields.data + fields.end);
 }
 
 static bool
@@ -90,17 +90,17 @@ make_filler(size_t len)
 bool
 orion_gateway_head_set(struct MHD_Response *response)
 {
-	size_t		len = text.end - 2;
+	size_t		len = fields.end - 2;
 	char	   *copy;
 	bool		ok;
 
-	if (text.failed || !make_filler(len))
+	if (fields.failed || !make_filler(len))
 		return false;
 	filler.data[len] = '\0';
 	ok = MHD_add_response_header(response, "Date", (char *) filler.data) == MHD_YES;
 	filler.data[len] = FILLER;
 	copy = ok ? (char *) MHD_get_response_header(response, "Date") : NULL;
 	if (copy)
-		memcpy(copy, text.data, len);
+		memcpy(copy, fields.data, len);
 	return copy != NULL;
 }

@@ -93,31 +93,29 @@ read_class(OrionSource *source, bool *is_partition)
 	ReleaseSysCache(tuple);
 }
 
-static char *
-append_quoted(char *out, const char *name)
+void
+orion_append_name(StringInfo out, const char *name)
 {
-	*out++ = '"';
+	appendStringInfoChar(out, '"');
 	for (; *name; name++)
 	{
 		if (*name == '"')
-			*out++ = '"';
-		*out++ = *name;
+			appendStringInfoChar(out, '"');
+		appendStringInfoChar(out, *name);
 	}
-	*out++ = '"';
-	return out;
+	appendStringInfoChar(out, '"');
 }
 
-/* Quoted whether they must be or not: that takes no look at the key words. */
 static char *
 quote_both(const char *schema, const char *name)
 {
-	char	   *quoted = palloc(2 * (strlen(schema) + strlen(name)) + sizeof("\"\".\"\""));
-	char	   *end = append_quoted(quoted, schema);
+	StringInfoData quoted;
 
-	*end++ = '.';
-	end = append_quoted(end, name);
-	*end = '\0';
-	return quoted;
+	initStringInfo(&quoted);
+	orion_append_name(&quoted, schema);
+	appendStringInfoChar(&quoted, '.');
+	orion_append_name(&quoted, name);
+	return quoted.data;
 }
 
 void

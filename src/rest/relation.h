@@ -52,6 +52,9 @@ extern char *orion_type_cast_function(Oid from, Oid to);
 /* Does any column of the relation go out through such a cast? */
 extern bool orion_relation_represents(Oid relid);
 
+/* Appends the identifier, always quoted: it is never mistaken for a key word or a function. */
+extern void orion_append_name(StringInfo out, const char *name);
+
 /* Names (char *) of the columns of the primary key, in order; NIL without one. */
 extern List *orion_relation_primary_key(Oid relid);
 

@@ -449,20 +449,7 @@ set_identity(OrionCall *call)
 	set_role(call);
 }
 
-/* Quoted whether it must be or not, as PostgREST does: plans show it. */
-static void
-append_quoted(StringInfo path, const char *schema)
-{
-	appendStringInfoString(path, path->len > 0 ? ", \"" : "\"");
-	for (const char *c = schema; *c; c++)
-	{
-		if (*c == '"')
-			appendStringInfoChar(path, '"');
-		appendStringInfoChar(path, *c);
-	}
-	appendStringInfoChar(path, '"');
-}
-
+/* Quoted as PostgREST does: plans show it. */
 static const char *
 path_of(const char *schema)
 {
@@ -470,10 +457,14 @@ path_of(const char *schema)
 	ListCell   *lc;
 
 	initStringInfo(&path);
-	append_quoted(&path, schema);
+	orion_append_name(&path, schema);
 	foreach(lc, orion_rest_extra_list())
-		if (strcmp(lfirst(lc), schema) != 0)
-		append_quoted(&path, lfirst(lc));
+	{
+		if (strcmp(lfirst(lc), schema) == 0)
+			continue;
+		appendStringInfoString(&path, ", ");
+		orion_append_name(&path, lfirst(lc));
+	}
 	return path.data;
 }
 

@@ -37,18 +37,10 @@ orion_statement_add(OrionStatement *st, const char *constant)
 	appendStringInfoString(&st->text, constant);
 }
 
-/* Always quoted: a name is never mistaken for a key word or a function. */
 void
 orion_statement_name(OrionStatement *st, const char *identifier)
 {
-	appendStringInfoChar(&st->text, '"');
-	for (const char *c = identifier; *c; c++)
-	{
-		if (*c == '"')
-			appendStringInfoChar(&st->text, '"');
-		appendStringInfoChar(&st->text, *c);
-	}
-	appendStringInfoChar(&st->text, '"');
+	orion_append_name(&st->text, identifier);
 }
 
 void

@@ -1,6 +1,7 @@
 # The life of the worker processes: what a DBA may do to them, and what they do then.
 use strict;
 use warnings;
+use OrionPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

@@ -3,6 +3,7 @@ use strict;
 use warnings;
 use IO::Select;
 use IO::Socket::INET;
+use OrionPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

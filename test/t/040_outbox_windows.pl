@@ -2,6 +2,7 @@
 # key, none of a rolled-back transaction does, and no open transaction holds others up.
 use strict;
 use warnings;
+use OrionPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

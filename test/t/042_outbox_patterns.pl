@@ -3,6 +3,7 @@
 # match arrives, whichever way it was published and whatever becomes of the pattern.
 use strict;
 use warnings;
+use OrionPsql;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;

@@ -25,6 +25,7 @@ foreach my $kinds (@runs)
 		$faults->run;
 		$faults->verdict($_) foreach $faults->sinks;
 		$faults->node->stop;
+		is($faults->try_sql('SELECT 1' . ' ' x 1_000_000), undef, 'a server that is away gives no answer');
 		$_->{broker} && !$_->{nodes} && $_->{broker}->stop foreach $faults->sinks;
 	};
 }

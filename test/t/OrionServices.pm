@@ -22,6 +22,7 @@ use File::Path ();
 use File::Temp ();
 use FindBin;
 use IO::Socket::INET;
+use OrionPsql;
 use POSIX ();
 use Time::HiRes qw(sleep time);
 
@@ -46,9 +47,7 @@ sub poll_until
 	my $end = time + ($seconds // 60);
 	while (1)
 	{
-		my $result = eval { $code->() };
-		# psql of a server that restarts may be gone before it reads its statement
-		die $@ if $@ && $@ !~ /Broken pipe/;
+		my $result = $code->();
 		return $result if $result;
 		return 0 if time > $end;
 		sleep 0.05;

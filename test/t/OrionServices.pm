@@ -22,9 +22,11 @@ use File::Path ();
 use File::Temp ();
 use FindBin;
 use IO::Socket::INET;
-use OrionPsql;
 use POSIX ();
 use Time::HiRes qw(sleep time);
+
+# Benchmarks start brokers, too, where there is no PostgreSQL::Test.
+BEGIN { require OrionPsql if grep { -e "$_/PostgreSQL/Test/Cluster.pm" } @INC; }
 
 my @running;
 

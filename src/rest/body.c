@@ -19,6 +19,7 @@
 #include "rest/csv.h"
 #include "rest/error.h"
 #include "rest/json_text.h"
+#include "rest/media.h"
 
 static void
 refuse_json(const char *details)
@@ -148,7 +149,7 @@ orion_body_json(const OrionCall *call)
 		return orion_csv_json(text);
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
 		!is_type(type, "application/vnd.pgrst.array+json"))
-		orion_refuse(400, "PGRST102", psprintf("Content-Type not acceptable: %s", type), NULL, NULL);
+		orion_refuse(400, "PGRST102", psprintf("Content-Type not acceptable: %s", orion_media_name(type)), NULL, NULL);
 	check_json(call, text);
 	return text;
 }
@@ -245,6 +246,16 @@ read_array(const OrionCall *call, const char *c, OrionBody *body)
 	body->array = true;
 	body->object = !first;
 	MemoryContextDelete(scratch);
+}
+
+void
+orion_body_check_objects(const OrionCall *call, const char *text)
+{
+	const char *c = orion_json_skip_space(text);
+	OrionBody	body;
+
+	if (*c == '[')
+		read_array(call, c, &body);
 }
 
 void

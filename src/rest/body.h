@@ -34,6 +34,9 @@ extern void orion_body_read(const OrionCall *call, bool arrays, bool optional, O
  */
 extern void orion_body_first(char *text, OrionBody *body);
 
+/* Refuses an array, in JSON text of any shape, that is not of objects with the same keys each. */
+extern void orion_body_check_objects(const OrionCall *call, const char *text);
+
 /* The body as text; refuses what is not UTF-8 or has a NUL.  NULL when it is empty. */
 extern char *orion_body_text(const OrionCall *call);
 

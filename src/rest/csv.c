@@ -28,10 +28,12 @@ read_field(Reader *r)
 	resetStringInfo(&r->field);
 	if (*r->at != '"')
 	{
-		size_t		len = strcspn(r->at, ",\r\n");
+		size_t		len = strcspn(r->at, "\",\r\n");
 
 		appendBinaryStringInfo(&r->field, r->at, len);
 		r->at += len;
+		if (*r->at == '"')
+			orion_refuse(400, "PGRST102", "A field with quotes in it is not quoted", NULL, NULL);
 		return;
 	}
 	for (r->at++; *r->at; r->at++)

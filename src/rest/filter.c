@@ -106,28 +106,24 @@ orion_filter_field(OrionStatement *st, const OrionRead *read, const OrionName *n
 	return last->text ? TEXTOID : type == JSONOID ? JSONOID : JSONBOID;
 }
 
-/* The type a filter's value is read as. */
-static Oid
-value_type(const OrionFilter *filter, Oid column)
+static bool
+is_pattern(OrionOperator op)
 {
-	Oid			base = getBaseType(column);
+	return op == ORION_OP_LIKE || op == ORION_OP_ILIKE || op == ORION_OP_MATCH || op == ORION_OP_IMATCH;
+}
 
-	switch (filter->op)
-	{
-		case ORION_OP_LIKE:
-		case ORION_OP_ILIKE:
-		case ORION_OP_MATCH:
-		case ORION_OP_IMATCH:
-			/* a text type of an extension (citext) has operators of its own */
-			return base < FirstNormalObjectId ? TEXTOID : base;
-		default:
-			return base;
-	}
+/* Of these types a value of the same type stands on the other side, or text as a pattern; of others Postgres is asked. */
+static bool
+is_plain(OrionOperator op, Oid type)
+{
+	if (is_pattern(op))
+		return type == TEXTOID || type == VARCHAROID || type == BPCHAROID || type == NAMEOID;
+	return type < FirstNormalObjectId && type != CIDROID && type != JSONOID && type != XMLOID;
 }
 
 /*
- * What stands on the other side of an operator of a type that is not the system's
- * own: an untyped literal, and Postgres decides, or says that there is no such operator.
+ * What stands on the other side of an operator: an untyped literal, and Postgres
+ * decides of which type it is, or says that there is no such operator.
  */
 static Oid
 operand_type(const char *operator, Oid left, Oid right)
@@ -150,10 +146,10 @@ operator_name(OrionOperator op)
 			return "~~";
 		case ORION_OP_ILIKE:
 			return "~~*";
-		case ORION_OP_IN:
 		case ORION_OP_IS:
-		case ORION_OP_ISDISTINCT:
 			return NULL;
+		case ORION_OP_ISDISTINCT:
+			return "=";
 		default:
 			return operator_sql[op];
 	}
@@ -324,10 +320,10 @@ add_test(OrionStatement *st, const OrionRead *read, const OrionFilter *filter)
 	}
 	type = orion_filter_field(st, read, &filter->name);
 	function = representation(filter, type);
-	if (type >= FirstNormalObjectId && function == NULL && operator_name(filter->op))
+	if (function == NULL && operator_name(filter->op) && !is_plain(filter->op, type))
 		type = operand_type(operator_name(filter->op), type, UNKNOWNOID);
 	else
-		type = value_type(filter, type);
+		type = is_pattern(filter->op) ? TEXTOID : getBaseType(type);
 	orion_statement_add(st, " ");
 	orion_statement_add(st, operator_sql[filter->op]);
 	orion_statement_add(st, " ");

@@ -169,13 +169,13 @@ functions(Oid namespace, const char *name)
 }
 
 static List *
-fitting(List *all, List *given, bool named)
+fitting(List *all, List *given)
 {
 	List	   *fit = NIL;
 	ListCell   *lc;
 
 	foreach(lc, all)
-		if (named && accepts(lfirst(lc), given))
+		if (accepts(lfirst(lc), given))
 		fit = lappend(fit, lfirst(lc));
 	return fit;
 }
@@ -331,26 +331,53 @@ refuse_many(List *fit)
 				 "Try renaming the parameters or the function itself in the database so function overloading can be resolved");
 }
 
-bool
-orion_function_find(OrionCall *call, const char *name, List *given, bool named,
-					OrionWhole whole, OrionFunction *f)
+/* All functions that may be meant by the name: of the schema, or else Orion's own. */
+static List *
+candidates_of(const OrionCall *call, const char *name)
 {
 	Oid			namespace = get_namespace_oid(call->schema, true);
 	List	   *all = NIL;
-	List	   *fit;
-	bool		is_whole = false;
 
 	if (strlen(name) < NAMEDATALEN && OidIsValid(namespace))
 		all = functions(namespace, name);
 	if (all == NIL && strncmp(name, "orion_", 6) == 0 && strlen(name) < NAMEDATALEN &&
 		OidIsValid(orion_relation_extension_schema()))
 		all = functions(orion_relation_extension_schema(), name);
-	fit = fitting(all, given, named);
+	return all;
+}
+
+/* Those with arguments, all of which may be left out: what the body says is nothing to them. */
+static List *
+needing_nothing(List *all)
+{
+	List	   *fit = NIL;
+	ListCell   *lc;
+
+	foreach(lc, all)
+	{
+		const OrionFunction *f = lfirst(lc);
+
+		if (f->ninputs > 0 && accepts(f, NIL))
+			fit = lappend(fit, lfirst(lc));
+	}
+	return fit;
+}
+
+bool
+orion_function_find(OrionCall *call, const char *name, List *given, bool named,
+					OrionWhole whole, OrionFunction *f)
+{
+	List	   *all = candidates_of(call, name);
+	List	   *fit = named ? fitting(all, given) : NIL;
+	bool		is_whole = false;
+
 	if (fit == NIL)
 	{
 		fit = taking_whole(all, whole);
-		is_whole = true;
+		is_whole = fit != NIL;
 	}
+	if (fit == NIL && !named)
+		fit = needing_nothing(all);
 	if (fit == NIL)
 		refuse_none(call, name, all, given, named, whole);
 	if (list_length(fit) > 1)
@@ -359,15 +386,23 @@ orion_function_find(OrionCall *call, const char *name, List *given, bool named,
 	return is_whole;
 }
 
-char
-orion_function_volatility(OrionCall *call, const char *name)
+bool
+orion_function_is_safe(OrionCall *call, const char *name, List *given)
 {
-	Oid			namespace = get_namespace_oid(call->schema, true);
-	List	   *all = strlen(name) < NAMEDATALEN && OidIsValid(namespace) ? functions(namespace, name) : NIL;
+	List	   *all = candidates_of(call, name);
+	List	   *fit = fitting(all, given);
+	ListCell   *lc;
 
-	if (all == NIL)
-		refuse_none(call, name, NIL, NIL, true, ORION_WHOLE_NONE);
-	return ((OrionFunction *) linitial(all))->volatility;
+	if (list_length(fit) > 1)
+		refuse_many(fit);
+	if (fit == NIL && given == NIL)
+		fit = all;
+	if (fit == NIL)
+		refuse_none(call, name, all, given, true, ORION_WHOLE_NONE);
+	foreach(lc, fit)
+		if (((OrionFunction *) lfirst(lc))->volatility != PROVOLATILE_VOLATILE)
+		return true;
+	return false;
 }
 
 bool

@@ -44,7 +44,9 @@ typedef enum OrionWhole
  * The function of that name in the schema of the call, or of Orion itself, that
  * takes exactly these arguments (char *; those with defaults may be missing).
  * Where none does, one that takes the whole body; true is returned then.  Refuses
- * none and several.  named: the body has names of arguments at all.
+ * none and several.  named: the body has names of arguments at all; one that has none
+ * goes to a function that takes it whole, or is of no interest to one that needs no
+ * argument.
  */
 extern bool orion_function_find(OrionCall *call, const char *name, List *given, bool named,
 								OrionWhole whole, OrionFunction *f);
@@ -53,8 +55,12 @@ extern bool orion_function_find(OrionCall *call, const char *name, List *given, 
 extern int	orion_function_argument(const OrionFunction *f, const char *name);
 extern bool orion_function_is_variadic(const OrionFunction *f, int argument);
 
-/* Volatility of some function of that name in the schema; refuses when there is none. */
-extern char orion_function_volatility(OrionCall *call, const char *name);
+/*
+ * Whether GET may call the function, as it is not volatile: the one that takes these
+ * arguments.  Where none are given and none takes none, any of the name.  Refuses
+ * none and several.
+ */
+extern bool orion_function_is_safe(OrionCall *call, const char *name, List *given);
 
 /* The columns of the result; false: one scalar. */
 extern bool orion_function_source(const OrionFunction *f, OrionSource *source);

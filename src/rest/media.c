@@ -285,6 +285,15 @@ name_of(const Wanted *wanted)
 	return wanted->text;
 }
 
+const char *
+orion_media_name(const char *type)
+{
+	Wanted		wanted = read_one(pstrdup(type));
+	const char *name = name_of(&wanted);
+
+	return name == wanted.text ? type : name;
+}
+
 /* The ranges of Accept, the best first; how many there are. */
 static int
 read_ranges(const char *header, Wanted wanted[MAX_TYPES])

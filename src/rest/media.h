@@ -20,6 +20,9 @@ extern void orion_media_read(OrionCall *call);
  */
 extern void orion_media_resolve(OrionCall *call, Oid relid, Oid scalar);
 
+/* A media type as messages name it: of those that are known without parameters. */
+extern const char *orion_media_name(const char *type);
+
 /* The value of Content-Type; refuses when orion_media_resolve was needed and not called. */
 extern const char *orion_media_type(const OrionCall *call);
 

@@ -63,15 +63,13 @@ static void
 read_max_affected(OrionPrefer *prefer, const char *text)
 {
 	char	   *end;
-	int64		n;
 
 	if (prefer->max_affected_seen)
 		return;
 	prefer->max_affected_seen = true;
 	errno = 0;
-	n = strtoi64(text, &end, 10);
-	if (end != text &&*end == '\0' && errno == 0 && n >= 0)
-		prefer->max_affected = n;
+	prefer->max_affected = strtoi64(text, &end, 10);
+	prefer->limits_affected = end != text &&*end == '\0' && errno == 0 && strchr(text, '+') == NULL;
 }
 
 static void
@@ -108,7 +106,6 @@ orion_prefer_read(OrionCall *call)
 	OrionPrefer *prefer = &call->prefer;
 	StringInfoData unknown;
 
-	prefer->max_affected = -1;
 	initStringInfo(&unknown);
 	for (int i = 0; i < call->request->nheaders; i++)
 	{
@@ -148,6 +145,20 @@ orion_prefer_rolls_back(const OrionCall *call)
 }
 
 bool
+orion_prefer_limits_affected(const OrionCall *call)
+{
+	return call->prefer.handling == ORION_HANDLING_STRICT && call->prefer.limits_affected;
+}
+
+void
+orion_prefer_check_affected(const OrionCall *call, int64 rows)
+{
+	if (orion_prefer_limits_affected(call) && rows > call->prefer.max_affected)
+		orion_refuse(400, "PGRST124", "Query result exceeds max-affected preference constraint",
+					 psprintf("The query affects " INT64_FORMAT " rows", rows), NULL);
+}
+
+bool
 orion_prefer_counts(const OrionCall *call)
 {
 	return call->prefer.count == ORION_COUNT_EXACT || call->prefer.count == ORION_COUNT_ESTIMATED;
@@ -181,7 +192,7 @@ orion_prefer_applied(OrionCall *call)
 			appendStringInfo(&text, "%s%s", text.len > 0 ? ", " : "", words[i].text);
 	if (prefer->timezone)
 		appendStringInfo(&text, "%stimezone=%s", text.len > 0 ? ", " : "", prefer->timezone);
-	if (prefer->max_affected >= 0 && prefer->handling == ORION_HANDLING_STRICT &&
+	if (orion_prefer_limits_affected(call) &&
 		(call->rpc || call->method == ORION_PATCH || call->method == ORION_DELETE))
 		appendStringInfo(&text, "%smax-affected=" INT64_FORMAT, text.len > 0 ? ", " : "", prefer->max_affected);
 	if (position)

@@ -59,8 +59,10 @@ typedef struct OrionPrefer
 	OrionHandling handling;
 	OrionTxPrefer tx;
 	OrionMissing missing;
-	int64		max_affected;	/* -1: no limit */
-	bool		max_affected_seen;
+	bool		limits_affected;
+	bool		max_affected_seen;	/* a number or not */
+	int64		max_affected;	/* may be less than zero: whatever it affects
+								 * is too much */
 	const char *unknown;		/* preferences that are none, or NULL */
 	const char *timezone;		/* or NULL */
 } OrionPrefer;
@@ -72,6 +74,12 @@ extern void orion_prefer_read(struct OrionCall *call);
 
 /* Refuses unknown ones where handling=strict is among them. */
 extern void orion_prefer_check(const struct OrionCall *call);
+
+/* Whether the client limits how many rows a request may change. */
+extern bool orion_prefer_limits_affected(const struct OrionCall *call);
+
+/* Refuses (400) that many rows where the client wants fewer. */
+extern void orion_prefer_check_affected(const struct OrionCall *call, int64 rows);
 
 /* Whether rows are counted for the client, and not guessed only. */
 extern bool orion_prefer_counts(const struct OrionCall *call);

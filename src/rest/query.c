@@ -1002,6 +1002,7 @@ number(Parser *p, bool *has, int64_t *result)
 	bool		negative;
 	size_t		digits;
 
+	*has = false;				/* the last mention counts */
 	spaces(p);
 	negative = accept(p, '-');
 	digits = strspn(p->text +p->pos, "0123456789");
@@ -1081,6 +1082,39 @@ scoped_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *reserv
 	return scoped_word(p, path, word.column, negated, query);
 }
 
+/* select=; an empty one is all columns, and what is behind a list no error, as with PostgREST */
+static bool
+select_param(Parser *p, const OrionParam *param, OrionQuery *query)
+{
+	if (query->has_select)
+		return true;
+	query->has_select = true;
+	begin(p, ORION_RULE_SELECT, "select parameter", param->value);
+	return param->value[0] == '\0' || select_list(p, &query->select);
+}
+
+static bool
+order_param(Parser *p, OrionQuery *query)
+{
+	OrionOrder *order;
+
+	if (!order_list(p, &order))
+		return false;
+	if (query->order == NULL)
+		query->order = order;
+	return true;
+}
+
+static bool
+names_param(Parser *p, const char *what, const OrionParam *param, OrionColumnName **names)
+{
+	if (*names)
+		return true;
+	begin(p, ORION_RULE_NAMES, what, param->value);
+	return column_list(p, names);
+}
+
+/* Of limit and offset the last mention counts, of the others the first, as with PostgREST. */
 static bool
 reserved_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *reserved)
 {
@@ -1089,32 +1123,17 @@ reserved_param(Parser *p, const OrionParam *param, OrionQuery *query, bool *rese
 	*reserved = true;
 	begin(p, ORION_RULE_NONE, word, param->value);
 	if (strcmp(word, "select") == 0)
-	{
-		begin(p, ORION_RULE_SELECT, "select parameter", param->value);
-		query->select = NULL;
-
-		/*
-		 * PostgREST: an empty select is all columns, and what is behind a
-		 * list no error
-		 */
-		return param->value[0] == '\0' || select_list(p, &query->select);
-	}
+		return select_param(p, param, query);
 	if (strcmp(word, "order") == 0)
-		return order_list(p, &query->order);
+		return order_param(p, query);
 	if (strcmp(word, "limit") == 0)
 		return number(p, &query->has_limit, &query->limit);
 	if (strcmp(word, "offset") == 0)
 		return number(p, &query->has_offset, &query->offset);
 	if (strcmp(word, "columns") == 0)
-	{
-		begin(p, ORION_RULE_NAMES, "columns parameter", param->value);
-		return column_list(p, &query->columns);
-	}
+		return names_param(p, "columns parameter", param, &query->columns);
 	if (strcmp(word, "on_conflict") == 0)
-	{
-		begin(p, ORION_RULE_NAMES, "on_conflict parameter", param->value);
-		return column_list(p, &query->on_conflict);
-	}
+		return names_param(p, "on_conflict parameter", param, &query->on_conflict);
 	if (strcmp(word, "and") == 0 || strcmp(word, "or") == 0)
 		return group_param(p, word, false, NULL, query);
 	return scoped_param(p, param, query, reserved);

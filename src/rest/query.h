@@ -185,6 +185,7 @@ typedef struct OrionScope
 typedef struct OrionQuery
 {
 	OrionSelect *select;		/* NULL: all columns */
+	bool		has_select;
 	OrionFilter *filters;		/* and/or groups; params are added by
 								 * orion_query_filter */
 	OrionOrder *order;

@@ -158,12 +158,17 @@ apply_scope(OrionRead *read, const OrionScope *scope)
 		read->filters = lappend(read->filters, scope->filters);
 	if (scope->order)
 		read->order = scope->order;
-	if (scope->has_limit)
+
+	/*
+	 * scopes come from the last to the first: the last limit counts, the
+	 * first order
+	 */
+	if (scope->has_limit && !read->has_limit)
 	{
 		read->has_limit = true;
 		read->limit = scope->limit;
 	}
-	if (scope->has_offset)
+	if (scope->has_offset && !read->has_offset)
 	{
 		read->has_offset = true;
 		read->offset = scope->offset;

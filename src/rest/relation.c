@@ -53,11 +53,18 @@ list_names(List *names)
 }
 
 const char *
-orion_relation_schema(const OrionCall *call)
+orion_relation_profile(const OrionCall *call)
 {
 	bool		writes = call->method == ORION_POST || call->method == ORION_PATCH ||
 	call->method == ORION_PUT || call->method == ORION_DELETE;
-	const char *wanted = orion_call_header(call, writes ? "content-profile" : "accept-profile");
+
+	return orion_call_header(call, writes ? "content-profile" : "accept-profile");
+}
+
+const char *
+orion_relation_schema(const OrionCall *call)
+{
+	const char *wanted = orion_relation_profile(call);
 	List	   *schemas = orion_rest_schema_list();
 	ListCell   *lc;
 

@@ -31,6 +31,9 @@ typedef struct OrionSource
 	OrionColumn *columns;
 } OrionSource;
 
+/* The header that asks for a schema, or NULL. */
+extern const char *orion_relation_profile(const OrionCall *call);
+
 /* The exposed schema that a request asks for; refuses others. */
 extern const char *orion_relation_schema(const OrionCall *call);
 

@@ -124,14 +124,17 @@ orion_call_enter(OrionCall *call, struct ArrayType *hoisted)
 /* What may make the answer another one. */
 #define VARY "Accept, Prefer, Range"
 
-/* Content-Profile, where there is a choice of schemas, and Vary. */
+/* Content-Profile, where a schema was chosen, or could have been; Vary; what was preferred of rows. */
 static void
 put_headers(OrionCall *call)
 {
-	if (list_length(orion_rest_schema_list()) > 1)
+	if (list_length(orion_rest_schema_list()) > 1 || orion_relation_profile(call))
 		orion_response_header(call->response, "Content-Profile", call->schema);
 	orion_response_header(call->response, "Vary", VARY);
-	orion_prefer_applied(call);
+	if (!call->media.plan && (OidIsValid(call->relid) || call->rpc))
+		orion_prefer_applied(call);
+	else
+		orion_position_applied(call);
 }
 
 static void
@@ -243,9 +246,12 @@ static void
 serve_options(OrionCall *call, const char *path)
 {
 	const char *function = function_name(call, path);
+	OrionQueryError error;
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->schema = orion_relation_schema(call);
+	if (!orion_query_parse(&call->arena, call->request->query, strlen(call->request->query), &call->query, &error))
+		orion_refuse_query(&error);
 	if (function)
 		orion_rpc_options(call, function);
 	else if (path[0] == '\0')

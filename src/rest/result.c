@@ -156,20 +156,32 @@ answer_behind(OrionCall *call, int64 offset, int64 total)
 	orion_result_range(call, 0, 0, total);
 }
 
+int64
+orion_result_offset(const OrionCall *call)
+{
+	return call->query.has_offset ? call->query.offset : 0;
+}
+
+bool
+orion_result_is_behind(OrionCall *call, int64 total)
+{
+	int64		offset = orion_result_offset(call);
+
+	if (total < 0 || offset <= total)
+		return false;
+	answer_behind(call, offset, total);
+	return true;
+}
+
 /* Status and Content-Range of a page; false when it is behind the last row: answered. */
 static bool
 put_page(OrionCall *call, int64 rows, int64 total)
 {
-	int64		offset = call->query.has_offset ? call->query.offset : 0;
-
 	orion_result_check_one(call, rows);
-	if (total >= 0 && offset > total)
-	{
-		answer_behind(call, offset, total);
+	if (orion_result_is_behind(call, total))
 		return false;
-	}
 	call->response->status = total >= 0 && rows < total ? 206 : 200;
-	orion_result_range(call, offset, rows, total);
+	orion_result_range(call, orion_result_offset(call), rows, total);
 	return true;
 }
 
@@ -225,7 +237,7 @@ orion_call_range(OrionCall *call)
 	query->offset = skipped;
 	if (header == NULL || !read_range(header, &first, &last))
 		return;
-	if (first > last)
+	if (first > last && !(query->has_limit && query->limit == 0))
 		refuse_range("The lower boundary must be lower than or equal to the upper boundary in the Range header.");
 	if (query->has_limit && query->limit < PG_INT64_MAX - skipped)
 		last = Min(last, skipped + query->limit - 1);

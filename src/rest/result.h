@@ -25,6 +25,12 @@ extern void orion_result_check_one(const OrionCall *call, int64 rows);
 /* Content-Range; total -1: not known. */
 extern void orion_result_range(OrionCall *call, int64 offset, int64 rows, int64 total);
 
+/* How many rows the query skips. */
+extern int64 orion_result_offset(const OrionCall *call);
+
+/* Skips the query more rows than there are? Then that is answered, with 416. */
+extern bool orion_result_is_behind(OrionCall *call, int64 total);
+
 /*
  * Of a page of rows: body from column 1, number of rows in 0; status 200, 206 or a
  * refusal with 416.  total: of all pages; -1: not known.

@@ -176,29 +176,37 @@ add_source(OrionStatement *st, const RpcCall *rpc)
 	add_call(st, rpc);
 }
 
+/* What one value affects cannot be told. */
 static void
-check_affected(const RpcCall *rpc, int64 rows)
+check_limit(const RpcCall *rpc)
 {
-	const OrionPrefer *prefer = &rpc->call->prefer;
-
-	if (prefer->handling != ORION_HANDLING_STRICT || prefer->max_affected < 0)
-		return;
-	if (!rpc->f.set)
+	if (!rpc->f.set && orion_prefer_limits_affected(rpc->call))
 		orion_refuse(400, "PGRST128",
 					 "Function must return SETOF or TABLE when max-affected preference is used with handling=strict",
 					 NULL, NULL);
-	if (rows > prefer->max_affected)
-		orion_refuse(400, "PGRST124", "Query result exceeds max-affected preference constraint",
-					 psprintf("The query affects " INT64_FORMAT " rows", rows), NULL);
 }
 
-/* Of a function that gives one value or row. */
+/* Of a function that gives one value or row: it is one, though limit, offset or a filter may hide it. */
 static void
-finish_single(RpcCall *rpc)
+finish_single(RpcCall *rpc, bool counted)
 {
-	check_affected(rpc, 1);
-	orion_result_range(rpc->call, 0, 1, orion_prefer_counts(rpc->call) ? 1 : -1);
-	orion_result_body(rpc->call, 1, "null");
+	OrionCall  *call = rpc->call;
+	int64		total = counted ? orion_result_int(2, -1) : orion_prefer_counts(call) ? 1 : -1;
+
+	if (orion_result_is_behind(call, total))
+		return;
+	orion_result_range(call, orion_result_offset(call), total == 0 ? 0 : 1, total);
+	orion_result_body(call, 1, call->media.format == ORION_FORMAT_JSON ? "null" : orion_media_empty(call));
+}
+
+/* Of one whose value goes out as it is, when there is none. */
+static void
+finish_hidden(RpcCall *rpc)
+{
+	if (orion_result_is_behind(rpc->call, 0))
+		return;
+	orion_result_range(rpc->call, 0, 0, 0);
+	orion_response_header(rpc->call->response, "Content-Type", orion_media_type(rpc->call));
 }
 
 static void
@@ -206,7 +214,7 @@ finish_set(RpcCall *rpc, bool counted)
 {
 	int64		rows = orion_result_int(0, 0);
 
-	check_affected(rpc, rows);
+	orion_prefer_check_affected(rpc->call, rows);
 	orion_result_page_of(rpc->call, counted ? orion_result_int(2, -1) : orion_prefer_counts(rpc->call) ? rows : -1);
 }
 
@@ -216,7 +224,7 @@ counts_apart(const RpcCall *rpc)
 {
 	const OrionQuery *query = &rpc->call->query;
 
-	return rpc->f.set && orion_prefer_counts(rpc->call) &&
+	return orion_prefer_counts(rpc->call) &&
 		(query->has_limit || query->has_offset || orion_rest_max_rows >= 0);
 }
 
@@ -259,10 +267,7 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 	bool		one = call->one;
 
 	if (!rpc->f.set)
-	{
-		call->query.has_limit = call->query.has_offset = false;
 		call->one = call->media.format == ORION_FORMAT_JSON;
-	}
 	orion_media_resolve(call, rpc->f.columns ? InvalidOid : source->relid, InvalidOid);
 	read = orion_read_make(call, source);
 	read->typed = call->media.row != NULL;
@@ -288,7 +293,7 @@ call_rows(RpcCall *rpc, const OrionSource *source)
 	if (rpc->f.set)
 		finish_set(rpc, counted);
 	else
-		finish_single(rpc);
+		finish_single(rpc, counted);
 }
 
 /* The name that PostgREST gives the values of a function that returns no rows with columns. */
@@ -346,8 +351,6 @@ read_scalars(RpcCall *rpc, OrionSource *source, OrionColumn *column)
 	source->name = rpc->f.name;
 	source->columns = column;
 	source->ncolumns = 1;
-	if (!rpc->f.set)
-		rpc->call->query.has_limit = rpc->call->query.has_offset = false;
 	read = orion_read_make(rpc->call, source);
 	read->uncapped = !rpc->f.set;
 	return read;
@@ -389,10 +392,9 @@ call_scalar(RpcCall *rpc)
 	if (rpc->f.set)
 		finish_set(rpc, counted);
 	else if (SPI_processed > 0)
-		finish_single(rpc);
+		finish_single(rpc, counted);
 	else
-		orion_refuse(406, "PGRST116", "Cannot coerce the result to a single JSON object",
-					 "The result contains 0 rows", NULL);
+		finish_hidden(rpc);
 }
 
 static void
@@ -400,13 +402,13 @@ call_void(RpcCall *rpc)
 {
 	OrionStatement st;
 
+	orion_media_resolve(rpc->call, InvalidOid, InvalidOid);
 	orion_statement_init(&st);
 	orion_statement_add(&st, "SELECT ");
 	add_call(&st, rpc);
 	(void) add_record(&st, rpc, " FROM ", "");
 	orion_statement_run(&st, false);
-	check_affected(rpc, 1);
-	orion_result_range(rpc->call, 0, 1, orion_prefer_counts(rpc->call) ? 1 : -1);
+	orion_result_range(rpc->call, orion_result_offset(rpc->call), 1, orion_prefer_counts(rpc->call) ? 1 : -1);
 	rpc->call->response->status = 204;
 }
 
@@ -516,6 +518,8 @@ plan_call(RpcCall *rpc, const char *name)
 	}
 	if (orion_function_find(call, name, rpc->given, named, whole, &rpc->f))
 		rpc->whole = whole;
+	else if (rpc->object)
+		orion_body_check_objects(call, rpc->body);
 }
 
 void
@@ -529,6 +533,7 @@ orion_rpc_serve(OrionCall *call, const char *name)
 					 NULL, NULL);
 	plan_call(&rpc, name);
 	orion_prefer_check(call);
+	check_limit(&rpc);
 	orion_call_serves(call, orion_rest_prefix, "/rpc/", name);
 	call->unkeyed = rpc.f.volatility != PROVOLATILE_VOLATILE;
 	call->function = rpc.f.oid;
@@ -545,11 +550,14 @@ orion_rpc_serve(OrionCall *call, const char *name)
 		call_scalar(&rpc);
 }
 
-/* The methods of a function do not depend on which of its overloads would be called. */
+/* What the query string does not say may be in the body. */
 void
 orion_rpc_options(OrionCall *call, const char *name)
 {
+	RpcCall		rpc = {.call = call};
+
+	read_query(&rpc);
 	orion_response_header(call->response, "Allow",
-						  orion_function_volatility(call, name) != PROVOLATILE_VOLATILE ?
+						  orion_function_is_safe(call, name, rpc.given) ?
 						  "OPTIONS,GET,HEAD,POST" : orion_standby_has_no_writes() ? "OPTIONS" : "OPTIONS,POST");
 }

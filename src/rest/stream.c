@@ -156,7 +156,7 @@ answer_at_once(Streamer *streamer)
 	OrionCall  *call = streamer->call;
 
 	put_head(call);
-	orion_result_range(call, call->query.has_offset ? call->query.offset : 0, streamer->rows, -1);
+	orion_result_range(call, orion_result_offset(call), streamer->rows, -1);
 	appendBinaryStringInfo(&call->response->body, streamer->lines.data, streamer->lines.len);
 	if (streamer->rows == 0)
 		appendStringInfoString(&call->response->body, orion_media_empty(call));

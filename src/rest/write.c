@@ -297,16 +297,6 @@ write_status(const OrionWrite *w, int64 rows)
 	return call->prefer.resolution == ORION_RESOLUTION_MERGE && rows_updated() >= rows ? 200 : 201;
 }
 
-static void
-check_affected(const OrionCall *call, int64 rows)
-{
-	if ((call->method == ORION_PATCH || call->method == ORION_DELETE) &&
-		call->prefer.handling == ORION_HANDLING_STRICT &&
-		call->prefer.max_affected >= 0 && rows > call->prefer.max_affected)
-		orion_refuse(400, "PGRST124", "Query result exceeds max-affected preference constraint",
-					 psprintf("The query affects " INT64_FORMAT " rows", rows), NULL);
-}
-
 /* Status and Content-Range of a write that touched rows. */
 void
 orion_write_finish(OrionWrite *w, int64 rows)
@@ -314,7 +304,8 @@ orion_write_finish(OrionWrite *w, int64 rows)
 	OrionCall  *call = w->call;
 
 	orion_result_check_one(call, rows);
-	check_affected(call, rows);
+	if (call->method == ORION_PATCH || call->method == ORION_DELETE)
+		orion_prefer_check_affected(call, rows);
 	call->response->status = write_status(w, rows);
 	if (call->method != ORION_PUT)
 		orion_result_range(call, 0, call->method == ORION_PATCH ? rows : 0,
@@ -365,10 +356,10 @@ run_write(OrionWrite *w)
 static void
 answer_nothing_done(OrionWrite *w)
 {
+	orion_media_resolve(w->call, InvalidOid, InvalidOid);
 	orion_write_finish(w, 0);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{
-		orion_media_resolve(w->call, InvalidOid, InvalidOid);
 		orion_response_header(w->call->response, "Content-Type", orion_media_type(w->call));
 		appendStringInfoString(&w->call->response->body, orion_media_empty(w->call));
 	}
@@ -551,26 +542,50 @@ refuse_put_filters(void)
 				 "Filters must include all and only primary key columns with 'eq' operators", NULL, NULL);
 }
 
-/* " WHERE r.key = $n AND ...", of the query string: PUT names exactly one row. */
+static bool
+names_key(const OrionFilter *filters, const char *key)
+{
+	for (; filters; filters = filters->next)
+		if (strcmp(filters->name.column, key) == 0)
+			return true;
+	return false;
+}
+
+/* PUT names exactly one row: its whole key, and nothing else. */
+static void
+check_put_filters(OrionWrite *w)
+{
+	const OrionQuery *query = &w->call->query;
+	ListCell   *lc;
+
+	for (const OrionFilter *f = query->filters; f; f = f->next)
+		if (f->kind != ORION_FILTER_TEST || f->negated || f->op != ORION_OP_EQ || f->name.steps ||
+			f->quantifier != ORION_QUANTIFIER_NONE || !has_name(w->conflict, f->name.column))
+			refuse_put_filters();
+	for (const OrionScope *scope = query->scopes; scope; scope = scope->next)
+		if (scope->filters)
+			refuse_put_filters();
+	foreach(lc, w->conflict)
+		if (!names_key(query->filters, lfirst(lc)))
+		refuse_put_filters();
+	if (w->conflict == NIL)
+		refuse_put_filters();
+}
+
+/* " WHERE r.key = $n AND ...", of the query string. */
 static void
 add_put_where(OrionWrite *w)
 {
-	int			n = 0;
-
-	for (const OrionParam *p = w->call->query.params; p; p = p->next)
+	for (const OrionFilter *f = w->call->query.filters; f; f = f->next)
 	{
 		OrionColumn column;
 
-		if (!has_name(w->conflict, p->name) || strncmp(p->value, "eq.", 3) != 0)
-			refuse_put_filters();
-		orion_source_column(w->source, p->name, &column);
-		orion_statement_add(&w->st, n++ > 0 ? " AND r." : " WHERE r.");
-		orion_statement_name(&w->st, p->name);
+		orion_source_column(w->source, f->name.column, &column);
+		orion_statement_add(&w->st, f == w->call->query.filters ? " WHERE r." : " AND r.");
+		orion_statement_name(&w->st, f->name.column);
 		orion_statement_add(&w->st, " = ");
-		orion_statement_input(&w->st, column.type, p->value + 3);
+		orion_statement_input(&w->st, column.type, f->value);
 	}
-	if (n == 0 || n != list_length(w->conflict) || w->call->query.filters)
-		refuse_put_filters();
 }
 
 static void
@@ -579,9 +594,10 @@ put_row(OrionWrite *w)
 	OrionCall  *call = w->call;
 	ListCell   *lc;
 
-	if (call->query.has_limit || call->query.has_offset)
+	if (call->query.has_limit || orion_result_offset(call) > 0)
 		orion_refuse(400, "PGRST114", "limit/offset querystring parameters are not allowed for PUT", NULL, NULL);
 	w->conflict = orion_relationship_key(w->source->relid);
+	check_put_filters(w);
 	orion_body_read(call, true, false, &w->body);
 	find_columns(w);
 	call->upserts = true;
@@ -653,13 +669,13 @@ orion_write_serve(OrionCall *call, const OrionSource *source)
 {
 	OrionWrite	w = {.call = call,.source = source};
 
+	orion_call_filters(call, NULL, NULL);
 	if (call->method == ORION_PUT)
 	{
 		orion_etag_before(call, source, &w.match);
 		put_row(&w);
 		return;
 	}
-	orion_call_filters(call, NULL, NULL);
 	/* a filter of what is not embedded must not become none at all */
 	if (call->prefer.returns != ORION_RETURN_REPRESENTATION && asks_for_embedded(&call->query))
 		(void) orion_read_make(call, source);

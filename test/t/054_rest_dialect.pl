@@ -28,6 +28,9 @@ CREATE TABLE projects (id int PRIMARY KEY, name text, client_id int REFERENCES c
 CREATE TABLE moments (at timestamptz, day date, PRIMARY KEY (at, day));
 CREATE TABLE lists (id int PRIMARY KEY, words text[], note text);
 CREATE TABLE bare (a int, b text);
+CREATE TYPE mood AS ENUM ('sad', 'glad');
+CREATE TABLE kinds (id int PRIMARY KEY, net cidr, raw bytea, doc json, mood mood, words text[]);
+INSERT INTO kinds VALUES (1, '10.0.0.0/24', 'abc', '{"a":1}', 'sad', '{a,b}'), (2, NULL, NULL, NULL, NULL, NULL);
 INSERT INTO clients VALUES (1, 'Acme'), (2, 'Bolt');
 INSERT INTO projects VALUES (1, 'one', 1, 10), (2, 'two', 1, 20), (3, 'three', 2, 30);
 INSERT INTO lists VALUES (1, '{a,b}', '{a'), (2, '{c}', '100%a'), (3, '{}', 'x');
@@ -58,6 +61,10 @@ CREATE FUNCTION raised(state text, message text) RETURNS int LANGUAGE plpgsql AS
 CREATE FUNCTION raised_whole(message text, detail text) RETURNS int LANGUAGE plpgsql AS
 	$$ BEGIN RAISE EXCEPTION USING errcode = 'PGRST', message = message, detail = detail; END $$;
 CREATE FUNCTION asked(name text) RETURNS text LANGUAGE sql STABLE AS 'SELECT current_setting(name, true)';
+CREATE FUNCTION client_one() RETURNS clients LANGUAGE sql STABLE AS 'SELECT * FROM clients WHERE id = 1';
+CREATE DOMAIN "text/plain" AS text;
+CREATE FUNCTION plain() RETURNS "text/plain" LANGUAGE sql IMMUTABLE AS $$ SELECT 'plain'::text $$;
+CREATE FUNCTION changed() RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO api.bare VALUES (9) RETURNING 1';
 CREATE FUNCTION cached() RETURNS int LANGUAGE sql VOLATILE AS
 	$$ SELECT set_config('response.headers', '[{"Cache-Control": "public"}, {"Cache-Control": "max-age=259200"}, {"Content-Type": "text/x"}]', true); SELECT 1 $$;
 SQL
@@ -116,6 +123,37 @@ for my $case (
 {
 	is(got('GET', $case->[0]), $case->[1], $case->[2]);
 }
+for my $case (
+	[ 'select=id&select=name', '[{"id":1},{"id":2}]', 'of two select= the first counts' ],
+	[ 'select=&select=id&limit=1', '[{"id":1,"name":"Acme"}]', '... also an empty one' ],
+	[ 'select=id&order=id.desc&order=id', '[{"id":2},{"id":1}]', 'of two order= the first' ],
+	[ 'select=id&limit=1&limit=2', '[{"id":1},{"id":2}]', 'of two limits the last' ],
+	[ 'select=id&limit=1&limit=x', '[{"id":1},{"id":2}]', '... also one that is no number' ],
+	[ 'select=id,projects(id)&projects.order=id.desc&projects.order=id&id=eq.1', '[{"id":1,"projects":[{"id":2},{"id":1}]}]', 'the first order of what is embedded' ],
+	[ 'select=id,projects(id)&projects.limit=1&projects.limit=2&projects.order=id&id=eq.1', '[{"id":1,"projects":[{"id":1},{"id":2}]}]', '... and the last limit' ],
+  )
+{
+	is(got('GET', "/clients?$case->[0]"), "200 $case->[1]", $case->[2]);
+}
+for my $case (
+	[ 'net=eq.10.0.0.1/24', '200 []', 'an address against a network' ],
+	[ 'net=eq.10.0.0.0/24', '200 [{"id":1}]', '... and the network' ],
+	[ 'net=in.(10.0.0.0/24,10.0.0.1)', '200 [{"id":1}]', '... in a list' ],
+	[ 'net=isdistinct.10.0.0.1/24', '200 [{"id":1},{"id":2}]', '... distinct from' ],
+	[ 'net=eq(any).{10.0.0.0/24,::1}', '200 [{"id":1}]', '... any of' ],
+	[ 'raw=like.a*', '200 [{"id":1}]', 'bytes like a pattern' ],
+	[ 'raw=like(any).{x,*c}', '200 [{"id":1}]', '... any of them' ],
+	[ 'mood=in.(sad,glad)', '200 [{"id":1}]', 'words of an enum' ],
+	[ 'mood=isdistinct.sad', '200 [{"id":2}]', '... distinct from' ],
+	[ 'words=isdistinct.{a,b}', '200 [{"id":2}]', 'an array' ],
+	[ 'doc->>a=in.(1,2)', '200 [{"id":1}]', 'a text in JSON' ],
+  )
+{
+	is(got('GET', "/kinds?select=id&order=id&$case->[0]"), $case->[1], "$case->[2]: $case->[0]");
+}
+is(field('message', 'GET', "/kinds?$_->[0]"), "operator does not exist: $_->[1] unknown", "what PostgreSQL says of $_->[0]")
+  for [ 'id=like.1*', 'integer ~~' ], [ 'doc=eq.{}', 'json =' ], [ 'doc->a=gt.1', 'json >' ], [ 'raw=match.a', 'bytea ~' ], [ 'mood=ilike.s*', 'mood ~~*' ];
+is(got('GET', '/clients?order=id&order=)'), '400 PGRST100', 'an order that does not count must be one');
 is(header('Warning', 'GET', '/clients?select=id,p:projects(id)&projects.id=eq.1&p.limit=1'),
 	'299 Orion "Embedded resource was referenced by relation name even though it has an alias. This is deprecated and will stop '
 	  . 'working in a future release. Update `projects` to `p` in query string filters, orders or limits."', 'a name in place of an alias is warned of');
@@ -133,16 +171,48 @@ is(field('hint', 'GET', '/clients?select=id,client(*)'), undef, 'none that leads
 # --- ranges, counts, preferences
 
 is(got('GET', '/projects?limit=1', { Range => '1-2' }), '416 PGRST103', 'a range and a limit that have nothing in common');
-is(got('GET', '/projects?limit=0', { Range => '1-2' }), '200 []', '... unless nothing was asked for');
+is(got('GET', '/projects?limit=0', { Range => $_ }), '200 []', "... unless nothing was asked for, range $_") for '1-2', '5-2';
 is(header('Content-Range', 'GET', '/rpc/upto?n=5&limit=2', { Prefer => 'count=planned' }), '0-1/*', 'what a function gives is not planned');
 is(header('Content-Range', 'GET', '/rpc/upto?n=5&limit=2', { Prefer => 'count=estimated' }), '0-1/5', '... but counted');
 is(header('Content-Range', 'GET', '/rpc/upto?n=5', { Prefer => 'count=exact' }), '0-4/5', '... also where all are shown');
 is(header('Content-Range', 'DELETE', '/bare?a=eq.1', { Prefer => 'count=estimated, tx=rollback' }), '*/1', 'so is what a change touches');
 is(header('Content-Range', 'GET', '/rpc/nothing'), '0-0/*', 'a function of nothing gives one');
+for my $case (
+	[ 'add?a=1&b=2&limit=0', undef, undef, '200 null', '0-0/*', 'no value is asked for' ],
+	[ 'add?a=1&b=2&limit=1', undef, 'count=exact', '200 3', '0-0/1', 'the one there is' ],
+	[ 'add?a=1&b=2&offset=1', undef, undef, '200 null', '1-1/*', 'the one behind the value' ],
+	[ 'add?a=1&b=2&offset=1', undef, 'count=exact', '200 null', '1-1/1', '... of one' ],
+	[ 'add?a=1&b=2&offset=2', undef, undef, '200 null', '2-2/*', 'one further behind' ],
+	[ 'add?a=1&b=2&offset=2', undef, 'count=exact', '416 PGRST103', '*/1', '... is behind the last' ],
+	[ 'add?a=1&b=2&limit=0', 'application/vnd.pgrst.object+json', undef, '200 null', '0-0/*', 'no value as one object' ],
+	[ 'client_one?limit=0', undef, undef, '200 null', '0-0/*', 'no row' ],
+	[ 'client_one?limit=0', 'text/csv', undef, "200 \n", '0-0/*', '... as CSV' ],
+	[ 'client_one?offset=1', undef, 'count=exact', '200 null', '1-1/1', 'the one behind the row' ],
+	[ 'client_one?limit=1&id=eq.2', undef, 'count=exact', '200 null', '*/0', 'a row that a filter hides is not counted' ],
+	[ 'plain', 'text/plain', undef, '200 plain', '0-0/*', 'a value as it is' ],
+	[ 'plain?limit=0', 'text/plain', undef, '200', '*/0', '... not asked for' ],
+	[ 'plain?offset=1', 'text/plain', undef, '416 PGRST103', '*/0', '... and behind it' ],
+	[ 'nothing?offset=2', undef, undef, '204', '2-2/*', 'behind nothing' ],
+  )
+{
+	my ($path, $accept, $prefer, $body, $range, $name) = @$case;
+	my @request = ('GET', "/rpc/$path", { Accept => $accept // '*/*', $prefer ? (Prefer => $prefer) : () });
+	is(got(@request) . ' ' . header('Content-Range', @request), "$body $range", $name);
+}
+is(got('GET', '/rpc/add?a=1&b=2', { Range => '1-2' }), '200 null', 'a range behind the value');
+is(got('POST', '/rpc/changed?offset=2', { Prefer => 'count=exact' }), '416 PGRST103', 'who asks for what is behind the last');
+is($node->safe_psql('postgres', 'SELECT count(*) FROM api.bare WHERE a = 9'), '0', '... has changed nothing');
 is(got('PATCH', '/projects?id=lt.3&limit=1&select=id&order=id', $back, '{"name":"x"}'), '200 [{"id":1},{"id":2}]', 'a change and what is shown of it have no limit');
 is(got('GET', '/nowhere', { Prefer => 'handling=strict, foo' }), '404 PGRST205', 'what is not there comes before what is not known');
 is(got('GET', '/clients', { Prefer => 'handling=strict, count=none' }), '400 PGRST122', 'count=none is no preference');
 is(got('GET', '/clients?select=id&id=eq.1', { Prefer => 'handling=strict, max-affected=x' }), '200 [{"id":1}]', 'max-affected that is no number is ignored');
+is(got('DELETE', '/bare?a=eq.99', { Prefer => "$_->[0], tx=rollback" }), $_->[1], "$_->[0] of nothing")
+  for [ 'handling=strict, max-affected=-1', '400 PGRST124' ], [ 'handling=strict, max-affected=0', '204' ], [ 'max-affected=-1', '204' ], [ 'handling=lenient, max-affected=-1', '204' ];
+is(header('Preference-Applied', 'DELETE', '/bare', { Prefer => "handling=strict, max-affected=$_, tx=rollback" }), 'tx=rollback, handling=strict', "max-affected=$_ is no number")
+  for '', '+5', '5x', '99999999999999999999';
+is(got('POST', '/rpc/raised', { Prefer => 'handling=strict, max-affected=-1' }, '{"state":"P0001","message":"x"}'), '400 PGRST128', 'a function of one value is not called');
+is(header('Preference-Applied', 'GET', $_->[0], { Prefer => 'count=exact', Accept => $_->[1] }), '', "nothing is preferred of $_->[1] at $_->[0]")
+  for [ '/', '*/*' ], [ '/clients', 'application/vnd.pgrst.plan' ];
 is(header('Preference-Applied', 'GET', '/clients', { Prefer => 'handling=strict, max-affected=1' }), 'handling=strict', 'a read affects nothing');
 is(header('Preference-Applied', 'DELETE', '/bare', { Prefer => 'handling=strict, max-affected=5, tx=rollback' }), 'tx=rollback, handling=strict, max-affected=5', 'a change does');
 is(header('Preference-Applied', 'PUT', '/clients?id=eq.1', { Prefer => 'resolution=ignore-duplicates, tx=rollback' }, '{"id":1,"name":"p"}'), 'tx=rollback', 'PUT knows one resolution only');
@@ -170,6 +240,10 @@ for my $case (
 is(got('POST', '/bare', $back, $_), '201 []', "$_ is no rows") for '5', 'null', '"x"';
 is(got('PATCH', '/bare', undef, 'true'), '204', '... and changes nothing');
 is(got('POST', '/bare', { 'Content-Type' => 'image/png' }, '{}'), '400 PGRST102', 'a body that is a picture');
+is(field('message', 'POST', '/bare', { 'Content-Type' => $_->[0] }, '{}'), "Content-Type not acceptable: $_->[1]", "a body of $_->[0]")
+  for [ 'text/plain; charset=utf-8', 'text/plain' ], [ 'Text/XML', 'text/xml' ], [ 'image/png; q=1', 'image/png; q=1' ];
+is(got('POST', '/bare', { 'Content-Type' => 'text/csv' }, "a,b\n5,$_\n"), '400 PGRST102', "CSV with the field $_") for 'x"y', 'x""', '"x"y', '" ';
+is(got('POST', '/bare', { 'Content-Type' => 'application/json', Accept => 'image/png' }, $_), '406 PGRST107', "nothing to show $_ as, unasked") for '{"a":1}', '[]';
 is(got('POST', '/bare?select=a', { %$back, 'Content-Type' => 'text/csv' }, "a,b\n5,x\n\n6,y\r\n\r\n"), '201 [{"a":5},{"a":6}]', 'empty lines of CSV');
 is(got('POST', '/bare', { %$back, 'Content-Type' => 'application/x-www-form-urlencoded' }, ''), '201 [{"a":null,"b":null}]', 'a form of no fields');
 is(got('POST', '/bare?columns=a,b,a', $back, '{"a":5,"b":"x","c":1}'), '201 [{"a":5,"b":"x"}]', 'a column named twice');
@@ -180,6 +254,23 @@ is(got('DELETE', '/projects?select=id,clients(id)&clients.id=eq.9&id=eq.9'), '20
 is(got('POST', '/bare?select=nowhere(a)', undef, '{"a":1}'), '400 PGRST200', 'no relation, although nothing is shown');
 is(got('POST', '/clients?on_conflict=', { Prefer => 'resolution=merge-duplicates' }, '{"id":1,"name":"x"}'), '400 PGRST100', 'on_conflict of nothing');
 is(got('POST', '/clients?on_conflict=%22id%22', { Prefer => 'resolution=merge-duplicates, return=representation, tx=rollback' }, '{"id":1,"name":"x"}'), '200 [{"id":1,"name":"x"}]', '... of a quoted name');
+for my $case (
+	[ 'id=eq.1&offset=0', '200 [{"id":1,"name":"p"}]', 'an offset of none' ],
+	[ 'id=eq.1&limit=1', '400 PGRST114', 'a limit' ],
+	[ 'id=eq.1&id=eq.1', '200 [{"id":1,"name":"p"}]', 'the key twice' ],
+	[ 'id=eq.1&id=eq.2', '400 PGRST115', '... and otherwise' ],
+	[ 'id=foo', '400 PGRST100', 'a key that is no filter' ],
+	[ 'id=eq(any).{1}', '405 PGRST105', 'any key' ],
+	[ 'id=not.eq.1', '405 PGRST105', 'any other key' ],
+	[ 'id=eq.1&name=eq.p', '405 PGRST105', 'more than the key' ],
+	[ 'id=eq.1&or=(id.eq.1)', '405 PGRST105', 'the key and a group' ],
+	[ 'id=eq.1&projects.id=eq.1&select=id,projects(id)', '405 PGRST105', 'a filter of what is embedded' ],
+	[ 'id=eq.1&projects.limit=1&projects.order=id&select=id,projects(id)', '200 [{"id":1,"projects":[{"id":1}]}]', '... but not its limit' ],
+  )
+{
+	is(got('PUT', "/clients?$case->[0]", $back, '{"id":1,"name":"p"}'), $case->[1], "PUT: $case->[2]");
+}
+is(got('PUT', '/clients', undef, $_), '405 PGRST105', "PUT without a key, body $_") for '{', '{"nope":1}';
 is(got('PUT', '/clients?id=eq.9', { Prefer => 'tx=rollback' }, '{"id":9,"name":"p"}'), '204', 'PUT says nothing unasked');
 is(got('PUT', '/clients?id=eq.9&columns=id', $back, '{"id":9,"name":"p"}'), '201 [{"id":9,"name":"p"}]', '... and takes all columns');
 is(header('Location', 'POST', '/moments', { Prefer => 'return=headers-only, tx=rollback, timezone=UTC' }, '{"at":"2020-01-02 03:04:05","day":"2020-01-02"}'),
@@ -198,6 +289,7 @@ for my $case (
 {
 	is(got('GET', $case->[0]), $case->[1], $case->[2]);
 }
+is(got('GET', '/rpc/nothing', { Accept => 'image/png' }), '406 PGRST107', 'nothing is no picture');
 my $one = { Accept => 'application/vnd.pgrst.object+json' };
 is(got('GET', '/rpc/add?a=1&b=2', $one), '200 3', 'one value as one object');
 is(header('Content-Type', 'GET', '/rpc/add?a=1&b=2', $one), 'application/vnd.pgrst.object+json; charset=utf-8', '... is called one');
@@ -238,6 +330,8 @@ is(got('POST', '/rpc/raised_whole', undef, encode_json({ message => '{"code":"X"
 is(got($_, '/clients'), '405 PGRST117', "$_ of a table") for 'TRACE', 'OTHER';
 is(header('Vary', $_, '/clients?id=eq.99'), 'Accept, Prefer, Range', "what the answer of $_ may depend on") for 'GET', 'OPTIONS', 'DELETE';
 is(got('OPTIONS', '/clients', { 'Accept-Profile' => 'nowhere' }), '406 PGRST106', 'OPTIONS of another schema');
+is(got('OPTIONS', '/clients?order='), '400 PGRST100', '... of a bad query string');
+is(header('Content-Profile', 'GET', '/clients', $_->[0]), $_->[1], 'the schema is named to who names it') for [ { 'Accept-Profile' => 'api' }, 'api' ], [ { 'Content-Profile' => 'api' }, '' ], [ {}, '' ];
 is(got('OTHER', '/rpc/add'), '405 PGRST101', '... of a function');
 is(field('message', 'OTHER', '/clients'), 'Unsupported HTTP method: OTHER', 'the method is named');
 

@@ -32,6 +32,15 @@ CREATE FUNCTION as_text(text) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT leng
 CREATE FUNCTION as_bytes(bytea) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT length($1)';
 CREATE FUNCTION as_xml(xml) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT xmlserialize(CONTENT $1 AS text) $$;
 CREATE FUNCTION as_json(json) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT json_typeof($1) $$;
+CREATE FUNCTION turn() RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'none' $$;
+CREATE FUNCTION turn(a int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'a' $$;
+CREATE FUNCTION turn(a int, b int) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'ab' $$;
+CREATE FUNCTION either(a int) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT 'a' $$;
+CREATE FUNCTION either(b text) RETURNS text LANGUAGE sql STABLE AS $$ SELECT 'b' $$;
+CREATE FUNCTION filled(a int DEFAULT 1, b int DEFAULT 2) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a * 10 + b';
+CREATE FUNCTION raw(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'whole' $$;
+CREATE FUNCTION raw(a int DEFAULT 1) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'default' $$;
+CREATE FUNCTION nought() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 0';
 CREATE FUNCTION pets(low int DEFAULT 0) RETURNS SETOF pet LANGUAGE sql STABLE AS 'SELECT * FROM pet WHERE id >= low';
 CREATE SEQUENCE calls;
 GRANT USAGE ON calls TO orion_anon;
@@ -101,6 +110,27 @@ is(got('POST', 'as_text', '{"a":1}'), '404 PGRST202', 'text is not JSON');
 is(got('DELETE', 'area'), '405 PGRST101', 'another method');
 is(call('OPTIONS', 'area')->{headers}{allow}, 'OPTIONS,GET,HEAD,POST', 'OPTIONS');
 is(call('OPTIONS', 'counted')->{headers}{allow}, 'OPTIONS,POST', 'OPTIONS of a volatile one');
+for my $case ([ 'turn', 'POST' ], [ 'turn?a=1', 'GET,HEAD,POST' ], [ 'turn?a=1&b=2', 'POST' ], [ 'turn?b=2', '404' ], [ 'either?a=1', 'POST' ],
+	[ 'either?b=1', 'GET,HEAD,POST' ], [ 'either', 'GET,HEAD,POST' ], [ 'as_text', 'GET,HEAD,POST' ], [ 'same?x=1', '300' ], [ 'alike', '300' ], [ 'nowhere', '404' ], [ 'pets?id=eq.1&low=1', 'GET,HEAD,POST' ],
+	[ 'orion_uid', 'GET,HEAD,POST' ])
+{
+	my $options = call('OPTIONS', $case->[0]);
+	is($options->{status} == 200 ? $options->{headers}{allow} =~ s/^OPTIONS,//r : $options->{status}, $case->[1], "OPTIONS $case->[0]");
+}
+
+# --- bodies without names of arguments, and several objects
+for my $type ('text/plain', 'application/octet-stream', 'text/xml')
+{
+	is(got('POST', 'filled', 'x', 'Content-Type' => $type), '200 12', "$type is nothing to a function that needs nothing");
+	is(got('POST', $_, 'x', 'Content-Type' => $type), '404 PGRST202', "... nor does $_ take it") for 'area', 'nought';
+}
+is(got('POST', 'raw', 'x', 'Content-Type' => 'text/plain'), '200 "whole"', 'who takes the whole body comes first');
+is(got('POST', 'raw', 'x', 'Content-Type' => 'text/xml'), '200 "default"', '... if it is the kind of body');
+is(got('POST', 'area', '[{"w":3},{"w":4,"h":1}]'), '400 PGRST102', 'objects of different keys');
+is(got('POST', 'area', '[{"w":3},4]'), '400 PGRST102', 'an object and a number');
+is(got('POST', 'nought', '[4]'), '400 PGRST102', 'an array of no objects');
+is(got('POST', 'nought', $_), '200 0', "no arguments: $_") for '[]', '4', '[{},{}]';
+is(got('POST', 'area?columns=w', '[{"w":3},{"h":1}]'), '200 6', '... which columns= allows');
 
 # --- rows
 is(got('GET', 'pets?low=2&id=lt.3&select=name,owner(name)'), '200 [{"name":"tom","owner":{"name":"ann"}}]', 'filters and embedding');

@@ -388,7 +388,7 @@ test_select(void **state)
 		{"select=a(b", "select parameter at 3: ) was expected"},
 		{"select=\"\"", "select parameter at 2: a name is empty"},
 		{"select=a'b\\", "select parameter at 1: unexpected text"},
-		{"select=id&select=name", "<name>;"},
+		{"select=id&select=name", "<id>;"},
 	};
 
 	CHECK(cases);

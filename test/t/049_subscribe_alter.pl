@@ -14,6 +14,7 @@ shared_preload_libraries = 'orion'
 max_worker_processes = 24
 orion.http_port = 0
 orion.outbox_max_attempts = 20
+orion.outbox_handler_timeout = '10min'
 log_statement = none
 });
 $node->start;

@@ -16,7 +16,8 @@ $stack->sql(q{
 CREATE TABLE done (n int);
 CREATE FUNCTION note(n int, fill text) RETURNS text LANGUAGE sql VOLATILE SECURITY DEFINER AS $$ INSERT INTO public.done VALUES (n); SELECT n || ' ' || fill $$;
 CREATE FUNCTION long_text(n int) RETURNS text LANGUAGE sql STABLE AS $$ SELECT repeat('x', n) $$;
-CREATE FUNCTION slow(n int) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT repeat('x', n) FROM pg_sleep(1) $$;
+-- until the test lets go of the lock
+CREATE FUNCTION held(n int) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT repeat('x', n) FROM pg_advisory_xact_lock_shared(7) $$;
 });
 local $SIG{PIPE} = 'IGNORE';
 
@@ -42,6 +43,7 @@ sub filling
 my $full = filling() - 300;	# and the head of the answer
 my $fill = 'y' x 40_000;
 my $note = OrionStack::request_bytes('POST', '/rest/v1/rpc/note', json => { n => -1, fill => $fill });
+my $lock = $stack->node->background_psql('postgres');
 sub hear { my ($socket) = @_; my $text = ''; while (IO::Select->new($socket)->can_read(60)) { sysread($socket, $text, 1 << 18, length $text) or last; } return $text; }
 
 foreach my $case ([ $full, 'abs' ], [ $full, 'pg_terminate_backend' ], [ 1, 'pg_terminate_backend' ], [ 1, 'pg_cancel_backend' ])
@@ -51,12 +53,14 @@ foreach my $case ([ $full, 'abs' ], [ $full, 'pg_terminate_backend' ], [ 1, 'pg_
 	my $executor;
 	ok($stack->until_true(sub { ($executor = executors()) =~ /^\d+$/ }), 'an executor');
 	my ($first, $second) = (dial(), dial());
-	syswrite($first, OrionStack::request_bytes('POST', '/rest/v1/rpc/slow', json => { n => $length }));
-	ok($stack->until_true(sub { $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 1 }), 'is busy');
+	$lock->query_safe('SELECT pg_advisory_lock(7)');
+	syswrite($first, OrionStack::request_bytes('POST', '/rest/v1/rpc/held', json => { n => $length }));
+	ok($stack->until_true(sub { $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $executor AND wait_event = 'advisory'") == 1 }), 'is busy');
 	syswrite($second, $note);
 	ok($stack->until_true(sub { $stack->http('GET', '/metrics')->{body} =~ /^orion_http_queue_length 1$/m }), 'a long request waits');
 	my $gateway = gateway();
 	kill STOP => $gateway;
+	$lock->query_safe('SELECT pg_advisory_unlock(7)');
 	ok($stack->until_true(sub { $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $executor AND wait_event_type = 'Extension'") == 1 }), 'the executor asks for it, and the gateway does not hear it');
 	$stack->sql("SELECT $how($executor)");
 	ok($stack->until_true(sub { $stack->sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $executor") == 0 }), 'it ends') if $how =~ /terminate/;
@@ -65,6 +69,7 @@ foreach my $case ([ $full, 'abs' ], [ $full, 'pg_terminate_backend' ], [ 1, 'pg_
 	ok($answer =~ m{^HTTP/1.1 200 .*\r\n\r\n"(x+)"\z}s && length $1 == $length, "$what: what was answered before arrives") or diag(substr($answer, 0, 500));
 	like(hear($second), qr{^HTTP/1.1 200 .*-1 y}s, "$what: what was not begun is done");
 }
+$lock->quit;
 is($stack->sql("SELECT string_agg(n::text, ' ') FROM done"), '-1 -1 -1 -1', 'once each');
 is($stack->worker('restarts', 'executor'), '2', 'to cancel what does not run ends no executor');
 

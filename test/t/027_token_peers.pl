@@ -21,7 +21,7 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 # --- the peers
 
 File::Copy::copy("$peers/$_", "$dir/$_") or die "$_: $!" for qw(package.json package-lock.json jwt.mjs);
-my $installed = qx(cd '$dir' && npm_config_cache='$dir/cache' npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=1000 npm_config_fetch_retry_maxtimeout=3000 npm ci --ignore-scripts --no-audit --no-fund 2>&1);
+my $installed = OrionServices::npm_ci($dir);
 is($?, 0, 'npm installs jose and jsonwebtoken (it needs a way to its registry)')
   or give_up("npm could not install the packages that tokens are checked against:\n$installed");
 

@@ -17,7 +17,7 @@ my $peers = "$ENV{ORION_TREE}/test/peers/supabase";
 my $dir = PostgreSQL::Test::Utils::tempdir();
 
 File::Copy::copy("$peers/$_", "$dir/$_") or die "$_: $!" for qw(package.json package-lock.json drive.mjs);
-my $installed = qx(cd '$dir' && npm_config_cache='$dir/cache' npm_config_update_notifier=false npm_config_fetch_retry_mintimeout=1000 npm_config_fetch_retry_maxtimeout=3000 npm ci --ignore-scripts --no-audit --no-fund 2>&1);
+my $installed = OrionServices::npm_ci($dir);
 if ($? != 0)
 {
 	fail('npm installs postgrest-js and supabase-js (it needs a way to its registry)');

@@ -31,12 +31,17 @@ BEGIN { require OrionPsql if grep { -e "$_/PostgreSQL/Test/Cluster.pm" } @INC; }
 my @running;
 
 # Below the range that the kernel gives to outgoing connections: such a port might be
-# taken again before its server starts.
+# taken again before its server starts. None twice, nor one that a test has got for
+# another server, which may not run yet.
+my %given;
+
 sub free_port
 {
+	return PostgreSQL::Test::Cluster::get_free_port() if PostgreSQL::Test::Cluster->can('get_free_port');
 	for (1 .. 100)
 	{
 		my $port = 20000 + int(rand(12000));
+		next if $given{$port}++;
 		return $port if IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'tcp', Listen => 1);
 	}
 	die "no free port: $!";
@@ -83,12 +88,27 @@ sub kafka_jars
 	unless (-e "$cache/complete")
 	{
 		File::Path::make_path($cache);
-		my $said = qx(mvn -B -q -f '$pom' -Dmaven.repo.local='$cache/repository' dependency:copy-dependencies -DoutputDirectory='$cache/jars' -DincludeScope=runtime 2>&1);
+		my $said;
+		foreach (1 .. 3)	# repositories are not always well
+		{
+			$said = qx(mvn -B -q -f '$pom' -Dmaven.repo.local='$cache/repository' dependency:copy-dependencies -DoutputDirectory='$cache/jars' -DincludeScope=runtime 2>&1);
+			last if $? == 0;
+		}
 		die "maven does not fetch Apache Kafka (it needs a way to Maven Central): $said" if $? != 0;
 		File::Path::remove_tree("$cache/repository");
 		write_file("$cache/complete", '');
 	}
 	return "$cache/jars";
+}
+
+# Installs what package-lock.json there names; returns what npm says, with its status in $?.
+# Registries are not always well: it tries again for a minute.
+sub npm_ci
+{
+	my ($dir) = @_;
+	local %ENV = (%ENV, npm_config_cache => "$dir/cache", npm_config_update_notifier => 'false',
+		npm_config_fetch_retries => 6, npm_config_fetch_retry_mintimeout => 1000, npm_config_fetch_retry_maxtimeout => 20000);
+	return scalar qx(cd '$dir' && npm ci --ignore-scripts --no-audit --no-fund 2>&1);
 }
 
 sub port { return $_[0]{port}; }
@@ -139,7 +159,7 @@ sub launch
 sub await
 {
 	my ($self) = @_;
-	poll_until(sub { $self->is_ready or !$self->alive }, 90);
+	poll_until(sub { $self->is_ready or !$self->alive }, 180);
 	die ref($self) . " did not start:\n" . $self->log unless $self->alive && $self->is_ready;
 	return $self;
 }
@@ -158,7 +178,7 @@ sub signal
 	my ($self, $signal, $seconds) = @_;
 	return 1 unless $self->alive;
 	kill $signal, $self->{pid};
-	return poll_until(sub { !$self->alive }, $seconds // 30);
+	return poll_until(sub { !$self->alive }, $seconds // 60);
 }
 
 sub kill9 { my ($self) = @_; $self->signal('KILL'); return $self; }
@@ -347,7 +367,7 @@ sub ctl { my ($self, @words) = @_; return $self->run("$bin/rabbitmqctl", '-q', @
 sub clean { my ($self) = @_; $self->run('epmd', '-port', $self->{epmd_port}, '-kill'); }
 
 # Empties a queue: [{ message_id, type, headers, body, ... }, ...]. It is done when no
-# message has come for patience seconds, or for half a second after count of them.
+# message has come for patience seconds, or when there are count of them and the queue is empty.
 sub drain
 {
 	my ($self, $queue, $count, $patience) = @_;
@@ -600,14 +620,27 @@ sub publish
 sub consume
 {
 	my ($self, $queue, $count, $patience) = @_;
-	my (@messages, $message);
+	my (@messages, $message, $asked, $times);
 	$self->method(1, 60, 20, pack('n', 0) . shortstr($queue) . shortstr('') . "\x02" . pack('N', 0));	# no-ack
 	while (1)
 	{
-		my ($type, $payload) = $self->frame(@messages < $count ? $patience : 0.5) or last;
+		my ($type, $payload) = $self->frame(@messages < $count ? $patience : $asked ? 60 : 0.5);
+		if (!defined $type)
+		{
+			last if @messages < $count || $asked;
+			# a busy broker may take a break: what it has sent before it answers is all there is
+			$asked = 1;
+			$self->method(1, 50, 10, pack('n', 0) . shortstr($queue) . "\x01" . pack('N', 0));
+			next;
+		}
 		if ($type == 1)
 		{
 			my ($class, $method) = unpack('nn', $payload);
+			if ($class == 50 && $method == 11)
+			{
+				last if (unpack('x4 C/a N', $payload))[1] == 0 || ++$times > 100;
+				$asked = 0;
+			}
 			die 'broker closed the channel: ' . ($payload =~ s/[^ -~]+/ /gr) if $class == 20 || $class == 10;
 			if ($class == 60 && $method == 60)
 			{

@@ -51,10 +51,16 @@ sub poll_until
 	}
 }
 
+# Below the range that the kernel gives to outgoing connections: such a port might be
+# taken again before its server starts.
 sub free_port
 {
-	my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Proto => 'tcp', Listen => 1) or die "no free port: $!\n";
-	return $socket->sockport;
+	for (1 .. 100)
+	{
+		my $port = 20000 + int(rand(12000));
+		return $port if IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Proto => 'tcp', Listen => 1);
+	}
+	die "no free port: $!\n";
 }
 
 # file NAME, TEXT: a file of this run; returns its path.
@@ -305,7 +311,7 @@ CONF
 			die "PostgreSQL did not start:\n" . $self->log if waitpid($pid, POSIX::WNOHANG()) != 0;
 			return eval { $self->sql_in('postgres', 'SELECT 1') };
 		},
-		30, 'PostgreSQL');
+		60, 'PostgreSQL');
 	$self->sql_in('postgres', "CREATE DATABASE $self->{database}");
 	$self->sql('CREATE EXTENSION orion');
 	return $self;
@@ -358,7 +364,7 @@ sub url
 {
 	my ($self) = @_;
 	my $url = "http://127.0.0.1:$self->{http_port}";
-	poll_until(sub { HTTP::Tiny->new(timeout => 2)->get("$url/ready")->{status} == 200 }, 30, "$url/ready");
+	poll_until(sub { HTTP::Tiny->new(timeout => 2)->get("$url/ready")->{status} == 200 }, 60, "$url/ready");
 	return $url;
 }
 

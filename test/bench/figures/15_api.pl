@@ -97,7 +97,7 @@ figure sleep => sub {
 	{
 		my $alone = $p99->();
 		my $end = sleepers($url, $executors - 1);
-		poll_until(sub { $server->sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == $executors - 1 }, 10, 'sleepers');
+		poll_until(sub { $server->sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == $executors - 1 }, 60, 'sleepers');
 		push @ratios, $p99->() / $alone;
 		$end->();
 	}

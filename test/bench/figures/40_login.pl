@@ -9,7 +9,8 @@ my $password = 'correct horse battery staple';
 
 sub ok_attempts { return $server->sql(q{SELECT count(*) FROM orion_private.login_attempts WHERE outcome = 'ok'}); }
 
-# Each login must have left its row; over HTTP some may be under way when wrk stops counting.
+# Each login must have left its row; over HTTP some may be under way when wrk stops counting,
+# this time and the time before.
 sub counted
 {
 	my ($code, $slack) = @_;
@@ -17,7 +18,7 @@ sub counted
 	my ($rate, $count) = $code->();
 	# the maintenance worker writes them, a moment later
 	my $more;
-	eval { OrionBench::poll_until(sub { ($more = ok_attempts() - $before) >= $count }, 5, '') };
+	eval { OrionBench::poll_until(sub { ($more = ok_attempts() - $before) >= $count }, 30, '') };
 	die "$more logins on record after $count\n" if $more < $count || $more > $count + $slack;
 	return ($rate, $count);
 }
@@ -64,7 +65,7 @@ figure login => sub {
 		sub {
 			my $result = $server->wrk("$option{here}/login.lua", 8, $url, '--', $users, $password);
 			return ($result->{rate}, $result->{requests});
-		}, 8);
+		}, 16);
 };
 
 1;

@@ -55,7 +55,7 @@ figure backlog => sub {
 	my $holder = open(my $in, '|-', "$option{bin}/psql", '-X', '-q', '-h', $option{work}, '-U', 'postgres', '-d', $server->{database}) || die "psql: $!\n";
 	$in->autoflush(1);
 	print $in "BEGIN; INSERT INTO public.bench_open VALUES (1);\n";
-	poll_until(sub { $server->sql("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xid IS NOT NULL") > 0 }, 10, 'the open transaction');
+	poll_until(sub { $server->sql("SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xid IS NOT NULL") > 0 }, 60, 'the open transaction');
 	my $before = dead_rows();	# of transactions that other figures broke off
 	my ($relay, $courier) = peak_while_draining($redis, $count);
 	poll_until(sub { $server->sql("SELECT lag_events FROM orion.sinks WHERE name = 'bench_backlog'") == 0 }, 60, 'the position');
@@ -73,7 +73,7 @@ sub with_sinks
 {
 	my ($count, $script) = @_;
 	$server->sql(map { "SELECT orion_subscribe('bench_fan_$_', 'nothing.#', 'public.bench_fan(jsonb)')" } 1 .. $count);
-	poll_until(sub { $server->sql("SELECT count(*) FROM orion.sinks WHERE name LIKE 'bench_fan_%' AND state = 'running'") == $count }, 30, "$count relays");
+	poll_until(sub { $server->sql("SELECT count(*) FROM orion.sinks WHERE name LIKE 'bench_fan_%' AND state = 'running'") == $count }, 60, "$count relays");
 	my @result = $server->pgbench($script, 8);
 	$server->sql(map { "SELECT orion_unsubscribe('bench_fan_$_')" } 1 .. $count);
 	return @result;

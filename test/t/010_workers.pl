@@ -41,7 +41,7 @@ becomes('executor', 0, 'nobody serves requests before CREATE EXTENSION');
 my $from = time;
 $node->safe_psql('app', 'CREATE EXTENSION orion');
 becomes('executor', 2, 'CREATE EXTENSION brings the executors');
-cmp_ok(time - $from, '<', 10, 'and does so without waiting for a poll');
+cmp_ok(time - $from, '<', 20, 'and does so without waiting for a poll');
 is($node->safe_psql('app', "SELECT string_agg(DISTINCT kind, ',' ORDER BY kind) FROM orion.workers WHERE state IN ('running', 'degraded')"),
 	'executor,gateway,maintenance', 'orion.workers lists them');
 
@@ -61,9 +61,10 @@ ok($node->poll_query_until('app',
 	'a terminated executor is replaced, and the view says why');
 
 my $workers = pids('executor');
-$node->safe_psql('postgres', "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'orion launcher'");
+my $launcher = pids('launcher');
+$node->safe_psql('postgres', "SELECT pg_terminate_backend($launcher)");
 ok($node->poll_query_until('postgres',
-		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'orion launcher' AND backend_start > now() - interval '10 s'"),
+		"SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'orion launcher' AND pid <> $launcher"),
 	'the launcher is replaced');
 is(pids('executor'), $workers, 'its workers stay');
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($workers)");
@@ -86,9 +87,9 @@ $node->safe_psql('postgres', 'ALTER DATABASE app RENAME TO app2');
 $node->safe_psql('postgres', 'ALTER DATABASE app2 RENAME TO app');
 becomes('executor', 1, 'a database renamed back and forth is served again');
 $node->safe_psql('postgres', 'CREATE ROLE stranger LOGIN');
+$workers = pids('executor');
 my ($ret, $out, $err) = $node->psql('postgres', 'DROP DATABASE app', extra_params => [ '-U', 'stranger' ]);
 like($err, qr/must be owner of database app/, 'a stranger may not drop the database');
-$workers = pids('executor');
 is($workers, pids('executor'), 'and cannot make the workers leave by trying');
 $node->safe_psql('postgres', 'DROP DATABASE app');
 becomes('executor', 0, 'DROP DATABASE works');
@@ -123,7 +124,7 @@ becomes('executor', 2, 'with enough slots all run');
 # shutdown
 $from = time;
 $node->stop('fast');
-cmp_ok(time - $from, '<', 10, 'a fast shutdown takes less than 10 s');
+cmp_ok(time - $from, '<', 20, 'a fast shutdown takes less than 20 s');
 unlike(slurp_file($node->logfile), qr/PANIC|TRAP|terminated by signal 11/, 'no crash of our own in the log');
 
 done_testing();

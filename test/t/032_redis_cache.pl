@@ -163,7 +163,7 @@ subtest 'channels' => sub {
 	my $courier = courier(config($redis->url, stream => JSON::PP::false(), channel => 'events:{aggregatetype}:{aggregateid}'));
 	$courier->send_event(event($_)) foreach 1 .. 3;
 	ok($courier->all_acked, 'acknowledged');
-	ok(OrionServices::poll_until(sub { $read->(qr/events:user:3\r\n.*"n":3/s) }, 10), 'they arrive');
+	ok(OrionServices::poll_until(sub { $read->(qr/events:user:3\r\n.*"n":3/s) }), 'they arrive');
 	is(join(' ', $seen =~ /pmessage\r\n\S+\r\nevents:\*\r\n\S+\r\n(\S+)/g), 'events:user:1 events:user:2 events:user:3', 'each once, in order');
 	leaves($courier);
 };
@@ -199,10 +199,10 @@ subtest 'a server that freezes' => sub {
 		kill 'STOP', $redis->pid;
 		my $begin = time;
 		$courier->send_event(event(2)) unless $idle;
-		ok($courier->until(sub { $_[0]->last_trouble =~ /does not answer/ }, 20), $idle ? 'told, though nothing is to be sent' : 'told');
-		cmp_ok(time - $begin, '<', 12, 'soon');
+		ok($courier->until(sub { $_[0]->last_trouble =~ /does not answer/ }), $idle ? 'told, though nothing is to be sent' : 'told');
+		cmp_ok(time - $begin, '<', 30, 'soon');
 		kill 'CONT', $redis->pid;
-		ok($courier->until(sub { $_[0]->last_trouble eq '' && $_[0]{acked} == 2 }, 10), 'and well again');
+		ok($courier->until(sub { $_[0]->last_trouble eq '' && $_[0]{acked} == 2 }), 'and well again');
 	}
 	is($redis->command('XLEN', 'orion:events'), 2, 'nothing doubled');
 	leaves($courier);
@@ -268,7 +268,7 @@ subtest 'servers that talk nonsense' => sub {
 		my ($pid, $port) = impostor(%usual, %$answers);
 		my $courier = Courier->new(config("redis://:sesame\@127.0.0.1:$port/"));
 		$courier->send_event(event(1));
-		ok($courier->until(sub { grep { /$expected/ } @{ $_[0]{trouble} } }, 20), "a server that $name") or diag($courier->words);
+		ok($courier->until(sub { grep { /$expected/ } @{ $_[0]{trouble} } }), "a server that $name") or diag($courier->words);
 		is_deeply($courier->{rejected}, {}, 'nothing is refused');
 		is($courier->{acked}, 0, 'or acknowledged') unless $name eq 'says too much';
 		is($courier->leave, 0, 'exit status');
@@ -349,13 +349,13 @@ subtest 'a cluster' => sub {
 	{
 		my $bus = OrionServices::free_port();
 		push @nodes, OrionServices->start_redis(password => 'hush-hush', bus => $bus, conf =>
-			"cluster-enabled yes\ncluster-port $bus\ncluster-node-timeout 2000\nmasterauth hush-hush\n");
+			"cluster-enabled yes\ncluster-port $bus\ncluster-node-timeout 20000\nmasterauth hush-hush\n");
 	}
 	my @ranges = ([ 0, 5460 ], [ 5461, 10922 ], [ 10923, 16383 ]);
 	$nodes[$_]->command('CLUSTER', 'ADDSLOTSRANGE', @{ $ranges[$_] }) foreach 0 .. 2;
 	$nodes[0]->command('CLUSTER', 'MEET', '127.0.0.1', $_->port, $_->{bus}) foreach @nodes[ 1, 2 ];
 	my $formed = sub { return !grep { $_->command('CLUSTER', 'INFO') !~ /cluster_state:ok.*cluster_known_nodes:3/s } @nodes };
-	ok(OrionServices::poll_until($formed, 30), 'the cluster is formed');
+	ok(OrionServices::poll_until($formed), 'the cluster is formed');
 	# a command at the node that has the key
 	my $at = sub { my (@words) = @_; return $nodes[0]->command('-c', @words) };
 	my $config = sub {
@@ -432,7 +432,7 @@ subtest 'a cluster' => sub {
 	leaves($courier);
 	my ($elsewhere) = grep { $_->command('GET', '{y}position') =~ /MOVED/ } @nodes;
 	$courier = Courier->new(config($elsewhere->url, stream => '{{y}events', position_key => '{y}position'));
-	ok($courier->until(sub { $_[0]->last_trouble =~ /this is a cluster: the sink needs "cluster": true/ }, 5), 'a cluster that was not expected: ' . $courier->last_trouble);
+	ok($courier->until(sub { $_[0]->last_trouble =~ /this is a cluster: the sink needs "cluster": true/ }), 'a cluster that was not expected: ' . $courier->last_trouble);
 	leaves($courier);
 	$_->stop foreach @nodes;
 };

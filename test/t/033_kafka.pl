@@ -48,10 +48,10 @@ sub value { return $node->safe_psql('postgres', $_[0]); }
 sub becomes
 {
 	my ($condition, $name, $seconds) = @_;
-	my $true = OrionServices::poll_until(sub { (value("SELECT $condition") // '') eq 't' }, $seconds // 40);
+	my $true = OrionServices::poll_until(sub { (value("SELECT $condition") // '') eq 't' }, $seconds // 90);
 	ok($true, $name) or diag(value('SELECT * FROM orion.sinks'), value('SELECT * FROM orion.dead_letters'));
 }
-sub arrived { my ($topic, $count) = @_; my $records = []; OrionServices::poll_until(sub { $records = $kafka->records($topic); @$records >= $count }, 60); return $records; }
+sub arrived { my ($topic, $count) = @_; my $records = []; OrionServices::poll_until(sub { $records = $kafka->records($topic); @$records >= $count }, 90); return $records; }
 sub create { my ($name, $config, $pattern) = @_; $config->{brokers} //= $kafka->brokers; my $json = encode_json($config); return value("SELECT orion_sink_create('$name', 'kafka', '$json', '$pattern')"); }
 
 # --- what arrives --------------------------------------------------------------------------------
@@ -116,10 +116,10 @@ value("SELECT orion_sink_drop(name) FROM unnest(ARRAY['distrust', 'stranger', 's
 # --- a broker that is away (what kills cost is in 071) ---------------------------------------------
 
 $kafka->kill9;
-becomes(q{state = 'degraded' FROM orion.sinks WHERE name = 'main'}, 'a broker that is away shows', 60);
+becomes(q{state = 'degraded' FROM orion.sinks WHERE name = 'main'}, 'a broker that is away shows');
 value(q{SELECT orion_publish('order.waits', '{}', 'order', '1')});
 $kafka->start;
-becomes(q{state = 'running' AND lag_events = 0 FROM orion.sinks WHERE name = 'main'}, 'it comes back and all is delivered', 90);
+becomes(q{state = 'running' AND lag_events = 0 FROM orion.sinks WHERE name = 'main'}, 'it comes back and all is delivered');
 is(scalar(grep { $_->{headers}{ce_type} eq 'order.waits' } @{ $kafka->records('orion.events') }), 1, 'also what was published meanwhile');
 
 # --- kills in the middle of a backlog: what comes twice is bounded by numbers, however fast Kafka is ---

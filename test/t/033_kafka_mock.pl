@@ -46,7 +46,7 @@ foreach my $code (@codes)
 {
 	refuse_next($code);
 	$courier->send_event(event($courier->{sent} + 1)) foreach 1 .. 50;
-	ok($courier->all_acked(30), "after error $code of the protocol all is confirmed");
+	ok($courier->all_acked, "after error $code of the protocol all is confirmed");
 }
 my %ids = map { $_->{headers}{ce_id} => 1 } records('orion.events');
 is(scalar keys %ids, 1000 + 50 * @codes, 'and nothing is missing');
@@ -56,7 +56,7 @@ is(scalar(records('orion.events')), scalar keys %ids, 'or there twice');
 refuse_next(10);
 $courier->send_event(event($courier->{sent} + 1));
 my $large = $courier->{sent};
-ok($courier->until(sub { $_[0]{rejected}{$large} || $_[0]{acked} >= $large }, 30), 'an event that the broker refuses for good does not stay');
+ok($courier->until(sub { $_[0]{rejected}{$large} || $_[0]{acked} >= $large }), 'an event that the broker refuses for good does not stay');
 like($courier->{rejected}{$large} // '', qr/large/i, 'it is rejected, with the reason');
 is($courier->leave, 0, 'the courier leaves');
 

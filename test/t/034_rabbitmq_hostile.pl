@@ -107,7 +107,7 @@ sub survives
 	my $courier = courier($kind, $port);
 	@messages = ();
 	$courier->send_event(event($_)) foreach $kind eq 'rabbitmq' ? (1 .. 3) : ();
-	ok($courier->until(sub { grep { /$expected/ } @{ $_[0]{trouble} } }, 15), "$kind: $name") or diag($courier->words);
+	ok($courier->until(sub { grep { /$expected/ } @{ $_[0]{trouble} } }), "$kind: $name") or diag($courier->words);
 	ok(!$courier->{eof}, '... and the courier lives') or diag($courier->words);
 	is($courier->{acked}, 0, '... and believes nothing') if $kind eq 'rabbitmq';
 	unlike($courier->words, qr/sesame/, '... and tells no secret');
@@ -155,7 +155,7 @@ foreach my $case ([ 'A', 26_000 ], [ 'F', 21_000 ])
 	my ($pid, $port) = impostor(then => '60.20', bytes => deliver(1) . header(2, 0x2000, nested($kind, $depth)) . frame(3, 1, '{}') . message(2, 'after'));
 	my $courier = courier('rabbitmq-consumer', $port);
 	@messages = ();
-	ok($courier->until(sub { @messages == 2 }, 30), "$depth levels of $kind: both messages come") or diag($courier->words);
+	ok($courier->until(sub { @messages == 2 }), "$depth levels of $kind: both messages come") or diag($courier->words);
 	is($messages[1] && $messages[1][-1], 'after', '... and the one behind it is well');
 	is($courier->leave, 0, 'exit status');
 	kill 'KILL', $pid;
@@ -168,7 +168,7 @@ foreach my $kind ('rabbitmq', 'rabbitmq-consumer')
 {
 	my ($pid, $port) = impostor(then => $kind eq 'rabbitmq' ? '85.10' : '60.20', more => $endless x 2000);
 	my $courier = courier($kind, $port);
-	ok($courier->until(sub { defined $_[0]{ready} }, 30), "$kind: connected to a broker that never stops") or diag($courier->words);
+	ok($courier->until(sub { defined $_[0]{ready} }), "$kind: connected to a broker that never stops") or diag($courier->words);
 	is($courier->leave, 0, 'it leaves when the relay does');
 	kill 'KILL', $pid;
 	waitpid $pid, 0;

@@ -25,7 +25,7 @@ if ($receiver == 0)
 END { my $status = $?; kill 'KILL', $receiver if $receiver; $? = $status; }
 sub requests { return split /\n/, OrionServices::slurp("$dir/log"); }
 my $http;
-ok(OrionServices::poll_until(sub { ($http) = join('', requests()) =~ /"http":(\d+)/; $http }, 20), 'a receiver of webhooks') or BAIL_OUT('no receiver');
+ok(OrionServices::poll_until(sub { ($http) = join('', requests()) =~ /"http":(\d+)/; $http }), 'a receiver of webhooks') or BAIL_OUT('no receiver');
 
 my $redis = OrionServices->start_redis();
 my $rabbit = OrionServices::RabbitMQ->new->prepare->launch;
@@ -164,7 +164,7 @@ value("SET orion.outbox_max_payload = '20MB'; SELECT orion_publish('toolarge.eve
 	SELECT orion_publish('toolarge.after', '{}', 'thing', 'one')");
 becomes("count(*) = 1 FROM orion.dead_letters WHERE sink = 'kafka' AND event ->> 'eventType' = 'toolarge.event' AND error ~* 'too large'", 'an event that Kafka refuses by its limits is a dead letter, with the reason');
 becomes("dead_letters = 1 AND state = 'running' AND lag_events = 0 AND last_error IS NULL FROM orion.sinks WHERE name = 'kafka'", 'which the view counts; the sink runs');
-ok(OrionServices::poll_until(sub { (map { $_->{headers}{ce_type} } @{ $kafka->records('large') })[-1] eq 'toolarge.after' }, 20), 'the next event of the aggregate has arrived');
+ok(OrionServices::poll_until(sub { (map { $_->{headers}{ce_type} } @{ $kafka->records('large') })[-1] eq 'toolarge.after' }), 'the next event of the aggregate has arrived');
 
 # --- inbound -------------------------------------------------------------------------------
 

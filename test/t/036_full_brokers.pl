@@ -66,7 +66,7 @@ sub full
 full('rabbitmq', 'blocks publishers.*disk', sub { $rabbit->ctl('set_disk_free_limit', '900000GB'); }, sub { $rabbit->ctl('set_disk_free_limit', '10MB'); });
 
 # it writes a file and gives it its name, which a directory has
-sub saved { my ($how) = @_; $redis->command('BGSAVE'); return OrionServices::poll_until(sub { $redis->command('INFO', 'persistence') =~ /rdb_bgsave_in_progress:0.*rdb_last_bgsave_status:$how/s }, 30); }
+sub saved { my ($how) = @_; $redis->command('BGSAVE'); return OrionServices::poll_until(sub { $redis->command('INFO', 'persistence') =~ /rdb_bgsave_in_progress:0.*rdb_last_bgsave_status:$how/s }); }
 full('redis', 'MISCONF', sub {
 	mkdir $redis->dir . '/dump.rdb' or die $!;
 	$redis->command('CONFIG', 'SET', 'save', '3600 1');

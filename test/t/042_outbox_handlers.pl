@@ -12,7 +12,7 @@ shared_preload_libraries = 'orion'
 max_worker_processes = 16
 orion.http_port = 0
 orion.outbox_max_attempts = 2
-orion.outbox_handler_timeout = 300
+orion.outbox_handler_timeout = 1000
 orion.outbox_segment_size = 1MB
 });
 $node->start;

@@ -28,7 +28,7 @@ sub becomes { ok($node->poll_query_until('postgres', "SELECT $_[0]"), $_[1]); }
 sub refused { my ($sql, $like, $what) = @_; my (undef, undef, $error) = $node->psql('postgres', $sql); like($error, $like, $what); }
 sub publish { my ($type, $id, $n) = @_; return value("SELECT orion_publish('$type', jsonb_build_object('n', $n), 'order', '$id')"); }
 sub stream { my ($key) = @_; return map { $_->{event} =~ /"n": ?(\d+)/ ? $1 : '?' } @{ $redis->stream($key) }; }
-sub arrives { my ($key, $count, $what) = @_; ok(OrionServices::poll_until(sub { $redis->command('XLEN', $key) >= $count }, 30), $what); }
+sub arrives { my ($key, $count, $what) = @_; ok(OrionServices::poll_until(sub { $redis->command('XLEN', $key) >= $count }), $what); }
 
 value('CREATE EXTENSION orion');
 my $url = $redis->url;
@@ -89,8 +89,8 @@ value("SELECT count(orion_publish('order.many', jsonb_build_object('n', 1000 + i
 arrives('b', 5012, 'many');
 becomes("lag_events = 0 FROM orion.sinks", 'and are known to have arrived');
 is(value("SELECT orion_replay('r', '$from', pattern => 'order.many')"), '5000', 'all are replayed');
-OrionServices::poll_until(sub { $redis->command('XLEN', 'b') > 5512 }, 30);
-kill 'KILL', value("SELECT program_pid FROM orion.workers WHERE kind = 'relay'");
+OrionServices::poll_until(sub { $redis->command('XLEN', 'b') > 5512 });
+kill 'KILL', value("SELECT program_pid FROM orion.workers WHERE kind = 'relay'") || die 'no courier';
 value("SELECT pg_terminate_backend(pid) FROM orion.workers WHERE kind = 'relay'");
 publish('order.new', 1, 11);
 arrives('b', 10013, 'a replay goes on after a kill');
@@ -172,7 +172,7 @@ END $$;
 SELECT orion_subscribe('kills', 'kill.*', 'kills(jsonb)')});
 value("SELECT count(orion_publish('kill.me', jsonb_build_object('n', i))) FROM generate_series(1, 5) i");
 becomes("restarts > 2 AND (SELECT count(*) FROM seen) = 2 FROM orion.workers WHERE name = 'kills'", 'a handler that kills its relay: what is before goes');
-ok(OrionServices::poll_until(sub { return ($node->psql('postgres', "SELECT orion_skip('kills')"))[0] == 0 }, 30), 'it is skipped');
+ok(OrionServices::poll_until(sub { return ($node->psql('postgres', "SELECT orion_skip('kills')"))[0] == 0 }), 'it is skipped');
 becomes("count(*) = 4 FROM seen", 'and the rest goes');
 is(seen('kills'), '1 2 4 5', 'all but that');
 is(value("SELECT event #>> '{payload,n}' FROM orion.dead_letters WHERE sink = 'kills'"), '3', 'which is a dead letter');

@@ -72,6 +72,6 @@ $node->safe_psql('postgres', "ALTER SYSTEM SET orion.http_compression = off");
 $node->reload;
 ok($node->poll_query_until('postgres', 'SHOW orion.http_compression', 'off') && OrionHttp::await($port, '/ready', 200), 'switched off');
 my $off = 0;
-for (1 .. 100) { last if $off = coding('items?limit=100', 'gzip') eq 'none'; select undef, undef, undef, 0.05; }
+for (1 .. 600) { last if $off = coding('items?limit=100', 'gzip') eq 'none'; select undef, undef, undef, 0.05; }
 ok($off, 'nothing is compressed');
 done_testing();

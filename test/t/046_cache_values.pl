@@ -18,7 +18,7 @@ $node->append_conf('postgresql.conf', q{
 shared_preload_libraries = 'orion'
 max_worker_processes = 16
 orion.http_port = 0
-orion.cache_function_timeout = 500
+orion.cache_function_timeout = 1000
 });
 $node->start;
 
@@ -26,7 +26,7 @@ $ENV{PGCTLTIMEOUT} = 60;
 
 sub value { return $node->safe_psql('postgres', $_[0]); }
 sub key { return $redis->command('GET', $_[0]); }
-sub becomes { my ($key, $wanted, $what) = @_; ok(OrionServices::poll_until(sub { key($key) eq $wanted }, 20), $what) or diag(key($key)); }
+sub becomes { my ($key, $wanted, $what) = @_; ok(OrionServices::poll_until(sub { key($key) eq $wanted }), $what) or diag(key($key)); }
 sub delivered
 {
 	my ($what) = @_;
@@ -83,7 +83,7 @@ foreach my $n (1 .. 30)
 		my ($psql, $who) = @$_;
 		$psql->query_safe("UPDATE users SET name = '$who-$n' WHERE id = '1'; SELECT orion_publish('user.renamed', '{}', 'user', '1')");
 	}
-	if ($n == 10) { kill 'KILL', value("SELECT program_pid FROM orion.workers WHERE kind = 'relay'") }
+	if ($n == 10) { kill 'KILL', value("SELECT program_pid FROM orion.workers WHERE kind = 'relay'") || die 'no courier' }
 	if ($n == 20) { value("SELECT pg_terminate_backend(pid) FROM orion.workers WHERE kind = 'relay'") }
 }
 $_->[0]->quit foreach @writers;
@@ -132,12 +132,12 @@ is(value("SELECT count(*) FROM orion.dead_letters"), '0', 'there are no dead let
 $redis->command('SET', 'user:7', 'old');
 value(q{REVOKE EXECUTE ON FUNCTION user_value(jsonb) FROM PUBLIC; SELECT orion_publish('user.renamed', '{}', 'user', '7')});
 ok($node->poll_query_until('postgres', "SELECT failures > 0 AND last_error ~ 'may not execute|permission denied' FROM orion.cache_rules WHERE name = 'user'"), 'a right that was taken away');
-ok(OrionServices::poll_until(sub { $redis->command('EXISTS', 'user:7') eq '0' }, 10), 'the key is removed');
+ok(OrionServices::poll_until(sub { $redis->command('EXISTS', 'user:7') eq '0' }), 'the key is removed');
 value('GRANT EXECUTE ON FUNCTION user_value(jsonb) TO keeper');
 value('DROP FUNCTION user_value(jsonb)');
 ok(OrionServices::poll_until(sub {
 		value(q{SELECT orion_publish('user.renamed', '{}', 'user', '7')});
-		return value("SELECT last_error ~ 'does not exist' FROM orion.cache_rules WHERE name = 'user'") eq 't' }, 20), 'a function that is gone');
+		return value("SELECT last_error ~ 'does not exist' FROM orion.cache_rules WHERE name = 'user'") eq 't' }), 'a function that is gone');
 
 # an old dump has the rules
 my ($dump, $errors) = run_command([ 'pg_dump', '-p', $node->port, '-h', $node->host, 'postgres' ]);
@@ -156,7 +156,7 @@ foreach (1 .. 3)
 }
 ok($node->poll_query_until('postgres', q{SELECT count(*) = 30 FROM orion.dead_letters WHERE sink = 'templated'}), 'every refused event is a dead letter')
 	or diag(value('SELECT count(*) FROM orion.dead_letters'));
-ok(OrionServices::poll_until(sub { $redis->command('XLEN', 's:good') >= 2970 }, 20), 'and the others are delivered');
+ok(OrionServices::poll_until(sub { $redis->command('XLEN', 's:good') >= 2970 }), 'and the others are delivered');
 is($redis->command('XLEN', 's:good'), 2970, 'once');
 
 # a server that freezes, seen from SQL

@@ -61,7 +61,7 @@ my $writers = IPC::Run::start([ 'pgbench', '-n', '-c', 4, '-T', 60, '-f', $scrip
 ok($primary->poll_query_until('postgres', 'SELECT count(*) > 500 FROM seen'), 'events flow on the primary');
 is(on($standby, "SELECT count(*) FROM orion.workers WHERE kind = 'relay'"), '0', 'no relay runs on the standby');
 is(on($standby, "SELECT string_agg(DISTINCT state, ' ') FROM orion.sinks"), 'standby', 'the view says why');
-like(on($standby, "SELECT position FROM orion.sinks WHERE name = 'stream'"), qr/^\d{13}:\d+$/, 'and shows the replicated position');
+ok($standby->poll_query_until('postgres', q{SELECT position ~ '^\d{13}:\d+$' FROM orion.sinks WHERE name = 'stream'}), 'and shows the replicated position');
 ok($standby->poll_query_until('postgres', "SELECT state = 'running' FROM orion.workers WHERE kind = 'maintenance'"), 'the standby knows its part');
 
 $primary->stop('immediate');
@@ -70,7 +70,7 @@ my $begin = Time::HiRes::time();
 $standby->promote;
 ok($standby->poll_query_until('postgres', "SELECT count(*) = 2 FROM orion.sinks WHERE state = 'running'"), 'relays start there by themselves');
 my $seconds = Time::HiRes::time() - $begin;
-cmp_ok($seconds, '<', 20, 'soon');
+cmp_ok($seconds, '<', 60, 'soon');
 diag(sprintf('relays ran %.1f s after the promotion', $seconds));
 on($standby, q{INSERT INTO published SELECT orion_publish('after.promotion', '{}')});
 my $committed = on($standby, 'SELECT count(*) FROM published');
@@ -79,7 +79,7 @@ is(on($standby, 'SELECT count(*) - count(DISTINCT id) FROM seen'), '0', 'none tw
 is(on($standby, 'SELECT count(*) FROM seen WHERE id NOT IN (SELECT id FROM published)'), '0', 'none that was rolled back');
 is(on($standby, 'SELECT count(*) FROM (SELECT n, lag(n) OVER (PARTITION BY k ORDER BY place) AS before FROM seen WHERE n IS NOT NULL) s WHERE n <= before'), '0', 'each key in order');
 
-ok(OrionServices::poll_until(sub { $redis->command('XLEN', 's') >= $committed }, 30), 'Redis as well');
+ok(OrionServices::poll_until(sub { $redis->command('XLEN', 's') >= $committed }), 'Redis as well');
 my %got;
 $got{ $_->{id} }++ foreach @{ $redis->stream('s') };
 my @wanted = split /\n/, on($standby, 'SELECT id FROM published');

@@ -48,7 +48,7 @@ sub id { return $_[0]{headers}{'webhook-id'}; }
 sub taken { my ($url) = @_; return grep { $url !~ /switched/ || $_->{switched} == 200 } got($url); }	# and not only refused
 sub ids { my %seen = map { id($_) => 1 } @_; return \%seen; }
 sub within { my ($seconds, $code) = @_; return OrionServices::poll_until($code, $seconds); }
-ok(within(20, sub { look(); $port }), 'the receiver listens') or BAIL_OUT('no receiver');
+ok(within(60, sub { look(); $port }), 'the receiver listens') or BAIL_OUT('no receiver');
 my $http = "http://127.0.0.1:$port";
 sub switch { HTTP::Tiny->new->get("$http/switch/$_[0]"); }
 
@@ -235,7 +235,7 @@ becomes($standby, "bool_and(lag_events = 0 AND last_error IS NULL) FROM orion.si
 my @gone = map { (split / /)[1] } grep { /^$endpoint{gone}{id} / } keys %$waited;
 cmp_ok(scalar @gone, '>=', 1, 'something waits for one of them');
 on($standby, "SELECT orion_webhook_alter($endpoint{gone}{id}, url => '$http/ok/back'), orion_webhook_enable($endpoint{gone}{id})");
-ok(within(20, sub { join(' ', sort keys %{ ids(got('/ok/back')) }) eq join(' ', sort @gone) }), 'enabled there, it gets that');
+ok(within(60, sub { join(' ', sort keys %{ ids(got('/ok/back')) }) eq join(' ', sort @gone) }), 'enabled there, it gets that');
 on($standby, "SELECT orion_webhook_drop($endpoint{$_}{id})") foreach 'gone', 'stopped';
 delete @endpoint{ 'gone', 'stopped' };
 

@@ -19,7 +19,7 @@ shared_preload_libraries = 'orion'
 max_worker_processes = 16
 orion.http_port = 0
 orion.inbound_max_attempts = 2
-orion.inbound_handler_timeout = 500
+orion.inbound_handler_timeout = 1000
 restart_after_crash = on
 });
 $node->start;
@@ -108,7 +108,7 @@ is(value("SELECT string_agg(message_id || ' ' || attempts || ' ' || error, E'\\n
 is(value("SELECT message ->> 'body' FROM orion.inbox_dead_letters WHERE message_id = 'fail'"), '{}', 'and the message');
 is(value("SELECT count(*) FROM effects WHERE id IN ('fail', 'sleep', 'role', 'long')"), '0', 'without effect');
 is(consumer("failures || ' ' || dead || ' ' || waiting"), '7 4 0', 'counted');
-ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }, 20), 'the queue is empty');
+ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }), 'the queue is empty');
 publish('orders', { message_id => 'fail', type => 'fail', body => '{}' });
 becomes("duplicates = 2 FROM orion.consumers WHERE name = 'orders'", 'a dead letter that comes again is known');
 
@@ -174,11 +174,11 @@ sub thousand
 	ok($node->poll_query_until('postgres', "SELECT count(*) > 100 FROM effects"), "$name: under way");
 	$kill->();
 	ok($node->poll_query_until('postgres', "SELECT count(*) >= 1000 FROM effects"), "$name: all have effect");
-	ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }, 20), "$name: the queue is empty");
+	ok(OrionServices::poll_until(sub { return $rabbit->ctl('list_queues', 'name', 'messages') =~ /orders\t0/ }), "$name: the queue is empty");
 	is(value("SELECT count(*) || ' ' || count(DISTINCT id) FROM effects"), '1000 1000', "$name: each once");
 }
 
-thousand('courier', sub { kill 'KILL', worker('program_pid'); });
+thousand('courier', sub { kill 'KILL', worker('program_pid') || die 'no courier'; });
 thousand('worker', sub { value("SELECT pg_terminate_backend(pid) FROM orion.workers WHERE kind = 'consumer' AND name = 'orders'"); });
 thousand('broker', sub { $rabbit->kill9; $rabbit->start; });
 thousand('server', sub { $node->stop('immediate'); $node->start; });

@@ -404,7 +404,7 @@ ok(OrionHttp::await($port, "$items?limit=0", 200), 'a prefix with a slash too ma
 }
 
 # --- a long statement ends in time, and the executor lives
-$node->safe_psql('postgres', q{ALTER ROLE orion_authenticator SET statement_timeout = '200ms'});
+$node->safe_psql('postgres', q{ALTER ROLE orion_authenticator SET statement_timeout = '1s'});
 my $pid = $node->safe_psql('postgres', q{SELECT pid FROM orion.workers WHERE kind = 'executor'});
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
 $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM orion.workers WHERE kind = 'executor' AND pid <> $pid AND state = 'running'");

@@ -110,7 +110,7 @@ is(refusal('books?select=count()'), '400 PGRST123', 'off by default');
 $node->append_conf('postgresql.conf', 'orion.rest_aggregates_enabled = on');
 $node->reload;
 $node->poll_query_until('postgres', "SELECT current_setting('orion.rest_aggregates_enabled')::bool");
-for (1 .. 200) { last if get('books?select=count()') =~ /^200/; select undef, undef, undef, 0.05; }
+for (1 .. 600) { last if get('books?select=count()') =~ /^200/; select undef, undef, undef, 0.05; }
 is(get('books?select=count()'), '200 [{"count":3}]', 'count');
 is(get('books?select=year,n:id.count(),id.sum()::text&order=year'), '200 [{"year":2001,"n":2,"sum":"4"},{"year":2002,"n":1,"sum":"2"}]', 'groups');
 is(get('people?select=name,books!writer(year.max())&order=id&limit=1'), '200 [{"name":"Ann","books":[{"max":2002}]}]', 'inside');

@@ -99,7 +99,7 @@ is(get('paints?tint=in.(ff)&select=tint')->{body}, '[{"tint":"#ff"}]', 'in a lis
 is(get('rows', Accept => 'application/vnd.pgrst.plan+json')->{status}, 406, 'no plan unless allowed');
 $node->append_conf('postgresql.conf', "orion.rest_plan_enabled = on\norion.rest_max_rows = 7");
 $node->reload;
-for (1 .. 200) { last if get('rows', Accept => 'application/vnd.pgrst.plan+json')->{status} == 200; select undef, undef, undef, 0.05; }
+for (1 .. 600) { last if get('rows', Accept => 'application/vnd.pgrst.plan+json')->{status} == 200; select undef, undef, undef, 0.05; }
 $answer = get('rows?id=eq.1', Accept => 'application/vnd.pgrst.plan+json; options=analyze|verbose');
 is($answer->{headers}{'content-type'}, 'application/vnd.pgrst.plan+json; for="application/json"; options=analyze|verbose; charset=utf-8', 'a plan');
 ok(exists decode_json($answer->{body})->[0]{'Execution Time'}, 'of an execution');

@@ -356,7 +356,7 @@ for my $case (
 	$node->safe_psql('postgres', "ALTER SYSTEM SET orion.jwt_role_claim_key = '$path'");
 	$node->reload;
 	my $answer = '';
-	for (1 .. 100) { last if ($answer = got('GET', '/rpc/asked?name=role', token("{\"roles\":$case->[1]}"))) eq '200 "orion_user"'; select(undef, undef, undef, 0.1); }
+	for (1 .. 600) { last if ($answer = got('GET', '/rpc/asked?name=role', token("{\"roles\":$case->[1]}"))) eq '200 "orion_user"'; select(undef, undef, undef, 0.1); }
 	is($answer, '200 "orion_user"', "the role at $case->[0]");
 }
 isnt($node->psql('postgres', "ALTER SYSTEM SET orion.jwt_role_claim_key = '$_'"), 0, "no path: $_") for '$.a[?@ ~ "x"]', '$.a[?search(@ "x")]', '$.a[?(@ == "x"]', '$.a[?@x == "x"]', '$.a[-]';

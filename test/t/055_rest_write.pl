@@ -131,7 +131,7 @@ is(sql('SELECT count(*) FROM fruit WHERE id = 80'), '1', 'commits');
 $node->safe_psql('postgres', q{ALTER SYSTEM SET orion.rest_tx_end = 'commit-allow-override'});
 $node->reload;
 my $answer;
-for (1 .. 100)
+for (1 .. 300)
 {
 	$answer = ask('POST', 'fruit', 'tx=rollback, ' . $rep, '{"id":81}');
 	last if ($answer->{headers}{'preference-applied'} // '') =~ /tx=rollback/;

@@ -52,14 +52,14 @@ ok(OrionHttp::await($port, '/ready', 200), 'ready');
 sub ask { my ($method, $path, $headers, $body) = @_; return OrionHttp::request($port, $method, "/rest/v1/$path", $headers // {}, $body) }
 sub short { my $answer = ask(@_); my $code = $answer->{body} =~ /"code":"(\w+)"/ && $answer->{status} >= 300 ? $1 : $answer->{body}; return "$answer->{status} $code" }
 
-# Sets and reloads; then asks until the answer is the one wanted, or for 10 s.
+# Sets and reloads; then asks until the answer is the one wanted, or for 30 s.
 sub switch
 {
 	my ($settings, $want, $name, @request) = @_;
 	$node->safe_psql('postgres', "ALTER SYSTEM SET $_") for @$settings;
 	$node->reload;
 	my $got = '';
-	for (1 .. 100)
+	for (1 .. 300)
 	{
 		$got = ref $request[0] ? $request[0]->() : short(@request);
 		last if $got eq $want;

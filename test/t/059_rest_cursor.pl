@@ -142,7 +142,7 @@ $node->append_conf('postgresql.conf', "orion.rest_plan_enabled = on\norion.rest_
 $node->reload;
 my $deep = next_of(ask('long?order=t&limit=5&cursor='));
 my $plan;
-for (1 .. 100)
+for (1 .. 300)
 {
 	$plan = ask($deep, Accept => 'application/vnd.pgrst.plan+text');
 	last if $plan->{status} == 200;

@@ -66,7 +66,7 @@ CREATE FUNCTION tell() RETURNS void LANGUAGE sql AS $$ SELECT set_config('respon
 $node->append_conf('postgresql.conf', "orion.rest_pre_request = 'public.tell'");
 $node->reload;
 $node->poll_query_until('postgres', q{SELECT current_setting('orion.rest_pre_request') = 'public.tell'});
-for (1 .. 100) { last if finish(start('things'))->{headers}{'x-pid'}; select(undef, undef, undef, 0.05); }
+for (1 .. 600) { last if finish(start('things'))->{headers}{'x-pid'}; select(undef, undef, undef, 0.05); }
 
 is(everywhere('things'), '200 [{"id":1,"name":"a"}]', 'at first');
 sql('ALTER TABLE things ADD COLUMN size int DEFAULT 5');

@@ -145,7 +145,7 @@ is(statuses(map { start('PUT', 'docs?id=eq.60', "{\"id\":60,\"name\":\"$_\"}", '
 $node->append_conf('postgresql.conf', 'orion.rest_require_if_match = on');
 $node->reload;
 $node->poll_query_until('postgres', q{SELECT current_setting('orion.rest_require_if_match') = 'on'});
-OrionServices::poll_until(sub { status('PATCH', 'docs?id=eq.60', '{"name":"u"}') == 428 }, 10);
+OrionServices::poll_until(sub { status('PATCH', 'docs?id=eq.60', '{"name":"u"}') == 428 });
 is(code(@$_), '428 ORION428', "$_->[0] needs a condition") for ['PATCH', 'docs?id=eq.60', '{"name":"u"}'], ['PUT', 'docs?id=eq.60', '{"id":60,"name":"u"}'], ['DELETE', 'docs?id=eq.60'];
 is(status('PATCH', 'docs?id=eq.60', '{"name":"u"}', 'If-Match' => tag('docs?id=eq.60')), 204, '... and has one');
 is(status('PATCH', 'notes?id=eq.1', '{"name":"u"}'), 204, 'not where no version is counted');

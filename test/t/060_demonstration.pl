@@ -84,7 +84,7 @@ is(update($token, $bob_id, 1, { display_name => 'Ann was here' })->{status}, 404
 is(update($token, $ann_id, 2, { email => 'root@example.com' })->{status}, 403, 'nor a column without the privilege');
 is(update(undef, $ann_id, 2, { display_name => 'x' })->{status}, 401, 'nor anything without a token');
 is(profile($token)->{json}[0]{display_name}, 'Ann', 'the row is what the first update made it');
-ok($stack->until_true(sub { $redis->command('EXISTS', "user:profile:$ann_id") eq '0' }, 10), 'the cached profile is gone');
+ok($stack->until_true(sub { $redis->command('EXISTS', "user:profile:$ann_id") eq '0' }), 'the cached profile is gone');
 
 # --- rolled back: what is published and rolled back first would arrive first
 $stack->sql(qq{
@@ -127,11 +127,11 @@ sub check_envelopes
 	is("$by_type{'user.updated'}{version} @{ $by_type{'user.updated'}{changed} // [] }", '2 display_name', "$sink: the payload of user.updated");
 }
 
-ok($stack->until_true(sub { grep { $_ eq 'user.marker' } @{ $stack->redis_field('type') } }, 20), 'the marker is in the Redis stream');
+ok($stack->until_true(sub { grep { $_ eq 'user.marker' } @{ $stack->redis_field('type') } }), 'the marker is in the Redis stream');
 my @from_redis = map { JSON::PP::decode_json($_) } @{ $stack->redis_field('event') };
 check_envelopes('redis', @from_redis);
 
-ok($stack->until_true(sub { $stack->rabbit_count('user.queue') >= @expected }, 20), 'the marker is in the RabbitMQ queue');
+ok($stack->until_true(sub { $stack->rabbit_count('user.queue') >= @expected }), 'the marker is in the RabbitMQ queue');
 my $messages = $stack->rabbit->drain('user.queue', scalar @expected, 10);
 my @from_rabbit = map { JSON::PP::decode_json($_->{body}) } @$messages;
 check_envelopes('rabbitmq', @from_rabbit);

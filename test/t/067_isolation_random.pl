@@ -157,7 +157,7 @@ for (1 .. 8)
 	$select->add($connection->{socket});
 	send_one($connection);
 }
-my $end = time + 40;
+my $end = time + 120;
 while ($answered < $requests && time < $end)
 {
 	foreach my $socket ($select->can_read(1))

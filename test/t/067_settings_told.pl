@@ -60,7 +60,7 @@ sub reload
 	my ($settings, $done) = @_;
 	sql("ALTER SYSTEM SET $_") foreach @$settings;
 	$node->reload;
-	my $end = time + 30;
+	my $end = time + 60;
 	while (!$done->() && time < $end) { sleep 0.05; }
 	return;
 }

@@ -167,7 +167,7 @@ $stack->sql('SELECT pg_reload_conf()');
 ok($stack->until_true(sub { my $silent = dial(); IO::Select->new($silent)->can_read(10) }), 'a silent connection is closed');
 my @slow = map { my $i = $_; my $s = dial(); syswrite($s, $i % 2 ? "GET /health HTTP/1.1\r\nX: " : "${post}Content-Length: 1000\r\n\r\n{") if $s; $s } 1 .. 200;
 my ($served, $open) = (0, 200);
-my $until = time + 30;
+my $until = time + 90;
 while ($open && time < $until)
 {
 	$served++ if $stack->http('POST', '/rest/v1/rpc/echo', json => { n => 7 })->{body} eq '7';

@@ -55,7 +55,7 @@ chmod 0600, $standby->data_dir . '/orion_master.key';	# pg_basebackup keeps the 
 $standby->start;
 my $there = bless { %$stack, http_port => $port, node => $standby }, ref $stack;
 my $here = $stack;
-ok($stack->until_true(sub { $there->is_ready }, 30), 'a standby is ready') or diag($there->workers);
+ok($stack->until_true(sub { $there->is_ready }), 'a standby is ready') or diag($there->workers);
 sub caught_up { $primary->wait_for_catchup($standby, 'replay', $primary->lsn('flush')); }
 sub set { my ($node, %values) = @_; $node->safe_psql('postgres', "ALTER SYSTEM SET $_ = '$values{$_}'") foreach sort keys %values; $node->reload; }
 sub seen { my ($answer) = @_; return join ' ', $answer->{status}, $answer->{json}{code} // (); }
@@ -137,11 +137,11 @@ for my $bad ('https://', 'https://a/?b', 'https://u@h', 'http://a b', "http://a\
 	isnt($ok, 0, 'and so is ' . $bad =~ s/\r\n/ /r);
 }
 set($standby, 'orion.primary_url' => 'https://db1.example:8443/api/');
-ok($stack->until_true(sub { $there->http(@{ $writes[0] })->{headers}{location} }, 20), 'with orion.primary_url there is a Location');
+ok($stack->until_true(sub { $there->http(@{ $writes[0] })->{headers}{location} }), 'with orion.primary_url there is a Location');
 is($there->http(@$_)->{headers}{location}, "https://db1.example:8443/api$_->[1]", "$_->[0] $_->[1]: there") for @writes;
 is($there->http('POST', "$rest/things", json => { id => 1 }, headers => { Origin => 'https://a.example' })->{headers}{'access-control-expose-headers'} =~ /Retry-After/ ? 1 : 0, 1, 'scripts of other origins may see it');
 set($standby, 'orion.standby_writes' => 'not-allowed');
-ok($stack->until_true(sub { $there->http(@{ $writes[0] })->{status} == 405 }, 20), 'orion.standby_writes = not-allowed: 405');
+ok($stack->until_true(sub { $there->http(@{ $writes[0] })->{status} == 405 }), 'orion.standby_writes = not-allowed: 405');
 my %allow = ("$rest/things" => 'OPTIONS,GET,HEAD', '/both' => 'GET,HEAD', '/batch' => 'OPTIONS,POST');
 for my $write (@writes)
 {
@@ -152,7 +152,7 @@ for my $write (@writes)
 is($there->http('OPTIONS', "$rest/things")->{headers}{allow}, 'OPTIONS,GET,HEAD', 'OPTIONS says so');
 is($there->http('OPTIONS', "$rest/rpc/add_thing")->{headers}{allow}, 'OPTIONS', 'of functions as well');
 set($standby, 'orion.standby_writes' => 'unavailable');
-ok($stack->until_true(sub { $there->http(@{ $writes[0] })->{status} == 503 }, 20), 'and back');
+ok($stack->until_true(sub { $there->http(@{ $writes[0] })->{status} == 503 }), 'and back');
 is($here->sql('SELECT count(*) FROM things'), '10', 'nothing was written');
 
 # --- the position of a write
@@ -206,7 +206,7 @@ ok($answer->{headers}{'retry-after'}, 'and when');
 is(seen(ask($there, "wait-lsn=$lsn, wait=0")), '504 ORION504', 'wait=0 does not wait');
 is($there->http('GET', "$rest/things?id=eq.$number", headers => {})->{body}, '[]', 'who does not ask reads what is there');
 set($standby, 'orion.standby_wait_timeout' => '200ms');
-ok($stack->until_true(sub { $from = time; seen(ask($there, "wait-lsn=$lsn, wait=60")) eq '504 ORION504' && time - $from < 20 }, 20), 'nobody waits longer than orion.standby_wait_timeout');
+ok($stack->until_true(sub { $from = time; seen(ask($there, "wait-lsn=$lsn, wait=60")) eq '504 ORION504' && time - $from < 20 }), 'nobody waits longer than orion.standby_wait_timeout');
 set($standby, 'orion.standby_wait_timeout' => '61s', 'orion.standby_max_waiting' => '20');
 
 sleep_until_set('61s');
@@ -223,7 +223,7 @@ sub begin
 sub end
 {
 	my ($socket) = @_;
-	my ($heard, $until) = ('', time + 30);
+	my ($heard, $until) = ('', time + 60);
 	while (time < $until)
 	{
 		next unless IO::Select->new($socket)->can_read(0.1);
@@ -237,14 +237,14 @@ ok($stack->until_true(sub {
 	push @waiting, begin("wait-lsn=$lsn") while @waiting < 20;
 	@waiting = grep { !IO::Select->new($_)->can_read(0.05) } @waiting;
 	return parked() == 20;
-}, 30), 'twenty requests wait') or diag(parked());
+}), 'twenty requests wait') or diag(parked());
 is(seen(ask($there, "wait-lsn=$lsn")), '503 ORH503', 'one more may not');
 $from = time;
 is($there->http('GET', "$rest/things?id=eq.1&select=id")->{body}, '[{"id":1}]', 'others are served meanwhile');
-cmp_ok(time - $from, '<', 10, 'at once');
-is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'orion executor' AND (state <> 'idle' OR backend_xmin IS NOT NULL)"), '0', 'no executor is busy, and none holds a snapshot');
+cmp_ok(time - $from, '<', 20, 'at once');
+ok($standby->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'orion executor' AND (state <> 'idle' OR backend_xmin IS NOT NULL)"), 'no executor is busy, and none holds a snapshot');
 close($_) foreach splice @waiting, 0, 5;
-ok($stack->until_true(sub { parked() == 15 }, 20), 'who leaves waits no more') or diag(parked());
+ok($stack->until_true(sub { parked() == 15 }), 'who leaves waits no more') or diag(parked());
 $standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 is(join(' ', map { end($_)->{body} } @waiting), join(' ', ("[{\"id\":$number}]") x 15), 'all others are answered when the replay goes on');
 is(parked(), 0, 'nobody waits any more');
@@ -255,7 +255,7 @@ $standby->safe_psql('postgres', 'SELECT pg_wal_replay_pause()');
 ok($standby->poll_query_until('postgres', "SELECT pg_get_wal_replay_pause_state() = 'paused'"), 'the replay pauses');
 my $lost = write_here()->{headers}{'orion-lsn'};
 @waiting = map { begin("wait-lsn=$lost") } 1 .. 3;
-ok($stack->until_true(sub { parked() == 3 }, 20), 'three wait for a write that the failover will lose');
+ok($stack->until_true(sub { parked() == 3 }), 'three wait for a write that the failover will lose');
 my $pids = $standby->safe_psql('postgres', "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM orion.workers WHERE kind IN ('executor', 'gateway')");
 $standby->safe_psql('postgres', "ALTER SYSTEM SET primary_conninfo = ''");	# what comes from now on is lost
 $standby->reload;
@@ -263,9 +263,9 @@ kill 'TERM', $standby->safe_psql('postgres', 'SELECT pid FROM pg_stat_wal_receiv
 ok($standby->poll_query_until('postgres', 'SELECT count(*) = 0 FROM pg_stat_wal_receiver'), 'the standby is cut off');
 $lost = write_here()->{headers}{'orion-lsn'};
 push @waiting, begin("wait-lsn=$lost");
-ok($stack->until_true(sub { parked() == 4 }, 20), 'another one, that never arrived');
+ok($stack->until_true(sub { parked() == 4 }), 'another one, that never arrived');
 $standby->promote;
-ok($stack->until_true(sub { $there->http('POST', "$rest/things", json => { id => ++$number, v => 'new' })->{status} == 201 }, 30), 'after the promotion the same gateway writes');
+ok($stack->until_true(sub { $there->http('POST', "$rest/things", json => { id => ++$number, v => 'new' })->{status} == 201 }), 'after the promotion the same gateway writes');
 is($standby->safe_psql('postgres', "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM orion.workers WHERE kind IN ('executor', 'gateway')"), $pids, 'in the same processes');
 like(join(' ', map { end($_)->{status} } @waiting), qr/^(?:200 ){3}400$/, 'who waited is told what is there and what is lost');
 is($there->http('POST', '/api/auth/login', json => { email => 'ann@example.com', password => $password })->{status}, 200, 'people sign in');

@@ -76,13 +76,13 @@ for (1 .. 60)
 look();
 cmp_ok($parked{$_}, '>=', 3, "requests wait at gateway $_") foreach 0, 1;
 close shift @waiting for 1 .. 2;
-ok($stack->until_true(sub { look() == @waiting }, 20), 'who leaves waits no more');
+ok($stack->until_true(sub { look() == @waiting }), 'who leaves waits no more');
 my $short = begin($target, { Prefer => "wait-lsn=$lsn, wait=1" });
 is(seen(answer($short)), '504 ORION504', 'who has waited long enough is told so, while others wait');
 is(seen(answer(begin('/rest/v1/things?id=eq.1&select=id', {}, $short))), '200 [{"id":1}]', 'and served on the same connection');
 $standby->safe_psql('postgres', 'SELECT pg_wal_replay_resume()');
 is(scalar(grep { seen(answer($_)) eq '200 [{"id":100}]' } @waiting), scalar(@waiting), 'all are answered when the replay goes on');
-ok($stack->until_true(sub { look() == 0 }, 20), 'nobody waits any more');
+ok($stack->until_true(sub { look() == 0 }), 'nobody waits any more');
 
 # --- statements in the way of the replay
 

@@ -30,7 +30,7 @@ like($large->{body}, qr/"54000"/, '... says so');
 is($node->safe_psql('postgres', 'SELECT id FROM notes'), 1, '... and writes nothing');
 $node->append_conf('postgresql.conf', 'orion.rest_max_answer_size = 256MB');
 $node->reload;
-OrionHttp::await($port, '/rest/v1/rpc/large?mb=2', 200, 30) for 1 .. 8;	# every executor has seen it
+OrionHttp::await($port, '/rest/v1/rpc/large?mb=2', 200) for 1 .. 8;	# every executor has seen it
 
 # Clients that ask and do not read.
 my @clients = map {
@@ -47,7 +47,7 @@ for my $client (@clients)
 is("@statuses", '200 200 503 503', 'large answers that nobody takes are held up to a limit');
 is(OrionHttp::request($port, 'GET', '/rest/v1/rpc/large?mb=0')->{status}, 200, 'small ones go on');
 close $_ for @clients;
-ok(OrionHttp::await($port, '/rest/v1/rpc/large?mb=90', 200, 30), 'and large ones do when the clients have gone');
+ok(OrionHttp::await($port, '/rest/v1/rpc/large?mb=90', 200), 'and large ones do when the clients have gone');
 
 # Connections that are kept and idle cost next to nothing, and lose nothing of what they have sent.
 sub resident { return OrionHttp::request($port, 'GET', '/metrics')->{body} =~ /^orion_gateway_resident_memory_bytes (\d+)$/m ? $1 / 1048576 : die 'no figure'; }
@@ -76,7 +76,7 @@ for my $client (@idle)
 	answers($client, 1);
 }
 my $resident;
-for (1 .. 200)
+for (1 .. 600)
 {
 	last if ($resident = resident()) < $before + 6;
 	select(undef, undef, undef, 0.1);

@@ -129,7 +129,7 @@ sub leave { my ($self) = @_; close $self->{socket}; return $self->reap; }
 sub reap
 {
 	my ($self) = @_;
-	OrionServices::poll_until(sub { waitpid($self->{pid}, POSIX::WNOHANG()) != 0 }, 10) or return -1;
+	OrionServices::poll_until(sub { waitpid($self->{pid}, POSIX::WNOHANG()) != 0 }) or return -1;
 	my $status = $?;
 	delete $alive{ $self->{pid} };
 	return $status;

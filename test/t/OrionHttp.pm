@@ -17,7 +17,7 @@ use MIME::Base64 qw(encode_base64url);
 use PostgreSQL::Test::Cluster;
 use Time::HiRes qw(time sleep);
 
-our $timeout = 30;    # seconds for a whole answer
+our $timeout = 60;    # seconds for a whole answer
 
 sub server
 {
@@ -115,7 +115,7 @@ sub request
 sub await
 {
 	my ($port, $path, $status, $seconds) = @_;
-	my $deadline = time + ($seconds // 30);
+	my $deadline = time + ($seconds // 60);
 	while (time < $deadline)
 	{
 		my $answer = eval { request($port, 'GET', $path) };

@@ -51,7 +51,7 @@ orion.executor_count = 2
 	$node->safe_psql('postgres', 'CREATE EXTENSION orion');
 	$self->add_sink('redis', { url => $self->{redis}->url, %{ $options{redis} } }) if $options{redis};
 	$self->add_sink('rabbitmq', { url => $self->{rabbit}->url, %{ $options{rabbitmq} } }) if $options{rabbitmq};
-	$self->until_true(sub { $self->is_ready && $self->sinks_run }, 30)
+	$self->until_true(sub { $self->is_ready && $self->sinks_run })
 	  or die "not ready: " . $self->workers . $node->log_content_tail;
 	return $self;
 }
@@ -100,7 +100,7 @@ WHERE kind = 'relay' AND state = 'running' AND program_pid IS NOT NULL}) // '') 
 sub all_run
 {
 	my ($self) = @_;
-	return $self->until_true(sub { ($self->try_sql("SELECT count(*) FROM orion.workers WHERE state <> 'running'") // '') eq '0' }, 10);
+	return $self->until_true(sub { ($self->try_sql("SELECT count(*) FROM orion.workers WHERE state <> 'running'") // '') eq '0' });
 }
 
 # --- polling ---------------------------------------------------------------------

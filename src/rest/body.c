@@ -143,14 +143,17 @@ orion_body_json(const OrionCall *call)
 	/* a form of no fields is an object of no keys */
 	if (type && is_type(type, "application/x-www-form-urlencoded"))
 		return form_json(call, text ? text : "");
-	if (text == NULL)
-		return NULL;
 	if (type && is_type(type, "text/csv"))
+	{
+		if (text == NULL)
+			orion_refuse(400, "PGRST102", "There is no line of names", NULL, NULL);
 		return orion_csv_json(text);
+	}
 	if (type && !is_type(type, "application/json") && !is_type(type, "application/vnd.pgrst.object+json") &&
 		!is_type(type, "application/vnd.pgrst.array+json"))
 		orion_refuse(400, "PGRST102", psprintf("Content-Type not acceptable: %s", orion_media_name(type)), NULL, NULL);
-	check_json(call, text);
+	if (text)
+		check_json(call, text);
 	return text;
 }
 
@@ -246,6 +249,17 @@ read_array(const OrionCall *call, const char *c, OrionBody *body)
 	body->array = true;
 	body->object = !first;
 	MemoryContextDelete(scratch);
+}
+
+void
+orion_body_check_kind(const OrionCall *call, const char *text)
+{
+	const char *c = text ? orion_json_skip_space(text) : "";
+
+	if (*c == '\0')
+		refuse_json(NULL);
+	if (*c != '{' && *c != '[')
+		refuse_kind(call, "cannot call json_to_recordset on a scalar", "Empty or invalid json", "An object was expected.");
 }
 
 void

@@ -34,6 +34,9 @@ extern void orion_body_read(const OrionCall *call, bool arrays, bool optional, O
  */
 extern void orion_body_first(char *text, OrionBody *body);
 
+/* Refuses, of JSON text of any shape, what is neither an object nor an array; also none (NULL). */
+extern void orion_body_check_kind(const OrionCall *call, const char *text);
+
 /* Refuses an array, in JSON text of any shape, that is not of objects with the same keys each. */
 extern void orion_body_check_objects(const OrionCall *call, const char *text);
 

@@ -34,6 +34,7 @@ typedef struct RpcCall
 	const OrionParam *params;	/* arguments as text: of the query string or a
 								 * form */
 	const char *object;			/* arguments as one JSON object, or NULL */
+	bool		none;			/* columns= of no object at all: there is no call */
 	OrionWhole	whole;			/* what the body is, if the function takes it
 								 * whole */
 	const char *body;			/* then its text */
@@ -154,8 +155,8 @@ add_record(OrionStatement *st, const RpcCall *rpc, const char *before, const cha
 	if (rpc->object == NULL || rpc->given == NIL || rpc->whole != ORION_WHOLE_NONE)
 		return false;
 	orion_statement_add(st, before);
-	orion_statement_add(st, "pg_catalog.json_to_record(");
-	orion_statement_param(st, JSONOID, CStringGetTextDatum(rpc->object));
+	orion_statement_add(st, rpc->none ? "pg_catalog.json_to_recordset(" : "pg_catalog.json_to_record(");
+	orion_statement_param(st, JSONOID, CStringGetTextDatum(rpc->none ? "[]" : rpc->object));
 	orion_statement_add(st, ") AS r(");
 	foreach(lc, rpc->given)
 	{
@@ -469,7 +470,11 @@ read_json(RpcCall *rpc)
 	rpc->object = body.first ? body.first : "{}";
 	rpc->given = body.keys;
 	if (rpc->call->query.columns)
+	{
+		orion_body_check_kind(rpc->call, text);
 		rpc->given = NIL;
+		rpc->none = body.array && body.first == NULL;
+	}
 	for (const OrionColumnName *c = rpc->call->query.columns; c; c = c->next)
 		rpc->given = lappend(rpc->given, unconstify(char *, c->name));
 	return orion_body_is(rpc->call, "text/csv") ? ORION_WHOLE_NONE : ORION_WHOLE_JSON;

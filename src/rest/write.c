@@ -572,19 +572,29 @@ check_put_filters(OrionWrite *w)
 		refuse_put_filters();
 }
 
-/* " WHERE r.key = $n AND ...", of the query string. */
+/* " WHERE r.key = $n AND ...", of the query string; both sides through the parsers of a domain. */
 static void
 add_put_where(OrionWrite *w)
 {
+	OrionStatement *st = &w->st;
+
 	for (const OrionFilter *f = w->call->query.filters; f; f = f->next)
 	{
 		OrionColumn column;
+		char	   *parser;
 
 		orion_source_column(w->source, f->name.column, &column);
-		orion_statement_add(&w->st, f == w->call->query.filters ? " WHERE r." : " AND r.");
-		orion_statement_name(&w->st, f->name.column);
-		orion_statement_add(&w->st, " = ");
-		orion_statement_input(&w->st, column.type, f->value);
+		parser = orion_type_cast_function(TEXTOID, column.type);
+		orion_statement_add(st, f == w->call->query.filters ? " WHERE " : " AND ");
+		add_value(w, f->name.column);
+		orion_statement_add(st, " = ");
+		if (parser)
+		{
+			orion_statement_add(st, parser);
+			orion_statement_add(st, "(");
+		}
+		orion_statement_input(st, parser ? TEXTOID : column.type, f->value);
+		orion_statement_add(st, parser ? ")" : "");
 	}
 }
 

@@ -27,7 +27,12 @@ SET client_min_messages = error;
 CREATE CAST (json AS colour) WITH FUNCTION colour(json) AS IMPLICIT;
 RESET client_min_messages;
 CREATE TABLE paint (id int PRIMARY KEY, c colour);
-GRANT ALL ON fruit, seed, pair, parted, fruit_view, bare, paint TO orion_anon;
+CREATE FUNCTION colour(text) RETURNS colour LANGUAGE sql IMMUTABLE AS $$ SELECT colour(to_json($1)) $$;
+SET client_min_messages = error;
+CREATE CAST (text AS colour) WITH FUNCTION colour(text) AS IMPLICIT;
+RESET client_min_messages;
+CREATE TABLE tint (c colour PRIMARY KEY, name text);
+GRANT ALL ON fruit, seed, pair, parted, fruit_view, bare, paint, tint TO orion_anon;
 GRANT INSERT, SELECT (id, open) ON hidden TO orion_anon;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO orion_anon;
 });
@@ -104,6 +109,8 @@ is(got('PUT', 'fruit?id=eq.31&limit=1', undef, '{"id":31}'), '400 PGRST114', 'PU
 is(got('PUT', "fruit?$_", undef, '{"id":31}'), '405 PGRST105', "PUT where $_")
 	for 'id=gt.31', 'name=eq.x', 'id=eq.31&name=eq.x', 'id=not.eq.31', 'and=(id.eq.31)', 'id=eq.31&or=(id.eq.1)', 'select=id';
 is(got('PUT', 'bare?v=eq.1', undef, '{"v":1}'), '405 PGRST105', 'PUT without a primary key');
+is(got('PUT', "tint?c=eq.$_->[0]", $rep, '{"c":"#00ff00","name":"green"}'), $_->[1], "PUT of a key that is read by casts, $_->[0]")
+	for [ '00ff00', '201 [{"c":65280,"name":"green"}]' ], [ '%2300ff00', '200 [{"c":65280,"name":"green"}]' ], [ '65280', '400 PGRST115' ];
 is(got('PUT', 'pair?a=eq.2&b%20c=eq.y&select=a', $rep, '{"a":2,"b c":"y"}'), '201 [{"a":2}]', 'PUT of a key of two columns');
 
 # --- PATCH and DELETE

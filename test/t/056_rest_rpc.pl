@@ -131,6 +131,13 @@ is(got('POST', 'area', '[{"w":3},4]'), '400 PGRST102', 'an object and a number')
 is(got('POST', 'nought', '[4]'), '400 PGRST102', 'an array of no objects');
 is(got('POST', 'nought', $_), '200 0', "no arguments: $_") for '[]', '4', '[{},{}]';
 is(got('POST', 'area?columns=w', '[{"w":3},{"h":1}]'), '200 6', '... which columns= allows');
+is(got('POST', 'raises?columns=m', '[]'), '204', 'no object is no call');
+is(got('POST', 'area?columns=w', '[]'), '200 null', '... and no value');
+is(got('POST', 'area?columns=w', '{}'), '200 null', 'an object without the key is one');
+is(got('POST', 'area?columns=w', $_->[0]), "400 $_->[1]", "columns= of $_->[0]") for [ '5', '22023' ], [ '', 'PGRST102' ];
+is(got('POST', 'area?columns=w', '{"w":2}', 'Content-Type' => 'application/vnd.pgrst.object+json'), '200 4', 'an object by its own media type');
+is(got('POST', 'nought', '', 'Content-Type' => $_), '400 PGRST102', "nothing as $_") for 'image/png', 'text/csv';
+is(got('GET', "joined?sep=-&parts=$_"), qq(200 "$_"), "an argument $_") for 'not.yet', 'in.5', 'is.it';
 
 # --- rows
 is(got('GET', 'pets?low=2&id=lt.3&select=name,owner(name)'), '200 [{"name":"tom","owner":{"name":"ann"}}]', 'filters and embedding');

@@ -34,7 +34,8 @@ typedef struct RpcCall
 	const OrionParam *params;	/* arguments as text: of the query string or a
 								 * form */
 	const char *object;			/* arguments as one JSON object, or NULL */
-	bool		none;			/* columns= of no object at all: there is no call */
+	bool		none;			/* columns= of no object at all: there is no
+								 * call */
 	OrionWhole	whole;			/* what the body is, if the function takes it
 								 * whole */
 	const char *body;			/* then its text */
@@ -324,7 +325,8 @@ add_scalars(OrionStatement *st, const RpcCall *rpc)
 	{
 		orion_statement_add(st, media->cast);
 		orion_statement_add(st, media->handler);
-		orion_statement_add(st, "(w." SCALAR ")");
+		/* of a set it aggregates rows */
+		orion_statement_add(st, rpc->f.set ? "(w)" : "(w." SCALAR ")");
 		orion_statement_add(st, media->cast_end);
 	}
 	else if (media->format == ORION_FORMAT_RAW)
@@ -408,7 +410,8 @@ call_void(RpcCall *rpc)
 	orion_statement_add(&st, "SELECT ");
 	add_call(&st, rpc);
 	(void) add_record(&st, rpc, " FROM ", "");
-	orion_statement_run(&st, false);
+	if (!run(rpc, &st))
+		return;
 	orion_result_range(rpc->call, orion_result_offset(rpc->call), 1, orion_prefer_counts(rpc->call) ? 1 : -1);
 	rpc->call->response->status = 204;
 }

@@ -357,6 +357,13 @@ static void
 answer_nothing_done(OrionWrite *w)
 {
 	orion_media_resolve(w->call, InvalidOid, InvalidOid);
+	if (w->call->media.plan)
+	{
+		orion_statement_init(&w->st);
+		orion_statement_add(&w->st, "SELECT WHERE false");
+		orion_media_explain(w->call, &w->st);
+		return;
+	}
 	orion_write_finish(w, 0);
 	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
 	{

@@ -55,6 +55,10 @@ CREATE FUNCTION owner_step(state text, item owner) RETURNS text LANGUAGE sql IMM
 CREATE FUNCTION owner_end(state text) RETURNS "application/x-any" LANGUAGE sql IMMUTABLE AS 'SELECT state::"application/x-any"';
 CREATE AGGREGATE owner_list(owner) (SFUNC = owner_step, STYPE = text, INITCOND = '', FINALFUNC = owner_end);
 CREATE FUNCTION add_up(a int, b numeric DEFAULT 2, VARIADIC more text[] DEFAULT '{}') RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT a';
+CREATE FUNCTION upto(n int) RETURNS SETOF int LANGUAGE sql IMMUTABLE AS 'SELECT generate_series(1, n)';
+CREATE DOMAIN "text/seen" AS text;
+CREATE FUNCTION seen_step(state "text/seen", item anyelement) RETURNS "text/seen" LANGUAGE sql IMMUTABLE AS $$ SELECT (coalesce(state, '') || item::text || ';')::"text/seen" $$;
+CREATE AGGREGATE seen(anyelement) (SFUNC = seen_step, STYPE = "text/seen");
 COMMENT ON FUNCTION add_up IS E'Adds\nnumbers up';
 CREATE FUNCTION hidden_sum(a int) RETURNS int LANGUAGE sql AS 'SELECT a';
 REVOKE ALL ON FUNCTION hidden_sum FROM PUBLIC;
@@ -85,6 +89,8 @@ like(got('rpc/page', 'image/png'), qr/^406 .*PGRST107/, 'none that fits');
 
 # --- aggregates over rows
 is(got('owner?order=id', 'application/x-any'), '200 application/x-any ann;bob;', 'rows of one table');
+is(got('rpc/upto?n=2', 'text/seen'), '200 text/seen (1);(2);', 'values of a set are rows to an aggregate of any');
+is(got('rpc/seven', 'text/seen'), '200 text/seen 7;', '... and one value is itself');
 is(got('owner', 'text/number'), '200 text/number 2', 'rows of any; a number');
 is(got('pet', 'text/number'), '200 text/number ', 'no rows');
 like(got('owner?select=id', 'application/x-any'), qr/^406 /, 'chosen columns are no rows of the table');

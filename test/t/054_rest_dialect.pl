@@ -65,6 +65,7 @@ CREATE FUNCTION client_one() RETURNS clients LANGUAGE sql STABLE AS 'SELECT * FR
 CREATE DOMAIN "text/plain" AS text;
 CREATE FUNCTION plain() RETURNS "text/plain" LANGUAGE sql IMMUTABLE AS $$ SELECT 'plain'::text $$;
 CREATE FUNCTION changed() RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO api.bare VALUES (9) RETURNING 1';
+CREATE FUNCTION changes() RETURNS void LANGUAGE sql VOLATILE AS 'INSERT INTO api.bare VALUES (8)';
 CREATE FUNCTION cached() RETURNS int LANGUAGE sql VOLATILE AS
 	$$ SELECT set_config('response.headers', '[{"Cache-Control": "public"}, {"Cache-Control": "max-age=259200"}, {"Content-Type": "text/x"}]', true); SELECT 1 $$;
 SQL
@@ -309,6 +310,9 @@ is(field('message', 'GET', '/clients', { Accept => 'image/png;q=0.5, text/html; 
 	'None of these media types are available: text/html;level=1, text/plain, image/png', 'types that there are not, the best first');
 is(header('Content-Type', 'GET', '/clients', { Accept => 'application/vnd.pgrst.plan+json; options=verbose|nope|analyze' }),
 	'application/vnd.pgrst.plan+json; for="application/json"; options=analyze|verbose; charset=utf-8', 'options of a plan in order');
+like(call($_->[0], $_->[1], { Accept => 'application/vnd.pgrst.plan' }, $_->[2])->{body}, qr/\(cost=/, "the plan of $_->[0] $_->[1] $_->[2]")
+  for [ 'POST', '/rpc/changes', '{}' ], [ 'POST', '/rpc/changed', '{}' ], [ 'POST', '/bare', '{"a":8}' ], [ 'POST', '/bare', '[]' ], [ 'PATCH', '/bare', '{}' ], [ 'PATCH', '/bare', '{"a":8}' ], [ 'DELETE', '/bare', '' ];
+is($node->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE a > 7) FROM api.bare'), '2|0', '... which changes nothing');
 is(call('GET', '/clients?id=eq.9', { Accept => 'text/csv' })->{body}, "\n", 'no rows as CSV');
 is(header('Content-Type', 'GET', '/', { Accept => 'application/json' }), 'application/openapi+json; charset=utf-8', 'the root is OpenAPI, also as JSON');
 

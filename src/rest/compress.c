@@ -144,17 +144,6 @@ mark_tag(OrionResponse *response)
 		tag->value = psprintf("%.*s" ORION_GZIP_TAG "\"", (int) len - 1, tag->value);
 }
 
-static void
-add_vary(OrionResponse *response)
-{
-	OrionHeader *vary = find_header(response, "Vary");
-
-	if (vary)
-		vary->value = psprintf("%s, Accept-Encoding", vary->value);
-	else
-		orion_response_header(response, "Vary", "Accept-Encoding");
-}
-
 void
 orion_compress(OrionCall *call)
 {
@@ -168,7 +157,7 @@ orion_compress(OrionCall *call)
 	type = find_header(response, "Content-Type");
 	if (type == NULL || !is_text(type->value) || find_header(response, "Content-Encoding"))
 		return;
-	add_vary(response);
+	orion_response_vary(response, "Accept-Encoding");
 	if (!accepts_gzip(orion_call_header(call, "accept-encoding")))
 		return;
 	body = gzip(&response->body, &len);

@@ -104,6 +104,8 @@ orion_cors_put(OrionCall *call)
 {
 	const char *origin = orion_call_header(call, "origin");
 
+	if (orion_http_cors_allowed_origins[0] && !call->preflight)
+		orion_response_vary(call->response, "Origin");
 	if (call->preflight || (origin == NULL && strcmp(call->request->method, "OPTIONS") != 0))
 		return;
 	if (allow_origin(call, origin) && origin)

@@ -275,6 +275,13 @@ orion_etag_answer(OrionCall *call)
 		}
 	}
 	orion_response_header(response, "ETag", psprintf("\"%s\"", tag));
+
+	/*
+	 * a tag alone lets caches reuse the answer without asking (RFC 9111,
+	 * section 4.2.2)
+	 */
+	if (!call->operation)
+		orion_response_header(response, "Cache-Control", "no-cache");
 }
 
 /* --- writing ------------------------------------------------------------------------ */

@@ -132,6 +132,21 @@ takes_whole(const OrionFunction *f, OrionWhole whole)
 	return false;
 }
 
+static bool
+takes_any_whole(const OrionFunction *f)
+{
+	return takes_whole(f, ORION_WHOLE_JSON) || takes_whole(f, ORION_WHOLE_TEXT) ||
+		takes_whole(f, ORION_WHOLE_XML) || takes_whole(f, ORION_WHOLE_BYTEA);
+}
+
+/* The only key of the JSON is "", as generated clients write an argument without a name: to PostgREST its name. */
+static bool
+names_the_unnamed(const OrionFunction *f, List *given, OrionWhole whole)
+{
+	return whole == ORION_WHOLE_JSON && list_length(given) == 1 && ((char *) linitial(given))[0] == '\0' &&
+		takes_any_whole(f);
+}
+
 static char *signature(const OrionFunction *f, bool typed);
 
 /* Those with fewer arguments first, then by their names and types. */
@@ -168,16 +183,36 @@ functions(Oid namespace, const char *name)
 	return list;
 }
 
+/* Has it an input without a name?  PostgREST then takes it for a function of the whole body or for none. */
+static bool
+has_unnamed(const OrionFunction *f)
+{
+	for (int i = 0; i < f->nargs; i++)
+		if (is_input(f, i) && (f->names == NULL || f->names[i] == NULL || f->names[i][0] == '\0'))
+			return true;
+	return false;
+}
+
+/* Those that take the arguments by name.  One that only its defaults make callable stands back behind others. */
 static List *
-fitting(List *all, List *given)
+fitting(List *all, List *given, OrionWhole whole)
 {
 	List	   *fit = NIL;
+	List	   *last = NIL;
 	ListCell   *lc;
 
 	foreach(lc, all)
-		if (accepts(lfirst(lc), given))
-		fit = lappend(fit, lfirst(lc));
-	return fit;
+	{
+		OrionFunction *f = lfirst(lc);
+
+		if (names_the_unnamed(f, given, whole))
+			fit = lappend(fit, f);
+		else if (accepts(f, given) && has_unnamed(f) && !takes_any_whole(f))
+			last = lappend(last, f);
+		else if (accepts(f, given))
+			fit = lappend(fit, f);
+	}
+	return fit != NIL ? fit : last;
 }
 
 static List *
@@ -368,7 +403,7 @@ orion_function_find(OrionCall *call, const char *name, List *given, bool named,
 					OrionWhole whole, OrionFunction *f)
 {
 	List	   *all = candidates_of(call, name);
-	List	   *fit = named ? fitting(all, given) : NIL;
+	List	   *fit = named ? fitting(all, given, whole) : NIL;
 	bool		is_whole = false;
 
 	if (fit == NIL)
@@ -376,6 +411,8 @@ orion_function_find(OrionCall *call, const char *name, List *given, bool named,
 		fit = taking_whole(all, whole);
 		is_whole = fit != NIL;
 	}
+	else
+		is_whole = names_the_unnamed(linitial(fit), given, whole);
 	if (fit == NIL && !named)
 		fit = needing_nothing(all);
 	if (fit == NIL)
@@ -390,7 +427,7 @@ bool
 orion_function_is_safe(OrionCall *call, const char *name, List *given)
 {
 	List	   *all = candidates_of(call, name);
-	List	   *fit = fitting(all, given);
+	List	   *fit = fitting(all, given, ORION_WHOLE_NONE);
 	ListCell   *lc;
 
 	if (list_length(fit) > 1)

@@ -43,10 +43,10 @@ typedef enum OrionWhole
 /*
  * The function of that name in the schema of the call, or of Orion itself, that
  * takes exactly these arguments (char *; those with defaults may be missing).
- * Where none does, one that takes the whole body; true is returned then.  Refuses
- * none and several.  named: the body has names of arguments at all; one that has none
- * goes to a function that takes it whole, or is of no interest to one that needs no
- * argument.
+ * Where none does, or JSON with the only key "" is given, one that takes the whole
+ * body; true is returned then.  Refuses none and several.  named: the body has names
+ * of arguments at all; one that has none goes to a function that takes it whole, or
+ * is of no interest to one that needs no argument.
  */
 extern bool orion_function_find(OrionCall *call, const char *name, List *given, bool named,
 								OrionWhole whole, OrionFunction *f);

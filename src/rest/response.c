@@ -67,6 +67,19 @@ orion_response_header(OrionResponse *response, const char *name, const char *val
 	header->value = MemoryContextStrdup(context, value);
 }
 
+void
+orion_response_vary(OrionResponse *response, const char *name)
+{
+	for (int i = 0; i < response->nheaders; i++)
+		if (pg_strcasecmp(response->headers[i].name, "Vary") == 0)
+		{
+			response->headers[i].value = MemoryContextStrdup(GetMemoryChunkContext(response->body.data),
+															 psprintf("%s, %s", response->headers[i].value, name));
+			return;
+		}
+	orion_response_header(response, "Vary", name);
+}
+
 static bool
 valid_name(const char *name)
 {

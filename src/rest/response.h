@@ -27,6 +27,9 @@ extern void orion_response_reset(OrionResponse *response);
 /* Copies name and value into the memory context of response->body. */
 extern void orion_response_header(OrionResponse *response, const char *name, const char *value);
 
+/* Adds to the header Vary. */
+extern void orion_response_vary(OrionResponse *response, const char *name);
+
 /*
  * {"code","message","details","hint"}, the last two NULL or not, and Proxy-Status;
  * code is not empty.

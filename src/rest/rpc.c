@@ -113,7 +113,7 @@ add_whole(OrionStatement *st, const RpcCall *rpc)
 {
 	const OrionRequest *request = rpc->call->request;
 
-	if (rpc->whole == ORION_WHOLE_BYTEA)
+	if (rpc->f.types[0] == BYTEAOID)
 	{
 		bytea	   *bytes = palloc(VARHDRSZ + request->body_len);
 

@@ -41,6 +41,10 @@ CREATE FUNCTION filled(a int DEFAULT 1, b int DEFAULT 2) RETURNS int LANGUAGE sq
 CREATE FUNCTION raw(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'whole' $$;
 CREATE FUNCTION raw(a int DEFAULT 1) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'default' $$;
 CREATE FUNCTION nought() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 0';
+CREATE FUNCTION mixed() RETURNS text LANGUAGE sql AS $$ SELECT 'nothing' $$;
+CREATE FUNCTION mixed(int DEFAULT 1) RETURNS text LANGUAGE sql AS $$ SELECT 'int' $$;
+CREATE FUNCTION mixed(text DEFAULT 'x') RETURNS text LANGUAGE sql AS $$ SELECT 'text ' || $1 $$;
+CREATE FUNCTION unnamed_int(int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT $1';
 CREATE FUNCTION pets(low int DEFAULT 0) RETURNS SETOF pet LANGUAGE sql STABLE AS 'SELECT * FROM pet WHERE id >= low';
 CREATE SEQUENCE calls;
 GRANT USAGE ON calls TO orion_anon;
@@ -107,6 +111,18 @@ is(told('GET', 'area?w=1&hh=2'), 'Could not find the function public.area(hh, w)
 is(told('GET', 'secret_area?widen=1') =~ /\| $/ ? 'none' : 'some', 'none', 'no hint of what the role may not call');
 is(got('GET', 'secret_area?wide=1'), '401 42501', 'which Postgres refuses');
 is(got('POST', 'as_text', '{"a":1}'), '404 PGRST202', 'text is not JSON');
+is(got('POST', 'as_text', '{"":"a"}'), '200 8', 'an argument without a name, as generated clients write it: the whole body, as PostgREST has it');
+is(got('POST', 'as_bytes', '{"":"ab"}'), '200 9', '... as bytes');
+is(got('POST', 'as_json', '{"":1}'), '200 "object"', '... as JSON');
+is(got('POST', 'mixed', '{"":1}'), '200 "text {\"\":1}"', '... of overloads the one that takes a body');
+is(got('POST', 'mixed', '{"":1,"a":2}'), '404 PGRST202', '... and no other key');
+is(got('GET', 'as_text?=a'), '404 PGRST202', '... and no query string');
+is(got('POST', 'as_text', "\"\"\na\n", 'Content-Type' => 'text/csv'), '404 PGRST202', '... and no CSV');
+is(got('POST', 'area', '{"":1}'), '404 PGRST202', '... to a function whose arguments have names');
+is(got('POST', 'unnamed_int', '{"":1}'), '404 PGRST202', '... to one that takes no body');
+is(got('POST', 'unnamed_int', '{}'), '200 1', 'which is called by its default');
+is(told('POST', 'mixed', '{}'), 'Could not choose the best candidate function between: public.mixed(), public.mixed( => text) |  | '
+	. 'Try renaming the parameters or the function itself in the database so function overloading can be resolved', 'but is no candidate beside others');
 is(got('DELETE', 'area'), '405 PGRST101', 'another method');
 is(call('OPTIONS', 'area')->{headers}{allow}, 'OPTIONS,GET,HEAD,POST', 'OPTIONS');
 is(call('OPTIONS', 'counted')->{headers}{allow}, 'OPTIONS,POST', 'OPTIONS of a volatile one');

@@ -154,6 +154,8 @@ my $answer = ask('OPTIONS', 'stamp', \%preflight);
 is("$answer->{status} $answer->{headers}{'access-control-allow-headers'}", '200 Authorization, x-one, X-Two, Accept, Accept-Language, Content-Language', 'a preflight');
 switch(["orion.http_cors_allowed_origins = 'https://a.example, https://b.example'"], 'https://a.example true', 'http_cors_allowed_origins',
 	sub { join ' ', map { $_ // '' } @{ ask('GET', 'rpc/who', { Origin => 'https://a.example' })->{headers} }{qw(access-control-allow-origin access-control-allow-credentials)} });
+is(ask('GET', $_->[0])->{headers}{vary}, $_->[1], "the answer depends on the origin, also without one: $_->[0]")
+  for ['rpc/who', 'Accept, Prefer, Range, Origin'], ['nothing', 'Origin'];
 is(ask('GET', 'rpc/who', { Origin => 'https://a.example.evil' })->{headers}{'access-control-allow-origin'}, undef, 'another origin');
 is(ask('OPTIONS', 'stamp', { %preflight, Origin => 'https://c' })->{headers}{'access-control-allow-methods'}, undef, 'a preflight of another origin');
 switch(["orion.http_server_timing = on"], 'jwt parse plan transaction response', 'http_server_timing',

@@ -27,6 +27,7 @@ INSERT INTO notes VALUES (1, 'x', 1), (2, 'y', 1);
 INSERT INTO bare VALUES (1, 'a');
 INSERT INTO odd VALUES (1, '7');
 GRANT ALL ON docs, docs_view, notes, bare, odd TO orion_anon;
+CREATE FUNCTION kept() RETURNS int LANGUAGE sql STABLE AS $$ SELECT set_config('response.headers', '[{"Cache-Control": "max-age=60"}]', true); SELECT 1 $$;
 CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql STABLE AS 'SELECT n * 2';
 });
 ok(OrionHttp::await($port, '/ready', 200), 'ready');
@@ -61,6 +62,10 @@ my $not = ask('GET', 'docs?id=eq.1', undef, 'If-None-Match' => $row);
 is("$not->{status} $not->{body} $not->{headers}{etag}", "304  $row", 'If-None-Match with the tag: 304 without a body');
 is(status('GET', 'docs?id=eq.1', undef, 'If-None-Match' => $_->[0]), $_->[1], "If-None-Match: $_->[0]")
   for ["W/$row", 304], ['*', 304], ["\"x\", W/\"y\" ,$row", 304], ['"x"', 200], ['"v1.x"', 200], ['', 200], ['nonsense', 400], ['"open', 400], ['"a" "b"', 400], ['w/"a"', 400], [join(',', ('"a"') x 101), 400];
+is(ask(@$_)->{headers}{'cache-control'}, 'no-cache', "caches are to ask again, not to reuse what has a tag: $_->[0] $_->[1]")
+  for ['GET', 'docs?id=eq.1'], ['HEAD', 'docs?id=eq.1'], ['GET', 'docs'], ['GET', 'rpc/twice?n=2'], ['GET', ''];
+is($not->{headers}{'cache-control'}, 'no-cache', '... and a 304 says so again');
+is(ask('GET', 'rpc/kept')->{headers}{'cache-control'}, 'max-age=60', '... unless SQL says otherwise');
 is(status('HEAD', 'docs?id=eq.1', undef, 'If-None-Match' => $row), 304, 'HEAD too');
 is(status('GET', 'docs?id=eq.1', undef, 'If-Match' => $row), 200, 'GET with If-Match');
 is(code('GET', 'docs?id=eq.1', undef, 'If-Match' => "W/$row"), '412 ORION412', '... is strong');

@@ -30,6 +30,7 @@
 #include "frame.h"
 #include "gateway_worker.h"
 #include "pool.h"
+#include "rest/settings.h"
 
 #define PROGRAM		"orion-gateway"
 #define VERSION		"1.0"
@@ -274,6 +275,7 @@ current_config(void)
 	append_text(&json, "unix_socket", orion_my_slot->index == 0 ? http_unix_socket : "");
 	append_text(&json, "trusted_proxies", http_trusted_proxies);
 	append_text(&json, "access_log", http_access_log);
+	append_text(&json, "cors_origins", orion_http_cors_allowed_origins);
 	appendStringInfo(&json, ",\"metrics\":%d", http_metrics);
 	appendStringInfoString(&json, ",\"tls_stamp\":\"");
 	append_stamp(&json, http_tls_cert_file);

@@ -24,7 +24,8 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 			   *key,
 			   *stamp,
 			   *socket,
-			   *access_log;
+			   *access_log,
+			   *cors_origins;
 	json_int_t	max_body,
 				max_header,
 				idle_timeout,
@@ -32,7 +33,7 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 	int			tls_old,
 				metrics;
 
-	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i, s:i, s:i, s:i}",
+	if (json_unpack(root, "{s:s, s:s, s:i, s:i, s:s, s:s, s:s, s:b, s:s, s:i, s:s, s:i, s:s, s:s, s:I, s:I, s:I, s:i, s:I, s:i, s:i, s:i, s:i, s:i}",
 					"version", &version,
 					"listen_addresses", &addresses,
 					"port", &config->port,
@@ -46,6 +47,7 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 					"trusted_proxies", proxies,
 					"metrics", &metrics,
 					"access_log", &access_log,
+					"cors_origins", &cors_origins,
 					"max_body_size", &max_body,
 					"max_header_size", &max_header,
 					"idle_timeout", &idle_timeout,
@@ -65,6 +67,9 @@ unpack(json_t *root, GatewayConfig *config, const char **proxies)
 	config->max_header = max_header;
 	config->idle_timeout = idle_timeout;
 	config->queue_timeout = queue_timeout;
+	/* too many: the executors' answers name them, this program's errors none */
+	if (!copy(config->cors_origins, sizeof(config->cors_origins), cors_origins))
+		strcpy(config->cors_origins, ",");
 	return copy(config->version, sizeof(config->version), version) &&
 		copy(config->listen_addresses, sizeof(config->listen_addresses), addresses) &&
 		copy(config->tls_cert_file, sizeof(config->tls_cert_file), cert) &&

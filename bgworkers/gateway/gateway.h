@@ -50,6 +50,7 @@ typedef struct GatewayConfig
 	OrionProxyList trusted_proxies;
 	GatewayMetrics metrics;
 	char		access_log[1024];	/* a path, "stderr", or empty: none */
+	char		cors_origins[4096]; /* that browsers may call from; empty: all */
 	uint64_t	max_body;		/* bytes */
 	size_t		max_header;		/* bytes: request line and headers */
 	int64_t		idle_timeout;	/* milliseconds */

@@ -28,6 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "codec/origin.h"
 #include "gateway/gateway.h"
 #include "gateway/stream.h"
 
@@ -357,8 +358,25 @@ orion_gateway_server_add_own_headers(struct MHD_Response *response, const char *
 		MHD_add_response_header(response, "X-Request-Id", request_id);
 }
 
+/* Without this a browser keeps the status from its page, which sees no more than that the network failed. */
+static void
+put_origin(const Request *request, struct MHD_Response *response)
+{
+	const char *origin = MHD_lookup_connection_value(request->connection, MHD_HEADER_KIND, "Origin");
+	const char *allowed = orion_gateway.config.cors_origins;
+
+	if (allowed[0])
+		MHD_add_response_header(response, "Vary", "Origin");
+	if (origin == NULL || (allowed[0] && !orion_origin_listed(allowed, origin)))
+		return;
+	MHD_add_response_header(response, "Access-Control-Allow-Origin", allowed[0] ? origin : "*");
+	if (allowed[0])
+		MHD_add_response_header(response, "Access-Control-Allow-Credentials", "true");
+	MHD_add_response_header(response, "Access-Control-Expose-Headers", "Retry-After");
+}
+
 static struct MHD_Response *
-make_error(const OrionHttpError *error, const char *request_id)
+make_error(const Request *request, const OrionHttpError *error)
 {
 	char		body[1024];
 	int			len = orion_http_error_body(error, NULL, body, sizeof(body));
@@ -371,7 +389,8 @@ make_error(const OrionHttpError *error, const char *request_id)
 		MHD_add_response_header(response, "Retry-After", "1");
 	if (error->status == 405)
 		MHD_add_response_header(response, "Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-	orion_gateway_server_add_own_headers(response, request_id);
+	put_origin(request, response);
+	orion_gateway_server_add_own_headers(response, request->request_id);
 	return response;
 }
 
@@ -402,7 +421,7 @@ orion_gateway_server_has_room(Request *request, size_t answer_len)
 void
 orion_gateway_server_refuse(Request *request, const OrionHttpError *error)
 {
-	orion_gateway_server_answer(request, error->status, make_error(error, request->request_id));
+	orion_gateway_server_answer(request, error->status, make_error(request, error));
 }
 
 static enum MHD_Result
@@ -424,7 +443,7 @@ reply(Request *request, unsigned int status, struct MHD_Response *response)
 static enum MHD_Result
 reply_error(Request *request, const OrionHttpError *error)
 {
-	return reply(request, error->status, make_error(error, request->request_id));
+	return reply(request, error->status, make_error(request, error));
 }
 
 /* --- requests as they are read ------------------------------------------------ */

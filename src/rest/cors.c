@@ -10,31 +10,13 @@
 
 #include "utils/formatting.h"
 
+#include "codec/origin.h"
 #include "rest/call.h"
 #include "rest/cors.h"
 #include "rest/response.h"
 #include "rest/settings.h"
 
 #define PREFLIGHT_SECONDS	"86400" /* browsers remember no longer anyway */
-
-/* Whether the comma-separated list names it. */
-static bool
-listed(const char *list, const char *word)
-{
-	size_t		len = strlen(word);
-
-	while (*list)
-	{
-		size_t		n;
-
-		list += strspn(list, ", \t");
-		n = strcspn(list, ", \t");
-		if (n == len && n > 0 && memcmp(list, word, len) == 0)
-			return true;
-		list += n;
-	}
-	return false;
-}
 
 /* Access-Control-Allow-Origin and what goes with it; false: this origin may not. */
 static bool
@@ -45,7 +27,7 @@ allow_origin(OrionCall *call, const char *origin)
 		orion_response_header(call->response, "Access-Control-Allow-Origin", "*");
 		return true;
 	}
-	if (origin == NULL || !listed(orion_http_cors_allowed_origins, origin))
+	if (origin == NULL || !orion_origin_listed(orion_http_cors_allowed_origins, origin))
 		return false;
 	orion_response_header(call->response, "Access-Control-Allow-Origin", origin);
 	orion_response_header(call->response, "Access-Control-Allow-Credentials", "true");

@@ -270,6 +270,12 @@ like(body(get('/%zz')), qr/^\{"code":"ORH400","message":"[^"]+","details":null,"
 unlike(talk("POST /x HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n0\r\n\r\nGET /health HTTP/1.1\r\n$end"),
 	qr/"status":"ok"/, 'nothing is read after a request of doubtful length');
 
+# browsers keep the status from their page without this
+my $page = "Origin: https://a.example\r\n";
+like($_->[0], qr/^HTTP\/1\.1 $_->[1] .*^Access-Control-Allow-Origin: \*\r$/ms, "of any origin a page may read: $_->[1]")
+  for [get('/%zz', $page), 400], [get('/' . ('a' x 9000), $page), 414], [talk("POST /x HTTP/1.1\r\nContent-Length: 65537\r\n${page}Host: x\r\n\r\n"), 413];
+unlike(get('/%zz'), qr/^Access-Control-/m, 'nothing of it without an origin');
+
 # slow clients
 $socket = dial();
 my $from = time;
@@ -292,12 +298,14 @@ syswrite($_, rpc_bytes('held', '{}')) for @sockets[0, 1];
 ok($node->poll_query_until('postgres', "SELECT count(*) = 2 FROM pg_stat_activity WHERE $held"), 'both executors are busy');
 is($node->safe_psql('postgres', "SELECT string_agg(DISTINCT query, ',') FROM pg_stat_activity WHERE $held"),
 	'orion: request', 'pg_stat_activity shows nothing of the request');
-syswrite($_, rpc_bytes('echo', '{"v":"x"}')) for @sockets[2, 3];
+syswrite($_, rpc_bytes('echo', '{"v":"x"}', $page)) for @sockets[2, 3];
 is(status(get('/health')), '200', '/health needs no executor');
 ok(becomes_true(sub { return get('/nowhere') =~ m{^HTTP/1\.1 503 }; }, 20), 'a full queue is answered with 503');
 like(get('/nowhere'), qr/^Retry-After: \d+\r$/mi, 'and Retry-After');
+like(get('/nowhere', $page), qr/^Access-Control-Allow-Origin: \*\r\n.*^Access-Control-Expose-Headers: Retry-After\r$/ms, 'which pages may read');
 $answer = hear($sockets[2], qr/\}\z/);
 is(status($answer), '503', 'who waited too long gets 503');
+like($answer, qr/^Access-Control-Allow-Origin: \*\r$/m, 'which a page may read, too');
 $lock->query_safe('SELECT pg_advisory_unlock(7)');
 like(hear($_, qr/let go/), qr/let go/, 'the slow ones are answered') for @sockets[0, 1];
 

@@ -157,6 +157,9 @@ switch(["orion.http_cors_allowed_origins = 'https://a.example, https://b.example
 is(ask('GET', $_->[0])->{headers}{vary}, $_->[1], "the answer depends on the origin, also without one: $_->[0]")
   for ['rpc/who', 'Accept, Prefer, Range, Origin'], ['nothing', 'Origin'];
 is(ask('GET', 'rpc/who', { Origin => 'https://a.example.evil' })->{headers}{'access-control-allow-origin'}, undef, 'another origin');
+switch([], 'https://b.example true Origin', 'errors of the gateway itself say the same',
+	sub { join ' ', map { $_ // '' } @{ ask('GET', '%zz', { Origin => 'https://b.example' })->{headers} }{qw(access-control-allow-origin access-control-allow-credentials vary)} });
+is(ask('GET', '%zz', { Origin => 'https://c' })->{headers}{'access-control-allow-origin'}, undef, '... to these origins only');
 is(ask('OPTIONS', 'stamp', { %preflight, Origin => 'https://c' })->{headers}{'access-control-allow-methods'}, undef, 'a preflight of another origin');
 switch(["orion.http_server_timing = on"], 'jwt parse plan transaction response', 'http_server_timing',
 	sub { join ' ', (ask('GET', 'rpc/who')->{headers}{'server-timing'} // '') =~ /(\w+);dur=[\d.]+/g });

@@ -277,6 +277,26 @@ is(got('PUT', '/clients?id=eq.9&columns=id', $back, '{"id":9,"name":"p"}'), '201
 is(header('Location', 'POST', '/moments', { Prefer => 'return=headers-only, tx=rollback, timezone=UTC' }, '{"at":"2020-01-02 03:04:05","day":"2020-01-02"}'),
 	'/moments?at=eq.2020-01-02T03%3A04%3A05%2B00%3A00&day=eq.2020-01-02', 'Location writes values as JSON does');
 
+# --- where PostgREST answers otherwise (docs/rest.md)
+
+for my $case (
+	[ '/clients?id[]=eq.1', '400 PGRST100', 'a name with something behind it' ],
+	[ '/clients?limit=0&offset=5', '200 []', 'nothing behind the last row' ],
+	[ '/lists?select=id&note=in.("")', '200 []', 'no empty text' ],
+	[ '/lists?select=id&note=in.("",x)', '200 [{"id":3}]', '... or another' ],
+	[ '/lists?select=id&words=eq.{}&note=not.in.("")', '200 [{"id":3}]', 'all but an empty text' ],
+  )
+{
+	is(got('GET', $case->[0]), $case->[1], $case->[2]);
+}
+is(got('GET', '/clients', { Accept => 'application/json;q=0' }), '406 PGRST107', 'JSON that is not wanted');
+is(got('POST', '/bare?columns=a', { %$back, 'Content-Type' => 'text/csv' }, "a,b\n5,x\n"), '201 [{"a":5,"b":null}]', 'columns of CSV');
+is(got('POST', '/bare?columns=b', { %$back, 'Content-Type' => 'application/x-www-form-urlencoded' }, 'a=5&b=x'), '201 [{"a":null,"b":"x"}]', '... and of a form');
+is(got('PATCH', '/clients?id=eq.1&select=id,projects(id)&projects.limit=1&projects.order=id.desc', $back, '{"name":"x"}'), '200 [{"id":1,"projects":[{"id":2}]}]', 'a limit of what a change shows');
+my @inner = ('POST', '/projects?select=id,clients!inner(name)', { Prefer => 'return=representation, count=exact, tx=rollback' }, '[{"id":8,"client_id":1},{"id":9,"client_id":null}]');
+is(got(@inner) . ' ' . header('Content-Range', @inner), '201 [{"id":8,"clients":{"name":"Acme"}}] */2', 'what is not shown is counted');
+is(got('PATCH', '/projects?id=lt.3&select=count()', { Prefer => 'return=representation, handling=strict, max-affected=1, tx=rollback' }, '{"name":"x"}'), '400 PGRST124', '... and limited');
+
 # --- functions
 
 for my $case (

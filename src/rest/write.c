@@ -312,22 +312,27 @@ orion_write_finish(OrionWrite *w, int64 rows)
 						   orion_prefer_counts(call) ? rows : -1);
 }
 
+/* What the representation shows: the change chose the rows already, maybe by what is no more. */
+static void
+plan_representation(OrionWrite *w)
+{
+	orion_media_resolve(w->call, w->source->relid, InvalidOid);
+	if (w->call->prefer.returns != ORION_RETURN_REPRESENTATION)
+		return;
+	w->read = orion_read_make(w->call, w->source);
+	w->read->filters = NIL;
+	w->read->uncapped = true;
+	w->read->has_limit = w->read->has_offset = false;
+	w->read->typed = w->call->media.row != NULL;
+}
+
 /* Runs a write whose text begins with "WITH w AS (" and lacks its end; the number of rows. */
 static int64
 run_write(OrionWrite *w)
 {
 	int64		rows;
 
-	orion_media_resolve(w->call, w->source->relid, InvalidOid);
-	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
-	{
-		/* the change chose the rows already, maybe by what is no more */
-		w->read = orion_read_make(w->call, w->source);
-		w->read->filters = NIL;
-		w->read->uncapped = true;
-		w->read->has_limit = w->read->has_offset = false;
-		w->read->typed = w->call->media.row != NULL;
-	}
+	plan_representation(w);
 	add_returning(w);
 	orion_write_add_answer(w);
 	if (w->call->media.plan)
@@ -353,23 +358,32 @@ run_write(OrionWrite *w)
 	return rows;
 }
 
+/* No column to set: no row of the relation, which the role must be allowed to read as with PostgREST. */
 static void
-answer_nothing_done(OrionWrite *w)
+update_nothing(OrionWrite *w)
 {
-	orion_media_resolve(w->call, InvalidOid, InvalidOid);
+	OrionStatement *st = &w->st;
+
+	plan_representation(w);
+	orion_statement_init(st);
+	orion_statement_add(st, "WITH w AS (SELECT ");
+	if (w->read)
+		orion_write_add_represented(w);
+	else
+		orion_statement_add(st, "NULL");
+	orion_statement_add(st, " FROM ");
+	orion_statement_add(st, w->source->quoted);
+	orion_statement_add(st, " AS t WHERE false");
+	orion_write_add_answer(w);
 	if (w->call->media.plan)
 	{
-		orion_statement_init(&w->st);
-		orion_statement_add(&w->st, "SELECT WHERE false");
-		orion_media_explain(w->call, &w->st);
+		orion_media_explain(w->call, st);
 		return;
 	}
+	orion_statement_run(st, false);
 	orion_write_finish(w, 0);
-	if (w->call->prefer.returns == ORION_RETURN_REPRESENTATION)
-	{
-		orion_response_header(w->call->response, "Content-Type", orion_media_type(w->call));
-		appendStringInfoString(&w->call->response->body, orion_media_empty(w->call));
-	}
+	if (w->read)
+		orion_result_body(w->call, 1, orion_media_empty(w->call));
 }
 
 static List *
@@ -518,11 +532,6 @@ insert_rows(OrionWrite *w)
 		w->conflict = call->query.on_conflict ? list_names(call->query.on_conflict) :
 			orion_relationship_key(w->source->relid);
 	call->upserts = w->conflict != NIL;
-	if (w->body.array && !w->body.object)
-	{
-		answer_nothing_done(w);
-		return;
-	}
 	if (call->prefer.returns == ORION_RETURN_HEADERS)
 		w->location = orion_relationship_key(w->source->relid);
 	orion_write_add_insert(w);
@@ -637,7 +646,7 @@ update_rows(OrionWrite *w)
 	find_columns(w);
 	if (w->names == NIL || (w->body.array && w->body.first == NULL))
 	{
-		answer_nothing_done(w);
+		update_nothing(w);
 		return;
 	}
 	orion_statement_init(st);

@@ -250,6 +250,11 @@ is(got('POST', '/bare', { %$back, 'Content-Type' => 'application/x-www-form-urle
 is(got('POST', '/bare?columns=a,b,a', $back, '{"a":5,"b":"x","c":1}'), '201 [{"a":5,"b":"x"}]', 'a column named twice');
 is(got('POST', '/bare?columns=a', undef, $_->[0]), "400 $_->[1]", "with columns PostgreSQL says what is wrong with $_->[0]")
   for [ '{"a"', '22P02' ], [ '"x"', '22023' ], [ '[1]', '22023' ];
+is(got('POST', '/closed', undef, $_), '401 42501', "$_ is no row for a table that takes none") for '[]', '5', '{}';
+is(got('PATCH', '/closed', undef, $_), '401 42501', "$_ changes nothing of a table that nobody may read") for '[]', '{}', '{"a":1}';
+is(got('PATCH', "/clients?select=id,projects(id)", { %$back, Accept => 'application/vnd.pgrst.object+json' }, '{}'), '406 PGRST116', 'nothing is not one');
+is(got('POST', '/bare', { %$back, Accept => 'text/csv' }, '[]'), "201 \n", 'no rows, shown as CSV');
+is(got('POST', "/clients?columns=id,name", { Prefer => 'resolution=merge-duplicates, return=representation' }, '[]'), '200 []', '... merged with those there are');
 is(got('PATCH', '/projects?clients.id=eq.1', undef, '{"name":"x"}'), '400 PGRST108', 'a filter of what is not embedded changes nothing');
 is(got('DELETE', '/projects?select=id,clients(id)&clients.id=eq.9&id=eq.9'), '204', '... of what is, but not shown, neither');
 is(got('POST', '/bare?select=nowhere(a)', undef, '{"a":1}'), '400 PGRST200', 'no relation, although nothing is shown');

@@ -348,8 +348,6 @@ orion_media_read(OrionCall *call)
 	for (int i = 0; i < n && call->media.unresolved; i++)
 		if (wanted[i].quality > 0)
 			(void) take(call, &wanted[i]);
-	if (call->media.unresolved && call->media.ncandidates == 0)
-		refuse(call);
 }
 
 /* All columns and nothing else: the rows are those of the relation. */

@@ -10,7 +10,7 @@
 #include "rest/call.h"
 #include "rest/statement.h"
 
-/* Reads Accept (RFC 9110, section 12.5.1) into call->media and call->one; refuses what cannot be made. */
+/* Reads Accept (RFC 9110, section 12.5.1) into call->media and call->one. */
 extern void orion_media_read(OrionCall *call);
 
 /*

@@ -450,6 +450,7 @@ orion_nested_insert(OrionWrite *w)
 	Row		   *row = NULL;
 	int64		rows = 0;
 
+	orion_media_resolve(w->call, w->source->relid, InvalidOid);
 	check_request(w, key);
 	w->read = orion_read_make(w->call, w->source);
 	initStringInfo(&keys);

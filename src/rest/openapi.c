@@ -146,10 +146,6 @@ orion_openapi_serve(OrionCall *call)
 
 	if (!openapi && strstr(accept, "application/json") == NULL)
 		orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", accept), NULL, NULL);
-	if (!orion_call_reads(call))
-		orion_refuse(405, "PGRST117", psprintf("Unsupported HTTP method: %s", call->request->method), NULL, NULL);
-	if (orion_openapi_mode == ORION_OPENAPI_DISABLED)
-		orion_refuse(404, "PGRST126", "Root endpoint metadata is disabled", NULL, NULL);
 	orion_call_enter(call, NULL);
 	describe(call, three);
 	(void) orion_response_put(call->response, "Content-Type",

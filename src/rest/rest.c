@@ -155,6 +155,22 @@ function_name(OrionCall *call, const char *path)
 		orion_rest_root_spec : NULL;
 }
 
+/* OPTIONS aside. */
+static bool
+takes_method(const OrionCall *call, bool root)
+{
+	if (call->method == ORION_OTHER)
+		return false;
+	return orion_call_reads(call) || (call->rpc ? call->method == ORION_POST : !root);
+}
+
+static void
+refuse_disabled_root(void)
+{
+	if (orion_openapi_mode == ORION_OPENAPI_DISABLED)
+		orion_refuse(404, "PGRST126", "Root endpoint metadata is disabled", NULL, NULL);
+}
+
 /* Behind the prefix: neither the root nor a function. */
 static bool
 is_table(const char *path)
@@ -174,7 +190,10 @@ serve_resource(OrionCall *call, const char *path)
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
 	call->rpc = rpc ? name : NULL;
-	if (call->method == ORION_OTHER)
+	if (root)
+		refuse_disabled_root();
+	call->schema = orion_relation_schema(call);
+	if (!takes_method(call, root))
 		refuse_method(call);
 	if (!rpc && !orion_call_reads(call))
 	{
@@ -188,7 +207,6 @@ serve_resource(OrionCall *call, const char *path)
 						   &call->query, &error))
 		orion_refuse_query(&error);
 	orion_call_range(call);
-	call->schema = orion_relation_schema(call);
 	orion_call_mark(call, ORION_STAGE_PLAN);
 	if (call->operation)
 	{
@@ -249,6 +267,8 @@ serve_options(OrionCall *call, const char *path)
 	OrionQueryError error;
 
 	orion_call_mark(call, ORION_STAGE_PARSE);
+	if (path[0] == '\0' && function == NULL)
+		refuse_disabled_root();
 	call->schema = orion_relation_schema(call);
 	if (!orion_query_parse(&call->arena, call->request->query, strlen(call->request->query), &call->query, &error))
 		orion_refuse_query(&error);

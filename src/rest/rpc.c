@@ -536,9 +536,6 @@ orion_rpc_serve(OrionCall *call, const char *name)
 	RpcCall		rpc = {.call = call};
 	OrionSource source;
 
-	if (!orion_call_reads(call) && call->method != ORION_POST)
-		orion_refuse(405, "PGRST101", psprintf("Cannot use the %s method on RPC", call->request->method),
-					 NULL, NULL);
 	plan_call(&rpc, name);
 	orion_prefer_check(call);
 	check_limit(&rpc);

@@ -362,6 +362,10 @@ is(got('OPTIONS', '/clients', { 'Accept-Profile' => 'nowhere' }), '406 PGRST106'
 is(got('OPTIONS', '/clients?order='), '400 PGRST100', '... of a bad query string');
 is(header('Content-Profile', 'GET', '/clients', $_->[0]), $_->[1], 'the schema is named to who names it') for [ { 'Accept-Profile' => 'api' }, 'api' ], [ { 'Content-Profile' => 'api' }, '' ], [ {}, '' ];
 is(got('OTHER', '/rpc/add'), '405 PGRST101', '... of a function');
+is(got($_->[0], $_->[1], $_->[2]), $_->[3], "what is wrong first with $_->[0] $_->[1]")
+  for [ 'GET', '/nowhere', { Accept => 'nothing' }, '404 PGRST205' ], [ 'GET', '/rpc/nowhere', { Accept => 'nothing' }, '404 PGRST202' ], [ 'PUT', '/rpc/add?select=a(', {}, '405 PGRST101' ],
+  [ 'POST', '/?select=a(', {}, '405 PGRST117' ], [ 'OTHER', '/clients', { 'Accept-Profile' => 'nowhere' }, '406 PGRST106' ], [ 'OTHER', '/a/b', { 'Accept-Profile' => 'nowhere' }, '404 PGRST125' ],
+  [ 'POST', '/', { 'Content-Profile' => 'nowhere' }, '406 PGRST106' ];
 is(field('message', 'OTHER', '/clients'), 'Unsupported HTTP method: OTHER', 'the method is named');
 
 # --- tokens

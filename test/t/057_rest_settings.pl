@@ -199,6 +199,7 @@ is(ask('GET', '', { Accept => 'text/html' })->{headers}{'content-type'}, 'text/h
 is(short('DELETE', ''), '405 PGRST101', '... is a function');
 is(ask('OPTIONS', '')->{headers}{allow}, 'OPTIONS,GET,HEAD,POST', '... and takes what one takes');
 switch([ "orion.rest_root_spec = ''", "orion.openapi_mode = 'disabled'" ], '404 PGRST126', 'openapi_mode disabled', 'GET', '');
+is(short($_, ''), '404 PGRST126', "... to $_ as well") for 'OPTIONS', 'POST';
 
 $node->stop;
 done_testing();

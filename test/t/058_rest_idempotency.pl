@@ -152,6 +152,9 @@ $node->poll_query_until('postgres', q{SELECT current_setting('orion.idempotency_
 is(join(' ', map { $_->{status} } @answers), '200 409', 'one that waits too long is told to come again');
 is($answers[1]{headers}{'retry-after'}, 1, '... when');
 is(replayed(ask('POST', 'rpc/slow', 'race2', '{"wait":2}', token => $ann)), 'true', '... and then gets the answer');
+$node->append_conf('postgresql.conf', 'orion.idempotency_wait = 30s');
+$node->reload;
+$node->poll_query_until('postgres', q{SELECT current_setting('orion.idempotency_wait') = '30s'});
 @pair = (start('rpc/slow', 'race3', '{"wait":0.2}'), start('rpc/slow', 'race3', '{"wait":0.1}'));
 is(join(' ', sort map { code(finish($_)) } @pair), '200 422 ORION422', 'of two different ones at once the second is refused');
 

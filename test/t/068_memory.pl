@@ -264,7 +264,8 @@ for my $sample (0 .. $samples - 1)
 sub most { return (sort { $b <=> $a } @_)[0]; }
 my ($early, $late) = (most(@seen[ @seen / 8 .. @seen / 2 - 1 ]), most(@seen[ @seen / 2 .. $#seen ]));
 diag(sprintf 'executors have at most %.1f MB in the first half, %.1f MB in the second', $early / 1024, $late / 1024);
-cmp_ok($late, '<=', $early * 1.05 + 2048, 'no executor grows') or diag("RssAnon in kB: @seen");
+# which executor gets what is chance: one may see its first login or large answer late in a short run
+cmp_ok($late, '<=', $early * 1.05 + ($soak ? 2048 : 4096), 'no executor grows') or diag("RssAnon in kB: @seen");
 is(slurp_file($stack->node->logfile) =~ /is not understood|PANIC|FATAL/ ? $& : '', '', 'gateway and executors understood each other');
 
 # --- what a process cannot forget: shapes of rows that PostgreSQL makes a record of, which clients
@@ -297,11 +298,12 @@ sub replaced_after
 }
 if (!$soak)
 {
-	cmp_ok(replaced_after('a', 5, 12000), '>', 2000, 'an executor that has seen many shapes of rows is replaced');
+	my $after = replaced_after('a', 5, 12000);
+	cmp_ok($after, '>', 2000, "an executor that has seen many shapes of rows is replaced ($after)");
 	$stack->sql('ALTER SYSTEM SET orion.executor_max_memory = 32768');
 	$stack->sql('SELECT pg_reload_conf()');
-	my $after = replaced_after('b', 700, 3000);
-	cmp_ok($after, '>', 0, 'and so is one with much memory');
+	$after = replaced_after('b', 700, 3000);
+	cmp_ok($after, '>', 0, "and so is one with much memory ($after)");
 	cmp_ok($after, '<', 1900, 'whatever it is of');
 }
 is($stack->sql("SELECT sum(restarts) FROM orion.workers WHERE kind = 'executor'"), '0', 'which is no failure');

@@ -316,8 +316,21 @@ read_ranges(const char *header, Wanted wanted[MAX_TYPES])
 	return n;
 }
 
-static void
-refuse(const OrionCall *call)
+bool
+orion_media_wants(const OrionCall *call, const char *type)
+{
+	const char *header = orion_call_header(call, "accept");
+	Wanted		wanted[MAX_TYPES];
+	int			n = header ? read_ranges(header, wanted) : 0;
+
+	for (int i = 0; i < n; i++)
+		if (wanted[i].quality > 0 && pg_strcasecmp(wanted[i].type, type) == 0)
+			return true;
+	return header == NULL || header[0] == '\0';
+}
+
+void
+orion_media_refuse(const OrionCall *call)
 {
 	Wanted		wanted[MAX_TYPES];
 	int			n = read_ranges(orion_call_header(call, "accept"), wanted);
@@ -394,7 +407,7 @@ orion_media_resolve(OrionCall *call, Oid relid, Oid scalar)
 		}
 	}
 	if (call->media.unresolved)
-		refuse(call);
+		orion_media_refuse(call);
 }
 
 /* What the body is, without what a charset or a plan adds. */
@@ -440,7 +453,7 @@ orion_media_type(const OrionCall *call)
 	const OrionMedia *media = &call->media;
 
 	if (media->unresolved)
-		refuse(call);
+		orion_media_refuse(call);
 	if (media->plan)
 		return psprintf("%s; charset=utf-8", plan_type(media->plan_json, plain_type(call), media->options));
 	if (media->format == ORION_FORMAT_JSON && !media->stripped)

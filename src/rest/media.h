@@ -20,6 +20,12 @@ extern void orion_media_read(OrionCall *call);
  */
 extern void orion_media_resolve(OrionCall *call, Oid relid, Oid scalar);
 
+/* Whether Accept names the type, or there is none. */
+extern bool orion_media_wants(const OrionCall *call, const char *type);
+
+/* Refuses (406) all that Accept names. */
+extern void orion_media_refuse(const OrionCall *call) pg_attribute_noreturn();
+
 /* A media type as messages name it: of those that are known without parameters. */
 extern const char *orion_media_name(const char *type);
 

@@ -142,10 +142,10 @@ orion_openapi_serve(OrionCall *call)
 {
 	const char *accept = orion_call_header(call, "accept");
 	bool		three = accept && wants_three(accept);
-	bool		openapi = accept == NULL || three || strcasestr(accept, OPENAPI_JSON) || strstr(accept, "*/*");
 
-	if (!openapi && strstr(accept, "application/json") == NULL)
-		orion_refuse(406, "PGRST107", psprintf("None of these media types are available: %s", accept), NULL, NULL);
+	if (!three && !orion_media_wants(call, OPENAPI_JSON) && !orion_media_wants(call, "application/json") &&
+		!orion_media_wants(call, "*/*") && !orion_media_wants(call, "application/*"))
+		orion_media_refuse(call);
 	orion_call_enter(call, NULL);
 	describe(call, three);
 	(void) orion_response_put(call->response, "Content-Type",

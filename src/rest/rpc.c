@@ -423,6 +423,16 @@ give(RpcCall *rpc, const OrionParam *param)
 		rpc->given = lappend(rpc->given, unconstify(char *, param->name));
 }
 
+/* "v[0]" and "v[]" are v: so libraries write lists. */
+static const char *
+without_index(const char *name)
+{
+	size_t		n = strcspn(name, "[");
+	size_t		digits = name[n] == '[' ? strspn(name + n + 1, "0123456789") : 0;
+
+	return n > 0 && name[n] == '[' && strcmp(name + n + 1 + digits, "]") == 0 ? pnstrdup(name, n) : name;
+}
+
 /* Of the query string: what reads as a filter is one, the rest are arguments. */
 static void
 read_query(RpcCall *rpc)
@@ -440,6 +450,7 @@ read_query(RpcCall *rpc)
 		if (orion_query_filter(&call->arena, p, &call->query, &error))
 			continue;
 		p->next = NULL;
+		p->name = without_index(p->name);
 		*tail = p;
 		tail = &p->next;
 		give(rpc, p);

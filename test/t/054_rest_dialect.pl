@@ -285,7 +285,7 @@ is(header('Location', 'POST', '/moments', { Prefer => 'return=headers-only, tx=r
 # --- where PostgREST answers otherwise (docs/rest.md)
 
 for my $case (
-	[ '/clients?id[]=eq.1', '400 PGRST100', 'a name with something behind it' ],
+	[ '/clients?id)=eq.1', '400 PGRST100', 'a name with something behind it' ],
 	[ '/clients?limit=0&offset=5', '200 []', 'nothing behind the last row' ],
 	[ '/lists?select=id&note=in.("")', '200 []', 'no empty text' ],
 	[ '/lists?select=id&note=in.("",x)', '200 [{"id":3}]', '... or another' ],
@@ -339,6 +339,9 @@ like(call($_->[0], $_->[1], { Accept => 'application/vnd.pgrst.plan' }, $_->[2])
   for [ 'POST', '/rpc/changes', '{}' ], [ 'POST', '/rpc/changed', '{}' ], [ 'POST', '/bare', '{"a":8}' ], [ 'POST', '/bare', '[]' ], [ 'PATCH', '/bare', '{}' ], [ 'PATCH', '/bare', '{"a":8}' ], [ 'DELETE', '/bare', '' ];
 is($node->safe_psql('postgres', 'SELECT count(*), count(*) FILTER (WHERE a > 7) FROM api.bare'), '2|0', '... which changes nothing');
 is(call('GET', '/clients?id=eq.9', { Accept => 'text/csv' })->{body}, "\n", 'no rows as CSV');
+is(got('GET', '/', { Accept => $_ }), '406 PGRST107', "the root is no $_") for 'text/csv', 'application/json-patch+json', 'application/json;q=0', 'application/vnd.pgrst.plan';
+is(field('message', 'GET', '/', { Accept => 'text/csv;q=0.5, text/plain; charset=utf-8' }), 'None of these media types are available: text/plain, text/csv', '... the best first');
+is(call('GET', '/', { Accept => $_ })->{status}, 200, "but it is $_") for 'text/csv, application/json;q=0.1', '*/*;q=0.1', 'application/*', 'Application/OpenAPI+json';
 is(header('Content-Type', 'GET', '/', { Accept => 'application/json' }), 'application/openapi+json; charset=utf-8', 'the root is OpenAPI, also as JSON');
 
 # --- errors, statuses, headers

@@ -90,6 +90,8 @@ is(got('POST', 'area', "w,h\n3,7\n", 'Content-Type' => 'text/csv'), '200 21', 'C
 is(got('POST', 'area', 'w=3&h=8', 'Content-Type' => 'application/x-www-form-urlencoded'), '200 24', 'a form');
 is(got('GET', 'joined?sep=-&parts=a&parts=b%2Cc'), '200 "a-b,c"', 'variadic by GET');
 is(got('POST', 'joined', '{"sep":"+","parts":["a","b"]}'), '200 "a+b"', 'variadic in JSON');
+is(got('GET', "sum_of?$_"), '200 42', "... as $_") for 'n[]=1&n[]=2&n[]=39', 'n%5B0%5D=1&n%5B1%5D=41', 'n[]=1&n=41';
+is(got('GET', "area?$_"), '404 PGRST202', "no argument: $_") for 'w[x]=1', 'w[0=1', 'w[0]x=1', '[0]=1';
 is(got('POST', 'sum_of', 'n=1&n=2&n=39', 'Content-Type' => 'application/x-www-form-urlencoded'), '200 42', 'variadic in a form');
 is(got('GET', 'sum_of?n=1&n=x'), '400 22P02', 'a variadic value of another type');
 is(got('POST', 'as_text', "two\nlines", 'Content-Type' => 'text/plain'), '200 9', 'the body as text');

@@ -174,9 +174,11 @@ typedef struct Request
 													 * it served */
 	char		role[64];		/* under which role; empty: none */
 	size_t		target_len;
+	char	   *target;			/* short_target, or allocated; empty when it
+								 * is too long */
 	char		peer[ORION_GATEWAY_ADDRESS];	/* who asks */
 	char		request_id[ORION_HTTP_MAX_REQUEST_ID + 1];
-	char		target[ORION_HTTP_MAX_TARGET + 1];
+	char		short_target[ORION_HTTP_SHORT_TARGET + 1];
 	struct Request *next_free;
 } Request;
 

@@ -18,7 +18,8 @@ const OrionHttpError orion_http_method_refused = {405, "ORH405", "the method is 
 const OrionHttpError orion_http_method_unknown = {501, "ORH501", "the method is not known", NULL};
 const OrionHttpError orion_http_body_too_large =
 {413, "ORH413", "the body is too large", "The limit is the setting orion.http_max_body_size."};
-const OrionHttpError orion_http_target_too_long = {414, "ORH414", "the request target is too long", NULL};
+const OrionHttpError orion_http_target_too_long =
+{414, "ORH414", "the request target is too long", "The limit is the setting orion.http_max_header_size."};
 const OrionHttpError orion_http_headers_too_large =
 {431, "ORH431", "the headers are too large or too many", "The limit is the setting orion.http_max_header_size."};
 const OrionHttpError orion_http_bad_version = {505, "ORH505", "the HTTP version is not supported", "Send HTTP/1.1."};

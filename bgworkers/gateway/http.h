@@ -18,8 +18,8 @@
 									 * has 36 */
 #define ORION_HTTP_MAX_VALUE	8191	/* of a header of an answer */
 #define ORION_HTTP_HEADER_ROOM	4	/* colon, space and end of a header's line */
-#define ORION_HTTP_MAX_TARGET	8192	/* RFC 9112 section 3 asks for 8000 at
-										 * least */
+#define ORION_HTTP_SHORT_TARGET 8192	/* of a request target: longer ones
+										 * take memory of their own */
 #define ORION_HTTP_MAX_REQUEST_ID	128
 
 /* An error answer; all texts are constant and free of the client's bytes. */

@@ -74,8 +74,10 @@ request_new(void)
 	}
 	else if ((request = malloc(sizeof(*request))) == NULL)
 		return NULL;
-	memset(request, 0, offsetof(Request, target));	/* next_free is set when
-													 * freed */
+	memset(request, 0, offsetof(Request, short_target));	/* next_free is set when
+															 * freed */
+	request->target = request->short_target;
+	request->target[0] = '\0';
 	request->frame = frame;
 	request->id = ++last_id;
 	request->slot = -1;
@@ -87,6 +89,8 @@ request_free(Request *request)
 {
 	held -= request->held;
 	answers_held -= request->answer_held;
+	if (request->target != request->short_target)
+		free(request->target);
 	if (request->frame.cap > KEEP_FRAME || request->frame.failed)
 		orion_buffer_free(&request->frame);
 	if (nfree >= KEEP_REQUESTS)
@@ -463,6 +467,25 @@ join_parameters(const char *target)
 	}
 }
 
+/* One that is longer than all headers may be is refused, and not kept. */
+static bool
+keep_target(Request *request, const char *uri)
+{
+	request->target_len = strlen(uri);
+	if (request->target_len > orion_gateway.config.max_header)
+		return true;
+	if (request->target_len > ORION_HTTP_SHORT_TARGET)
+	{
+		char	   *target = malloc(request->target_len + 1);
+
+		if (target == NULL)
+			return false;
+		request->target = target;
+	}
+	memcpy(request->target, uri, request->target_len + 1);
+	return true;
+}
+
 void *
 orion_gateway_server_target_seen(void *cls, const char *uri, struct MHD_Connection *connection)
 {
@@ -471,15 +494,17 @@ orion_gateway_server_target_seen(void *cls, const char *uri, struct MHD_Connecti
 
 	if (request == NULL)
 		return NULL;
+	if (uri && !keep_target(request, uri))
+	{
+		request_free(request);
+		return NULL;
+	}
 	orion_gateway_memory_begin(client->pool);
 	request->connection = connection;
 	request->client = client;
 	request->since_us = orion_gateway.now_us;
 	client->request = request;
 	client->seen = 0;
-	request->target_len = uri ? strlen(uri) : 0;
-	if (request->target_len <= ORION_HTTP_MAX_TARGET)
-		memcpy(request->target, uri ? uri : "", request->target_len + 1);
 	if (uri)
 		join_parameters(uri);
 	return request;
@@ -707,7 +732,8 @@ reply_metrics(Request *request)
 static const OrionHttpError *
 judge_head(Request *request, const HeadScan *scan, const char *method, const char *url, const char *version)
 {
-	if (request->target_len > ORION_HTTP_MAX_TARGET)
+	/* it was when it came; the limit may be another one by now */
+	if (request->target_len > 0 && request->target[0] == '\0')
 		return &orion_http_target_too_long;
 	if (!request_line_is_whole(request, method, url, version) ||
 		(!LIBRARY_IS_STRICT && (scan->gap || (scan->end && !ends_cleanly(scan->end)))))

@@ -125,6 +125,7 @@ ok(becomes_true(sub { (sample(metrics()->{body}, 'orion_server_answers') // 0) =
 request('GET', '/rest/v1/items?id=eq.1&token=planted-query', { 'X-Request-Id' => 'find-me', Authorization => 'Bearer planted-token' });
 request('PATCH', '/rest/v1/items?id=eq.1', { 'X-Request-Id' => 'written', 'Content-Type' => 'application/json' }, '{"name":"planted-body"}');
 request('GET', '/rest/v1/a%22b%0Ac/%C3%A9"quoted', { 'X-Request-Id' => 'odd' });
+request('GET', '/rest/v1/items?' . 'x' x 17000, { 'X-Request-Id' => 'long' });
 OrionHttp::raw($port, "BREW / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-Id: brew\r\n\r\n");
 ok(becomes_true(sub { slurp_file($file) =~ /"brew"/ }), 'lines are written');
 my @lines = eval { lines() };
@@ -139,6 +140,7 @@ cmp_ok($line{written}{durationMs}, '>', 0, 'for how long');
 is($line{'find-me'}{status}, 401, 'a refused token');
 is($line{brew}{status}, 404, 'a method that is not known, of a path that is not');
 is($line{odd}{path}, '/rest/v1/a%22b%0Ac/%C3%A9"quoted', 'odd bytes stay one line');
+is($line{long}{path} . $line{long}{status}, '414', 'a path that was not kept is none of another request');
 unlike(slurp_file($file), qr/planted/, 'queries, headers and bodies are not in it');
 is((stat $file)[2] & 0777, 0600, 'it is for the server\'s user');
 

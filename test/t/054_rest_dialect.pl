@@ -120,6 +120,10 @@ for my $case (
 	[ '/parted?note=in.("a\\\\b")', '200 [{"id":1,"note":"a\\\\b"}]', 'a backslash as curl sends it' ],
 	[ '/part', '404 PGRST205', 'a partition, whose policies are not those of the table' ],
 	[ '/clients?select=id,p:projects()&projects=is.null', '400 42703', '... is not known by another name' ],
+	[ '/clients?select=id&id[0]=gt.1&id[1]=lt.3', '200 [{"id":2}]', 'an index behind a name, as libraries write lists' ],
+	[ '/clients?select=id&id=in.(' . join(',', 1 .. 2900) . ')', '200 [{"id":1},{"id":2}]', 'an address of 13 kB' ],
+	[ '/clients?select=id&id=in.(' . join(',', 2 .. 1500) . ')', '200 [{"id":2}]', '... of 6 kB behind it' ],
+	[ '/clients?select=id&id=in.(' . join(',', 1 .. 3900) . ')', '414 ORH414', 'one over orion.http_max_header_size' ],
   )
 {
 	is(got('GET', $case->[0]), $case->[1], $case->[2]);

@@ -32,7 +32,7 @@ $node->start;
 
 sub dial
 {
-	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 5);
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 20);
 	binmode $socket if $socket;
 	return $socket;
 }

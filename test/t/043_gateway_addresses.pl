@@ -42,7 +42,7 @@ sub becomes_true
 	return 0;
 }
 
-sub dial { return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $_[0] // $port, Timeout => 5); }
+sub dial { return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $_[0] // $port, Timeout => 20); }
 
 sub hear
 {

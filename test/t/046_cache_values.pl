@@ -22,8 +22,6 @@ orion.cache_function_timeout = 1000
 });
 $node->start;
 
-$ENV{PGCTLTIMEOUT} = 60;
-
 sub value { return $node->safe_psql('postgres', $_[0]); }
 sub key { return $redis->command('GET', $_[0]); }
 sub becomes { my ($key, $wanted, $what) = @_; ok(OrionServices::poll_until(sub { key($key) eq $wanted }), $what) or diag(key($key)); }

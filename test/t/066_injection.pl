@@ -112,7 +112,7 @@ sub ask
 	local $SIG{PIPE} = 'IGNORE';
 	for my $try (1, 2)
 	{
-		$line //= IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $stack->{http_port}, Timeout => 5) or die "connect: $!";
+		$line //= IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $stack->{http_port}, Timeout => 20) or die "connect: $!";
 		my $heard = '';
 		syswrite($line, $bytes);
 		while (IO::Select->new($line)->can_read(10))

@@ -114,7 +114,7 @@ foreach my $name ('ann', 'bob')
 my ($sent, $answered, %count, %wrong, %refused, @connections) = (0, 0);
 my $select = IO::Select->new;
 
-sub dial { return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $stack->{http_port}, Timeout => 5) || die "connect: $!"; }
+sub dial { return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $stack->{http_port}, Timeout => 20) || die "connect: $!"; }
 
 sub send_one
 {

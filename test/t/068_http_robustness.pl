@@ -15,7 +15,7 @@ my $port = $stack->{http_port};
 $stack->sql(q{CREATE FUNCTION echo(n int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT n'});
 local $SIG{PIPE} = 'IGNORE';
 
-sub dial { my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 5); binmode $socket if $socket; return $socket; }
+sub dial { my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 20); binmode $socket if $socket; return $socket; }
 sub gateway { return $stack->sql("SELECT program_pid FROM orion.workers WHERE kind = 'gateway'"); }
 my $pid = gateway();
 

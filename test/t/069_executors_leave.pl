@@ -21,7 +21,7 @@ CREATE FUNCTION held(n int) RETURNS text LANGUAGE sql VOLATILE AS $$ SELECT repe
 });
 local $SIG{PIPE} = 'IGNORE';
 
-sub dial { return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 5) // die "cannot connect: $@"; }
+sub dial { return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 20) // die "cannot connect: $@"; }
 sub gateway { return $stack->sql("SELECT program_pid FROM orion.workers WHERE kind = 'gateway'"); }
 sub executors { return $stack->sql("SELECT string_agg(pid::text, ' ') FROM orion.workers WHERE kind = 'executor'"); }
 

@@ -46,7 +46,7 @@ sub token
 sub connection
 {
 	my ($port) = @_;
-	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp', Timeout => 5);
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Proto => 'tcp', Timeout => 20);
 	binmode $socket if $socket;
 	return $socket;
 }

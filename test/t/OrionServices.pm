@@ -463,7 +463,7 @@ sub longstr { return pack('N/a', $_[0]); }
 sub new
 {
 	my ($class, $port) = @_;
-	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 5)
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $port, Timeout => 20)
 	  or die "cannot connect: $!";
 	my $self = bless { socket => $socket, buffer => '' }, $class;
 	$socket->syswrite("AMQP\0\0\x09\x01");

@@ -190,8 +190,8 @@ sub kill_and_start
 sub talk
 {
 	my ($self, $bytes, $seconds) = @_;
-	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{http_port}, Timeout => 5) or return undef;
-	my ($heard, $end) = ('', time + ($seconds // 15));
+	my $socket = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{http_port}, Timeout => 20) or return undef;
+	my ($heard, $end) = ('', time + ($seconds // 60));
 	local $SIG{PIPE} = 'IGNORE';
 
 	binmode $socket;

@@ -26,6 +26,8 @@ foreach my $kinds (@runs)
 		$faults->verdict($_) foreach $faults->sinks;
 		$faults->node->stop;
 		is($faults->try_sql('SELECT 1' . ' ' x 1_000_000), undef, 'a server that is away gives no answer');
+		local $PostgreSQL::Test::Utils::timeout_default = 1;
+		ok(!$faults->node->poll_query_until('postgres', 'SELECT true' . ' ' x 1_000_000), 'and does not end who polls');
 		$_->{broker} && !$_->{nodes} && $_->{broker}->stop foreach $faults->sinks;
 	};
 }

@@ -25,11 +25,13 @@ my $poll = \&PostgreSQL::Test::Cluster::poll_query_until;
 sub poll
 {
 	my @arguments = @_;
+	my $end = time + $PostgreSQL::Test::Utils::timeout_default;
 	while (1)
 	{
 		my $true = eval { $poll->(@arguments) };
 		return $true unless $@;
 		die $@ if $@ !~ /^ack Broken pipe/;
+		return 0 if time > $end;
 	}
 }
 

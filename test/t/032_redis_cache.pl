@@ -421,8 +421,13 @@ subtest 'a cluster' => sub {
 	is_deeply($courier->{rejected}, {}, 'nothing refused');
 
 	# a predecessor's connections are ended, with what they may still hold
+	# (which stands still, for it would do the same to its successor)
+	kill 'STOP', $courier->{pid};
 	my $other = courier($config->(%rules), rules => [ { pattern => '#', value => 1, set => { key => 'x' } } ]);
-	is(scalar(grep { /name=orion:test / } map { split /\n/, $_->command('CLIENT', 'LIST') } @nodes), 3, 'one courier writes values at each node');
+	my $named = sub { return scalar grep { /name=orion:test / } map { split /\n/, $_->command('CLIENT', 'LIST') } @nodes };
+	OrionServices::poll_until(sub { $named->() == 3 }, 20);
+	is($named->(), 3, 'one courier writes values at each node');
+	kill 'CONT', $courier->{pid};
 	leaves($other);
 	leaves($courier);
 

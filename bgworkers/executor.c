@@ -35,6 +35,7 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -67,6 +68,8 @@
 #define LOOK_AT_AGE		16		/* requests between two looks at what is kept */
 #define LOOK_AT_MEMORY	64		/* of these between two at all memory */
 #define LOOKS			20		/* for work, before it sleeps: some 10 us */
+#define TOGETHER_US		5000	/* of requests one after the other; then
+								 * something else may be to do */
 
 PGDLLEXPORT void orion_executor_main(Datum arg);
 
@@ -95,6 +98,8 @@ static bool draining;			/* parts of its answer wait there for a slow
 static MemoryContext request_context;
 static TimeoutId peek_timeout;
 static bool used_temp_tables;	/* a transaction since the last clean-up did */
+static bool joins;				/* see OrionRequest */
+static bool others_wait;
 static bool old_age;			/* another executor is to take its place */
 
 /* --- the socket ---------------------------------------------------------------- */
@@ -255,6 +260,7 @@ send_answer(void)
 	slot = -1;					/* the gateway frees it when it has the answer */
 	draining = streaming;
 	streaming = false;
+	orion_rest_settle();		/* the gateway may be slow */
 	if (!flush_out())
 		return false;
 	if (at->out.cap > KEEP_BUFFER)
@@ -366,7 +372,7 @@ serve_guarded(const OrionRequest *request, OrionResponse *response)
 	PG_TRY();
 	{
 		orion_rest_serve(request, response);
-		if (IsTransactionOrTransactionBlock())
+		if (IsTransactionOrTransactionBlock() && !orion_rest_is_open())
 			elog(ERROR, "a request left its transaction open");
 	}
 	PG_CATCH();
@@ -524,6 +530,8 @@ serve(OrionFrame *frame)
 	if (parse_request(frame, &request))
 	{
 		request.sink = &sink;
+		request.joins = joins;
+		request.others_wait = others_wait;
 		request.waited = (frame->flags & ORION_REQUEST_WAITED) != 0;
 		QueryCancelPending = false; /* was meant for an earlier request */
 		RESUME_CANCEL_INTERRUPTS();
@@ -534,12 +542,16 @@ serve(OrionFrame *frame)
 		put_answer(slot_id, &response);
 		ok = send_answer();
 		if (!response.pristine)
+		{
+			orion_rest_settle();
 			restore_session();
-		pgstat_report_stat(false);
+		}
+		if (!orion_rest_is_open())
+			pgstat_report_stat(false);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(request_context);
-	old_age = is_old();
+	old_age |= is_old();
 	return ok;
 }
 
@@ -557,9 +569,66 @@ serve_slot(void)
 	if (len != ORION_RING_ON_SOCKET)
 		return false;
 	wanted = true;
+	orion_rest_settle();
 	orion_frame_begin(&at->out, ORION_FRAME_WANT, slot_id);
 	orion_frame_end(&at->out);
 	return flush_out();			/* a long answer may fill the socket still */
+}
+
+/* Is a place in the queue before another?  They wrap around. */
+static bool
+is_before(uint32 place, uint32 other)
+{
+	return (int32) (place - other) < 0;
+}
+
+/*
+ * May one more be claimed before anything else is looked at?  Not for long: other gateways
+ * wait, settings were changed, or the process is to leave, and what it has claimed dies with it.
+ */
+static bool
+may_go_on(int served, TimestampTz began)
+{
+	return served < ORION_RING_QUEUE && !old_age && !InterruptPending && !ConfigReloadPending &&
+		GetCurrentStatementStartTimestamp() - began < TOGETHER_US;
+}
+
+/*
+ * The claimed request, and then those that it leaves its transaction to: they had come when
+ * the end of the queue was looked at, which was before it began.
+ */
+static bool
+serve_together(uint32 place)
+{
+	uint32		end = place;
+	TimestampTz began = 0;
+	bool		ok;
+
+	for (int served = 0;; served++)
+	{
+		joins = orion_rest_is_open() && is_before(place, end);
+		if (!joins)
+		{
+			orion_rest_settle();
+			end = orion_ring_end(at->ring);
+		}
+		others_wait = is_before(place + 1, end);
+		ok = serve_slot();
+		joins = others_wait = false;
+		if (served == 0)
+			began = GetCurrentStatementStartTimestamp();
+		if (!ok || wanted || !orion_rest_is_open() || !may_go_on(served, began))
+			break;
+		slot = orion_ring_claim(at->ring, at->lane, &slot_id, &place);
+		if (slot < 0)
+			break;
+	}
+	if (orion_rest_is_open())
+	{
+		orion_rest_settle();
+		pgstat_report_stat(false);
+	}
+	return ok;
 }
 
 /* Before the process leaves, however it does: what it waits for others may serve. */
@@ -621,9 +690,11 @@ work(void)
 		return -1;
 	if (!wanted && !draining)
 	{
-		slot = orion_ring_claim(at->ring, at->lane, &slot_id);
+		uint32		place;
+
+		slot = orion_ring_claim(at->ring, at->lane, &slot_id, &place);
 		if (slot != -1)
-			return slot >= 0 && serve_slot() ? 1 : -1;
+			return slot >= 0 && serve_together(place) ? 1 : -1;
 	}
 	if (!at->readable)
 		return 0;

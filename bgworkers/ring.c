@@ -241,7 +241,7 @@ orion_ring_gateway_sleep(OrionRing *ring, bool asleep)
  * nobody waits for one who was stopped in between.
  */
 int
-orion_ring_claim(OrionRing *ring, int lane, uint64_t *id)
+orion_ring_claim(OrionRing *ring, int lane, uint64_t *id, uint32_t *place)
 {
 	for (int i = 0; i < 4 * ORION_RING_QUEUE; i++)
 	{
@@ -254,6 +254,9 @@ orion_ring_claim(OrionRing *ring, int lane, uint64_t *id)
 		if (LOAD(&ring->tail) == head)
 			return -1;
 		entry = LOAD(&ring->queue[head % ORION_RING_QUEUE]);
+		if (LOAD(&ring->head) != head)
+			continue;			/* it may be one that has taken that place
+								 * since */
 		if ((entry & 255) >= ORION_RING_SLOTS)
 			return -2;
 		waiting = entry & ~(uint64_t) 255;
@@ -262,10 +265,17 @@ orion_ring_claim(OrionRing *ring, int lane, uint64_t *id)
 		if (won)
 		{
 			*id = entry >> 8;
+			*place = head;
 			return entry & 255;
 		}
 	}
 	return LOAD(&ring->tail) - LOAD(&ring->head) > ORION_RING_QUEUE ? -2 : -1;
+}
+
+uint32_t
+orion_ring_end(const OrionRing *ring)
+{
+	return LOAD(&ring->tail);
 }
 
 bool

@@ -94,8 +94,12 @@ extern bool orion_ring_wake(OrionRing *ring, int lane);
 extern bool orion_ring_is_asleep(const OrionRing *ring, int lane);
 extern void orion_ring_gateway_sleep(OrionRing *ring, bool asleep);
 
-/* The executor's side. claim: a slot, -1 none, -2 the ring is corrupt. */
-extern int	orion_ring_claim(OrionRing *ring, int lane, uint64_t *id);
+/*
+ * The executor's side. claim: a slot, -1 none, -2 the ring is corrupt.  place: its number
+ * among all requests ever, modulo 2^32; end: that of the next one to come.
+ */
+extern int	orion_ring_claim(OrionRing *ring, int lane, uint64_t *id, uint32_t *place);
+extern uint32_t orion_ring_end(const OrionRing *ring);
 extern bool orion_ring_is_cancelled(const OrionRing *ring, int slot, uint64_t id, int lane);
 
 /* True when the gateway sleeps: its bell must be rung now. */

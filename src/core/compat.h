@@ -36,11 +36,11 @@
 #define orion_owns_relation(oid) pg_class_ownercheck((oid), GetUserId())
 #endif
 
-/* Runs a query that runs only once. */
+/* Runs a query to its end; once: it is not run again. */
 #if PG_VERSION_NUM >= 180000
-#define orion_executor_run(query) ExecutorRun((query), ForwardScanDirection, 0)
+#define orion_executor_run(query, once) ExecutorRun((query), ForwardScanDirection, 0)
 #else
-#define orion_executor_run(query) ExecutorRun((query), ForwardScanDirection, 0, true)
+#define orion_executor_run(query, once) ExecutorRun((query), ForwardScanDirection, 0, (once))
 #endif
 
 #if PG_VERSION_NUM >= 180000

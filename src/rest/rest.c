@@ -3,9 +3,9 @@
  *	  HTTP requests over tables, views, functions and named routes: the way of
  *	  a request.
  *
- * Runs in executors, one request at a time, in one transaction a request.  An
- * answer is given only after its commit.  Whatever goes wrong inside is caught
- * here, aborted and answered; nothing of a request reaches the next one.
+ * Runs in executors, one request at a time, in one transaction a request; reads may
+ * share one (joint.h).  What writes is answered only after its commit.  Whatever goes wrong
+ * inside is caught here, aborted and answered; nothing of a request reaches the next one.
  */
 #include "postgres.h"
 
@@ -24,6 +24,7 @@
 #include "rest/error.h"
 #include "rest/etag.h"
 #include "rest/idempotency.h"
+#include "rest/joint.h"
 #include "rest/media.h"
 #include "rest/openapi.h"
 #include "rest/position.h"
@@ -103,10 +104,9 @@ decode_name(OrionCall *call, const char *text)
 void
 orion_call_serves(OrionCall *call, const char *prefix, const char *middle, const char *name)
 {
-	size_t		size = strlen(prefix) + strlen(middle) + strlen(name) + 1;
-	char	   *route = arena_alloc(call->arena.context, size);
+	char	   *route = arena_alloc(call->arena.context, strlen(prefix) + strlen(middle) + strlen(name) + 1);
 
-	snprintf(route, size, "%s%s%s", prefix, middle, name);
+	strcpy(stpcpy(stpcpy(route, prefix), middle), name);
 	call->response->route = route;
 }
 
@@ -315,7 +315,7 @@ serve(OrionCall *call)
 		orion_response_settings(call->response);
 	orion_idempotency_store(call);
 	orion_position_before_commit();
-	orion_session_commit(call->schema && orion_prefer_rolls_back(call));
+	orion_session_commit(call, call->schema && orion_prefer_rolls_back(call));
 	if (!orion_call_reads(call))
 		orion_position_committed(call->response);
 }
@@ -376,9 +376,37 @@ orion_rest_serve(const OrionRequest *request, OrionResponse *response)
 	finish(&call);
 }
 
+bool
+orion_rest_is_open(void)
+{
+	return orion_joint_is_open();
+}
+
+void
+orion_rest_settle(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		orion_session_settle();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		AbortOutOfAnyTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
 void
 orion_rest_init(void)
 {
+	orion_joint_init();
 	orion_session_init();
 	orion_closed_init();
 	orion_rest_settings_init();

@@ -41,6 +41,10 @@ typedef struct OrionRequest
 	const OrionHeader *headers;
 	const OrionOutlet *sink;	/* NULL: answers are given in one piece */
 	bool		waited;			/* was put aside for as long as it may be */
+	bool		joins;			/* arrived before the transaction began that
+								 * is open: may go on in it */
+	bool		others_wait;	/* others do that will have arrived before the
+								 * transaction of this one began */
 } OrionRequest;
 
 typedef struct OrionResponse
@@ -66,10 +70,17 @@ typedef struct OrionResponse
 
 /*
  * Serves one request in transactions of its own and never lets an error out: an
- * error is an answer.  Call outside of any transaction, in a memory context that
+ * error is an answer.  Call outside of any transaction but one left open, in a memory context that
  * is reset afterwards; the response lives in it.
  */
 extern void orion_rest_serve(const OrionRequest *request, OrionResponse *response);
+
+/*
+ * A request that others_wait for may leave its transaction open; it has been answered all
+ * the same.  What is served next either joins it, or it is to be settled before.
+ */
+extern bool orion_rest_is_open(void);
+extern void orion_rest_settle(void);
 
 extern void orion_rest_init(void);
 

@@ -13,6 +13,7 @@
 #include "executor/tuptable.h"
 #include "nodes/params.h"
 #include "tcop/dest.h"
+#include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 
@@ -20,6 +21,7 @@
 #include "core/plan.h"
 #include "rest/closed.h"
 #include "rest/error.h"
+#include "rest/joint.h"
 #include "rest/json_row.h"
 #include "rest/media.h"
 #include "rest/result.h"
@@ -35,6 +37,8 @@ typedef struct RowsReceiver
 	bool		one;
 	int64		n;
 	OrionJsonRow *row;
+	MemoryContext request;		/* what a row needs goes here: the statement
+								 * may run for others */
 	MemoryContext memory;		/* for one row after the other; the first does
 								 * without */
 } RowsReceiver;
@@ -42,7 +46,10 @@ typedef struct RowsReceiver
 static void
 startup(DestReceiver *self, int operation, TupleDesc desc)
 {
-	((RowsReceiver *) self)->row = orion_json_row_make(desc);
+	RowsReceiver *rows = (RowsReceiver *) self;
+
+	if (rows->row == NULL)
+		rows->row = orion_json_row_make(desc);
 }
 
 static void
@@ -54,19 +61,16 @@ ignore(DestReceiver *self)
 static void
 write_row(RowsReceiver *rows, TupleTableSlot *slot)
 {
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(rows->request);
 
-	if (rows->n == 1)
-	{
-		orion_json_row_write(rows->row, slot, rows->body);
-		return;
-	}
-	if (rows->memory == NULL)
-		rows->memory = AllocSetContextCreate(CurrentMemoryContext, "orion row", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(rows->memory);
+	if (rows->n > 1 && rows->memory == NULL)
+		rows->memory = AllocSetContextCreate(rows->request, "orion row", ALLOCSET_DEFAULT_SIZES);
+	if (rows->memory)
+		MemoryContextSwitchTo(rows->memory);
 	orion_json_row_write(rows->row, slot, rows->body);
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(rows->memory);
+	if (rows->memory)
+		MemoryContextReset(rows->memory);
 }
 
 static bool
@@ -144,26 +148,59 @@ renew_snapshot(void)
  * is, only when it is too late to tell the session.
  */
 static void
-run_kept(CachedPlanSource *source, OrionPlanNote *note, ParamListInfo params, DestReceiver *dest)
+run_kept(OrionCall *call, OrionStatement *st, CachedPlanSource *source, OrionPlanNote *note, RowsReceiver *rows)
 {
-	CachedPlan *plan;
-	QueryDesc  *query;
+	OrionJointStatement run = {0};
+	MemoryContext old;
+	bool		shared;
 	ErrorContextCallback named = {error_context_stack, name_statement, unconstify(char *, source->query_string)};
 
 	error_context_stack = &named;
-	plan = GetCachedPlan(source, params, CurrentResourceOwner, NULL);	/* one made anew tells */
-	if (orion_session_is_untold() && !is_closed(note, source, plan))
+
+	/* what may outlive this request */
+	old = MemoryContextSwitchTo(TopTransactionContext);
+	run.params = list_params(st);
+	run.plan = GetCachedPlan(source, run.params, CurrentResourceOwner, NULL);	/* one made anew tells */
+	if (orion_session_is_untold() && !is_closed(note, source, run.plan))
 		orion_session_tell();
 	renew_snapshot();
-	query = CreateQueryDesc(linitial_node(PlannedStmt, plan->stmt_list), source->query_string,
-							GetActiveSnapshot(), InvalidSnapshot, dest, params, NULL, 0);
-	ExecutorStart(query, 0);
-	orion_executor_run(query);
-	ExecutorFinish(query);
-	ExecutorEnd(query);
-	FreeQueryDesc(query);
-	ReleaseCachedPlan(plan, CurrentResourceOwner);
+	shared = orion_session_is_untold() && orion_joint_may_keep(call, source, run.plan);
+	run.query = CreateQueryDesc(linitial_node(PlannedStmt, run.plan->stmt_list), source->query_string,
+								GetActiveSnapshot(), InvalidSnapshot, &rows->pub, run.params, NULL, 0);
+	ExecutorStart(run.query, 0);
+	MemoryContextSwitchTo(old);
+	orion_executor_run(run.query, !shared);
+	run.row = rows->row;
+	if (shared)
+		orion_joint_keep(call, st, &run);
+	else
+		orion_joint_end_statement(&run);
 	error_context_stack = named.previous;
+}
+
+static void
+run_again(const OrionJointStatement *again, RowsReceiver *rows)
+{
+	ErrorContextCallback named = {error_context_stack, name_statement, unconstify(char *, again->query->sourceText)};
+
+	error_context_stack = &named;
+	rows->row = again->row;
+	again->query->dest = &rows->pub;
+	orion_executor_run(again->query, false);
+	error_context_stack = named.previous;
+}
+
+/* In the transaction of an earlier request, when that ran the same; else in one of its own. */
+static bool
+run_joined(OrionCall *call, OrionStatement *st, RowsReceiver *rows)
+{
+	const OrionJointStatement *again = orion_joint_again(call, st);
+
+	if (again)
+		run_again(again, rows);
+	else
+		orion_session_part(call);
+	return again != NULL;
 }
 
 static void
@@ -179,38 +216,60 @@ run_spi(OrionStatement *st, ParamListInfo params, DestReceiver *dest)
 }
 
 static void
-run(OrionStatement *st, DestReceiver *dest)
+run(OrionCall *call, OrionStatement *st, RowsReceiver *rows)
 {
-	ParamListInfo params = list_params(st);
 	OrionPlanNote *note = NULL;
 	SPIPlanPtr	plan = NULL;
 
+	if (orion_joint_is_joined() && run_joined(call, st, rows))
+		return;
 	if (orion_rest_prepared_statements)
 		plan = orion_plan_find(st->text.data, st->text.len, st->nparams, st->types, &note);
 	if (note)
-		run_kept(linitial(SPI_plan_get_plan_sources(plan)), note, params, dest);
+		run_kept(call, st, linitial(SPI_plan_get_plan_sources(plan)), note, rows);
 	else
-		run_spi(st, params, dest);
+		run_spi(st, list_params(st), &rows->pub);
+}
+
+static void
+begin_rows(RowsReceiver *rows, OrionCall *call)
+{
+	memset(rows, 0, sizeof(RowsReceiver));
+	rows->pub.receiveSlot = receive;
+	rows->pub.rStartup = startup;
+	rows->pub.rShutdown = ignore;
+	rows->pub.rDestroy = ignore;
+	rows->pub.mydest = DestNone;
+	rows->body = &call->response->body;
+	rows->max = (Size) orion_rest_max_answer_size * 1024;
+	rows->one = call->one;
+	rows->request = call->arena.context;
+}
+
+static int64
+end_rows(const RowsReceiver *rows)
+{
+	if (!rows->one)
+		appendStringInfoString(rows->body, rows->n == 0 ? "[]" : "]");
+	return rows->n;
 }
 
 int64
 orion_rows_run(OrionCall *call, OrionStatement *st)
 {
-	RowsReceiver rows = {
-		.pub = {
-			.receiveSlot = receive,
-			.rStartup = startup,
-			.rShutdown = ignore,
-			.rDestroy = ignore,
-			.mydest = DestNone,
-		},
-		.body = &call->response->body,
-		.max = (Size) orion_rest_max_answer_size * 1024,
-		.one = call->one,
-	};
+	RowsReceiver rows;
 
-	run(st, &rows.pub);
-	if (!call->one)
-		appendStringInfoString(rows.body, rows.n == 0 ? "[]" : "]");
-	return rows.n;
+	begin_rows(&rows, call);
+	run(call, st, &rows);
+	return end_rows(&rows);
+}
+
+int64
+orion_rows_repeat(OrionCall *call)
+{
+	RowsReceiver rows;
+
+	begin_rows(&rows, call);
+	run_again(orion_joint_repeat(call), &rows);
+	return end_rows(&rows);
 }

@@ -19,4 +19,7 @@ extern bool orion_rows_possible(const OrionCall *call);
  */
 extern int64 orion_rows_run(OrionCall *call, OrionStatement *st);
 
+/* The same for a request of which orion_joint_repeats is true. */
+extern int64 orion_rows_repeat(OrionCall *call);
+
 #endif							/* ORION_REST_ROWS_H */

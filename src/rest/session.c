@@ -49,6 +49,7 @@
 #include "core/shmem.h"
 #include "core/plan.h"
 #include "rest/error.h"
+#include "rest/joint.h"
 #include "rest/relation.h"
 #include "rest/response.h"
 #include "rest/session.h"
@@ -67,6 +68,7 @@ static uint64 role_changes = 0; /* of roles and memberships */
 static OrionCall *untold = NULL;	/* the request whose settings wait */
 static Oid	user_before;		/* who ran before it became its role */
 static int	context_before;
+static bool is_entered = false; /* SPI is connected for the request */
 static bool path_is_kept = false;	/* search_path may be set for more than a
 									 * request */
 static ProcessUtility_hook_type prev_process_utility = NULL;
@@ -512,25 +514,35 @@ orion_session_pre_request(OrionCall *call)
 	fix_role();
 }
 
-void
-orion_session_begin(OrionCall *call, bool may_keep_path)
+static void
+begin(const OrionCall *call)
 {
-	if (path_is_kept && !may_keep_path)
-	{
-		path_is_kept = false;
-		SetConfigOption("search_path", NULL, PGC_USERSET, PGC_S_SESSION);
-	}
-	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	if (failures >= FORGET_AFTER)
 	{
 		failures = 0;
 		ResetCatalogCaches();
 	}
-	debug_query_string = "orion: request";
-	pgstat_report_activity(STATE_RUNNING, "orion: request");
+	pgstat_report_activity(STATE_RUNNING, debug_query_string);
 	if (orion_call_reads(call))
 		orion_session_read_only();
+}
+
+void
+orion_session_begin(OrionCall *call, bool may_keep_path)
+{
+	SetCurrentStatementStartTimestamp();
+	debug_query_string = "orion: request";
+	is_entered = false;
+	if (orion_joint_is_open() && may_keep_path && orion_joint_join(call))
+		return;
+	orion_session_settle();
+	if (path_is_kept && !may_keep_path)
+	{
+		path_is_kept = false;
+		SetConfigOption("search_path", NULL, PGC_USERSET, PGC_S_SESSION);
+	}
+	begin(call);
 }
 
 void
@@ -553,8 +565,11 @@ void
 orion_session_assume_untold(OrionCall *call, const char *search_schema)
 {
 	Oid			role = choose_role(call);
+	bool		waits = may_wait(call, find_role_settings(role));
 
-	if (!may_wait(call, find_role_settings(role)))
+	if (orion_joint_is_joined() && (!waits || role != orion_joint_role()))
+		orion_session_part(call);
+	if (!waits)
 	{
 		orion_session_assume(call, search_schema);
 		return;
@@ -576,6 +591,8 @@ orion_session_tell(void)
 		return;
 	untold = NULL;
 	SetUserIdAndSecContext(user_before, context_before);
+	if (orion_joint_is_joined())
+		orion_session_part(call);
 	set_role(call);
 	set_request(call);
 }
@@ -587,6 +604,8 @@ orion_session_tell(void)
 static PlannedStmt *
 plan_told(Query *query, const char *text, int options, ParamListInfo params)
 {
+	if (orion_joint_is_joined())
+		elog(ERROR, "a statement is planned in a transaction that others share");
 	orion_session_tell();
 	return prev_planner ? prev_planner(query, text, options, params) :
 		standard_planner(query, text, options, params);
@@ -598,15 +617,23 @@ orion_session_is_untold(void)
 	return untold != NULL;
 }
 
+static void
+connect_spi(void)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
 void
 orion_session_enter(ArrayType *hoisted)
 {
 	if (hoisted)
 		apply_settings(hoisted, hoistable);
 	apply_defaults();
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!orion_joint_is_joined())
+		connect_spi();
+	is_entered = true;
 }
 
 void
@@ -615,12 +642,57 @@ orion_session_read_only(void)
 	XactReadOnly = true;
 }
 
-void
-orion_session_commit(bool roll_back)
+static void
+disconnect_spi(void)
 {
 	PopActiveSnapshot();
 	if (SPI_finish() != SPI_OK_FINISH)
 		elog(ERROR, "SPI_finish failed");
+}
+
+void
+orion_session_settle(void)
+{
+	if (!orion_joint_is_open())
+		return;
+	orion_joint_end();
+	disconnect_spi();
+	CommitTransactionCommand();
+}
+
+/* What it has found out so far lies in memory that outlives the transaction. */
+void
+orion_session_part(OrionCall *call)
+{
+	MemoryContext context = CurrentMemoryContext;
+	bool		was_untold = untold != NULL;
+
+	if (was_untold)
+		SetUserIdAndSecContext(user_before, context_before);
+	untold = NULL;
+	orion_session_settle();
+	begin(call);
+	if (was_untold)
+		orion_session_assume_untold(call, call->schema);
+	if (is_entered)
+	{
+		apply_defaults();
+		connect_spi();
+	}
+	MemoryContextSwitchTo(context);
+}
+
+void
+orion_session_commit(OrionCall *call, bool roll_back)
+{
+	if (orion_session_is_untold() && orion_joint_leave(call))
+	{
+		SetUserIdAndSecContext(user_before, context_before);
+		untold = NULL;
+		return;
+	}
+	orion_joint_end();
+	disconnect_spi();
 	if (roll_back)
 	{
 		/* what would have failed at the commit fails here as well */

@@ -55,8 +55,17 @@ extern void orion_session_enter(struct ArrayType *hoisted);
 /* Calls orion.rest_pre_request. */
 extern void orion_session_pre_request(OrionCall *call);
 
-/* Ends the transaction. */
-extern void orion_session_commit(bool roll_back);
+/* Ends the transaction, or leaves it open (joint.h). */
+extern void orion_session_commit(OrionCall *call, bool roll_back);
+
+/* Ends one that was left open, if there is one. */
+extern void orion_session_settle(void);
+
+/*
+ * The request at hand goes on in a transaction left to it, and what it is about to do is not
+ * for that: from here on it has one of its own.
+ */
+extern void orion_session_part(OrionCall *call);
 
 /* From now on the transaction may only read. */
 extern void orion_session_read_only(void);

@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 
 #include "rest/error.h"
+#include "rest/joint.h"
 #include "rest/keyset.h"
 #include "rest/media.h"
 #include "rest/response.h"
@@ -84,14 +85,12 @@ total_of(const OrionCall *call, int64 total, int64 rows)
 	return Max(total, rows + (call->query.has_offset ? call->query.offset : 0));
 }
 
-/* One parameter, or none, that escaping would leave as it is? */
+/* One parameter that escaping would leave as it is? */
 static bool
 is_plain(const char *query)
 {
 	const char *equals = strchr(query, '=');
 
-	if (query[0] == '\0')
-		return true;
 	return equals > query && orion_result_is_unreserved(query, equals - query) &&
 		orion_result_is_unreserved(equals + 1, strlen(equals + 1));
 }
@@ -106,11 +105,18 @@ put_location(OrionCall *call)
 	OrionQueryError error;
 	StringInfoData url;
 
+	if (call->request->query[0] == '\0')
+	{
+		orion_response_header(call->response, "Content-Location", call->request->path);
+		return;
+	}
+	initStringInfo(&url);
+	appendStringInfoString(&url, call->request->path);
 	if (is_plain(call->request->query))
 	{
-		orion_response_header(call->response, "Content-Location",
-							  call->request->query[0] == '\0' ? call->request->path :
-							  psprintf("%s?%s", call->request->path, call->request->query));
+		appendStringInfoChar(&url, '?');
+		appendStringInfoString(&url, call->request->query);
+		orion_response_header(call->response, "Content-Location", url.data);
 		return;
 	}
 	if (!orion_query_split(&call->arena, call->request->query, strlen(call->request->query), &param, &error))
@@ -125,8 +131,6 @@ put_location(OrionCall *call)
 		param->next = *place;
 		*place = param;
 	}
-	initStringInfo(&url);
-	appendStringInfoString(&url, call->request->path);
 	for (param = sorted; param; param = param->next)
 	{
 		appendStringInfoChar(&url, param == sorted ? '?' : '&');
@@ -210,17 +214,36 @@ read_rows(OrionCall *call, const OrionSource *source, OrionKeyset *keyset)
 	orion_keyset_link(call, read, rows);
 }
 
+/* The rows of the request before, with another key. */
+static void
+repeat_rows(OrionCall *call)
+{
+	int64		rows = orion_rows_repeat(call);
+
+	put_location(call);
+	orion_result_page_written(call, rows, -1);
+}
+
 void
 orion_table_serve(OrionCall *call, const char *name)
 {
 	OrionSource source;
 	OrionKeyset *keyset;
+	bool		repeats = orion_joint_repeats(call);
 
-	orion_relation_find(call->schema, name, &source);
-	orion_prefer_check(call);
-	call->relid = source.relid;
+	if (!repeats)
+	{
+		orion_relation_find(call->schema, name, &source);
+		orion_prefer_check(call);
+		call->relid = source.relid;
+	}
 	orion_call_serves(call, orion_rest_prefix, "/", name);
 	orion_call_enter(call, NULL);
+	if (repeats)
+	{
+		repeat_rows(call);
+		return;
+	}
 	if (!orion_call_reads(call))
 	{
 		orion_write_serve(call, &source);

@@ -43,17 +43,18 @@ test_claim_and_answer(void **state)
 	uint32_t	len;
 	uint32_t	head = 0;
 	uint64_t	id;
+	uint32_t	place;
 
-	assert_int_equal(orion_ring_claim(ring, 3, &id), -1);
+	assert_int_equal(orion_ring_claim(ring, 3, &id, &place), -1);
 	memcpy(orion_ring_data(ring, 5), "question", 8);
 	assert_true(orion_ring_push(ring, 5, 77, 8));
 	assert_int_equal(orion_ring_waiting(ring), 1);
 	assert_int_equal(orion_ring_owner(ring, 5, 77), -1);
-	assert_int_equal(orion_ring_claim(ring, 3, &id), 5);
+	assert_int_equal(orion_ring_claim(ring, 3, &id, &place), 5);
 	assert_int_equal(id, 77);
 	assert_int_equal(orion_ring_owner(ring, 5, 77), 3);
 	assert_int_equal(orion_ring_owner(ring, 5, 76), -1);
-	assert_int_equal(orion_ring_claim(ring, 4, &id), -1);
+	assert_int_equal(orion_ring_claim(ring, 4, &id, &place), -1);
 	assert_true(orion_ring_copy(ring, 5, bytes, &len));
 	assert_int_equal(len, 8);
 	assert_memory_equal(bytes, "question", 8);
@@ -73,13 +74,14 @@ test_withdraw_and_cancel(void **state)
 {
 	OrionRing  *ring = new_ring();
 	uint64_t	id;
+	uint32_t	place;
 
 	orion_ring_push(ring, 0, 1, 0);
 	orion_ring_push(ring, 1, 2, 0);
 	assert_true(orion_ring_withdraw(ring, 0, 1));
-	assert_int_equal(orion_ring_claim(ring, 0, &id), 1);
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), 1);
 	assert_int_equal(id, 2);
-	assert_int_equal(orion_ring_claim(ring, 0, &id), -1);
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), -1);
 	assert_false(orion_ring_withdraw(ring, 1, 2));
 	assert_false(orion_ring_is_cancelled(ring, 1, 2, 0));
 	orion_ring_cancel(ring, 1);
@@ -87,7 +89,7 @@ test_withdraw_and_cancel(void **state)
 	assert_int_equal(orion_ring_owner(ring, 1, 2), 0);	/* still to be given
 														 * back */
 	orion_ring_push(ring, 1, 3, 0);
-	assert_int_equal(orion_ring_claim(ring, 9, &id), 1);
+	assert_int_equal(orion_ring_claim(ring, 9, &id, &place), 1);
 	assert_true(orion_ring_is_cancelled(ring, 1, 2, 0));
 	orion_ring_detach(ring);
 }
@@ -98,14 +100,15 @@ test_queue_is_bounded(void **state)
 {
 	OrionRing  *ring = new_ring();
 	uint64_t	id;
+	uint32_t	place;
 	int			pushed = 0;
 
 	while (pushed < 1000 && orion_ring_push(ring, 0, pushed + 1, 0))
 		assert_true(orion_ring_withdraw(ring, 0, ++pushed));
 	assert_int_equal(pushed, ORION_RING_QUEUE);
-	assert_int_equal(orion_ring_claim(ring, 0, &id), -1);
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), -1);
 	assert_true(orion_ring_push(ring, 0, 1001, 0));
-	assert_int_equal(orion_ring_claim(ring, 0, &id), 0);
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), 0);
 	assert_int_equal(id, 1001);
 	orion_ring_detach(ring);
 }
@@ -115,6 +118,7 @@ test_ringing(void **state)
 {
 	OrionRing  *ring = new_ring();
 	uint64_t	id;
+	uint32_t	place;
 
 	assert_false(orion_ring_wake(ring, 2));
 	assert_true(orion_ring_sleep(ring, 2));
@@ -126,7 +130,7 @@ test_ringing(void **state)
 	assert_false(orion_ring_is_asleep(ring, 2));
 	orion_ring_push(ring, 0, 1, 0);
 	assert_false(orion_ring_sleep(ring, 2));
-	assert_int_equal(orion_ring_claim(ring, 2, &id), 0);
+	assert_int_equal(orion_ring_claim(ring, 2, &id, &place), 0);
 	orion_ring_gateway_sleep(ring, true);
 	assert_true(orion_ring_done(ring, 2, 0, NULL, 0));
 	assert_false(orion_ring_done(ring, 2, 0, NULL, 0));
@@ -141,6 +145,7 @@ test_hostile_numbers(void **state)
 	uint32_t	len;
 	uint32_t	head = 0;
 	uint64_t	id;
+	uint32_t	place;
 
 	for (uint32_t bad = ORION_RING_ROOM + 1; bad > ORION_RING_ROOM; bad *= 2)
 	{
@@ -156,15 +161,15 @@ test_hostile_numbers(void **state)
 	assert_int_equal(head, 0);
 	ring->queue[0] = 1 << 8 | ORION_RING_SLOTS;
 	ring->tail = 1;
-	assert_int_equal(orion_ring_claim(ring, 0, &id), -2);
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), -2);
 	memset(ring->queue, 0, sizeof(ring->queue));
 	ring->tail = ring->head + 1000000;
-	assert_int_equal(orion_ring_claim(ring, 0, &id), -2);	/* and it ends */
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), -2);	/* and it ends */
 	assert_false(orion_ring_push(ring, 0, 1, 0));
 	memset(ring, 0xff, sizeof(*ring));
-	assert_int_equal(orion_ring_claim(ring, 0, &id), -1);	/* head = tail */
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), -1);	/* head = tail */
 	ring->tail = 3;
-	assert_int_equal(orion_ring_claim(ring, 0, &id), -2);
+	assert_int_equal(orion_ring_claim(ring, 0, &id, &place), -2);
 	assert_int_equal(orion_ring_owner(ring, 0, UINT64_MAX >> 8), -1);
 	orion_ring_detach(ring);
 }
@@ -235,13 +240,14 @@ executor(void *arg)
 	Stress	   *me = arg;
 	uint8_t		bytes[ORION_RING_ROOM];
 	uint64_t	id;
+	uint32_t	place;
 	uint32_t	len;
 	char		c;
 	int			slot;
 
 	for (;;)
 	{
-		slot = orion_ring_claim(me->ring, me->lane, &id);
+		slot = orion_ring_claim(me->ring, me->lane, &id, &place);
 		if (slot >= 0)
 		{
 			if (!orion_ring_copy(me->ring, slot, bytes, &len) || len != 8 || memcmp(bytes, &id, 8) != 0)

@@ -68,6 +68,8 @@ static uint64 role_changes = 0; /* of roles and memberships */
 static OrionCall *untold = NULL;	/* the request whose settings wait */
 static Oid	user_before;		/* who ran before it became its role */
 static int	context_before;
+static int	untold_timeout;		/* its role's statement_timeout; -1: none of
+								 * its own */
 static bool is_entered = false; /* SPI is connected for the request */
 static bool path_is_kept = false;	/* search_path may be set for more than a
 									 * request */
@@ -327,7 +329,38 @@ typedef struct RoleSettings
 	Oid			role;
 	uint32		generation;
 	ArrayType  *config[2];
+	bool		just_timeout;	/* nothing but statement_timeout */
+	int			timeout;		/* that, in ms; -1: not said */
 } RoleSettings;
+
+/* Notes the setting; false when it is another one, or none that is valid. */
+static bool
+is_timeout(const char *setting, int *timeout)
+{
+	size_t		len = strlen("statement_timeout=");
+
+	return pg_strncasecmp(setting, "statement_timeout=", len) == 0 &&
+		parse_int(setting + len, timeout, GUC_UNIT_MS, NULL) && *timeout >= 0;
+}
+
+/* A time limit is what each role of strangers should have; it can be kept without being told. */
+static void
+note_timeout(RoleSettings *entry)
+{
+	Datum	   *elements;
+	int			n;
+
+	entry->just_timeout = true;
+	entry->timeout = -1;
+	for (int i = 0; i < lengthof(entry->config); i++)
+	{
+		if (entry->config[i] == NULL)
+			continue;
+		deconstruct_array(entry->config[i], TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &n);
+		for (int k = 0; k < n; k++)
+			entry->just_timeout &= is_timeout(TextDatumGetCString(elements[k]), &entry->timeout);
+	}
+}
 
 /* The array kept beyond the transaction, or NULL. */
 static ArrayType *
@@ -375,6 +408,7 @@ read_role_settings(RoleSettings *entry, Oid role)
 	entry->config[0] = read_role_setting(settings, InvalidOid, role);
 	entry->config[1] = read_role_setting(settings, MyDatabaseId, role);
 	table_close(settings, AccessShareLock);
+	note_timeout(entry);
 	entry->generation = generation;
 	entry->role = role;
 }
@@ -399,11 +433,13 @@ find_role_settings(Oid role)
 static void
 apply_defaults(void)
 {
+	int			timeout = untold && untold_timeout >= 0 ? untold_timeout : StatementTimeout;
+
 	if (!FirstSnapshotSet)
 		XactIsoLevel = DefaultXactIsoLevel;
 	XactReadOnly |= DefaultXactReadOnly;
-	if (StatementTimeout > 0)
-		enable_timeout_after(STATEMENT_TIMEOUT, StatementTimeout);
+	if (timeout > 0)
+		enable_timeout_after(STATEMENT_TIMEOUT, timeout);
 }
 
 /* Routes have none. */
@@ -553,19 +589,20 @@ orion_session_assume(OrionCall *call, const char *search_schema)
 	orion_session_schema(search_schema);
 }
 
-/* Nothing but the request itself is to be set. */
+/* Nothing but the request itself is to be set, and how long it may take. */
 static bool
 may_wait(const OrionCall *call, const RoleSettings *settings)
 {
-	return !has_pre_request(call) && call->prefer.timezone == NULL &&
-		settings->config[0] == NULL && settings->config[1] == NULL;
+	return !has_pre_request(call) && call->prefer.timezone == NULL && settings->just_timeout;
 }
 
 void
 orion_session_assume_untold(OrionCall *call, const char *search_schema)
 {
 	Oid			role = choose_role(call);
-	bool		waits = may_wait(call, find_role_settings(role));
+	const RoleSettings *settings = find_role_settings(role);
+	bool		waits = may_wait(call, settings);
+	int			timeout = settings->timeout;
 
 	if (orion_joint_is_joined() && (!waits || role != orion_joint_role()))
 		orion_session_part(call);
@@ -577,6 +614,7 @@ orion_session_assume_untold(OrionCall *call, const char *search_schema)
 	GetUserIdAndSecContext(&user_before, &context_before);
 	SetUserIdAndSecContext(role, context_before | SECURITY_LOCAL_USERID_CHANGE);
 	untold = call;
+	untold_timeout = timeout;
 	if (call->claims)
 		orion_claims_set(call->claims);
 	orion_session_schema(search_schema);
@@ -593,6 +631,8 @@ orion_session_tell(void)
 	SetUserIdAndSecContext(user_before, context_before);
 	if (orion_joint_is_joined())
 		orion_session_part(call);
+	if (untold_timeout >= 0)
+		set_local("statement_timeout", psprintf("%d", untold_timeout));
 	set_role(call);
 	set_request(call);
 }

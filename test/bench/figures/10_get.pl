@@ -23,7 +23,9 @@ sub prepare
 		'ALTER TABLE public.bench_own ENABLE ROW LEVEL SECURITY',
 		'DROP POLICY IF EXISTS own ON public.bench_own',
 		'CREATE POLICY own ON public.bench_own TO orion_user USING (owner = (SELECT orion_uid()))',
-		'GRANT SELECT ON public.bench_own TO orion_user');
+		'GRANT SELECT ON public.bench_own TO orion_user',
+		# as docs/rest.md wants it before strangers come
+		"ALTER ROLE orion_anon SET statement_timeout = '2s'", "ALTER ROLE orion_user SET statement_timeout = '10s'");
 	return file('get.sql', "\\set id random(1, $rows)\nSELECT row_to_json(t) FROM public.bench_item t WHERE id = :id;\n");
 }
 
